@@ -1,0 +1,130 @@
+"""Distinct tokens against whole prompts: fitting PCA and training the adapter on 10,000 prompts × 3 epochs.
+
+Both sides run in this process on the same prompts of tiny-squad, one after the other, and are measured by
+the same error on the selection split. The prompt-by-prompt side is what a careful script does: collect
+the embeddings of all prompts for PCA, then train on shuffled batches of padded prompts.
+
+    python benchmarks/fast_path.py [--prompts 10000] [--epochs 3]
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+
+import torch
+
+from stage1.batches import Batches, PromptBatches, TokenBatches
+from stage1.bottleneck import Bottleneck
+from stage1.config import RunConfig, merge, validate
+from stage1.data import Prompt
+from stage1.inputs import Inputs, load_inputs
+from stage1.plugins import load_plugins, resolve
+from stage1.progress import Progress
+from stage1.tensors import LossInputs, TokenStats
+from stage1.tokens import count_tokens
+from stage1.train import Objective, learning_rate
+
+BATCH_PROMPTS = 16
+
+
+def fit_pca_on_prompts(bottleneck: Bottleneck, prompts: list[Prompt], table: torch.Tensor) -> None:
+    """Every crossing embedding of every prompt, stacked, and one decomposition of their covariance."""
+    rows = torch.cat([table[torch.tensor(p.ids)[torch.tensor(p.cross)]].float() for p in prompts])
+    ones = torch.ones(len(rows), dtype=torch.float64)
+    bottleneck.fit(TokenStats(torch.arange(len(rows)), ones, rows), table)
+
+
+def train(
+    bottleneck: Bottleneck, batches: Batches, config: RunConfig, variance: float, stop: Callable[[int], bool]
+) -> int:
+    """The optimiser's loop, the same for both sides; returns the steps taken."""
+    objective = Objective(resolve(config, load_plugins()))
+    optimizer = torch.optim.AdamW(bottleneck.parameters(), lr=config.train.lr, weight_decay=0.0)
+    for step in range(config.train.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, config)
+        batch = batches.batch(step)
+        rebuilt = bottleneck(batch.embeds, batch.cross)
+        total, _ = objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, variance))
+        optimizer.zero_grad()
+        total.backward()
+        torch.nn.utils.clip_grad_norm_(bottleneck.parameters(), config.train.clip)
+        optimizer.step()
+        if stop(step + 1):
+            return step + 1
+    return config.train.steps
+
+
+@torch.no_grad()
+def selection_error(bottleneck: Bottleneck, held_out: TokenStats) -> float:
+    """Normalised error on the selection split."""
+    mask = torch.ones(1, len(held_out.ids), dtype=torch.bool)
+    error = (bottleneck(held_out.embeds[None], mask)[0] - held_out.embeds).double().square().mean(1)
+    return float(held_out.shares @ error) / held_out.variance
+
+
+def new_bottleneck(config: RunConfig, inputs: Inputs) -> Bottleneck:
+    """The default bottleneck, PCA to an eighth and a residual adapter, not yet fitted."""
+    return Bottleneck.build(resolve(config, load_plugins()), "free", inputs.table.shape[1], config.seed)
+
+
+def main() -> None:
+    """Run both sides and print both."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--prompts", type=int, default=10_000)
+    parser.add_argument("--epochs", type=int, default=3)
+    parser.add_argument("--fast-steps", type=int, default=150)
+    parser.add_argument("--fast-tokens", type=int, default=512)
+    args = parser.parse_args()
+    slow_steps = args.prompts * args.epochs // BATCH_PROMPTS
+    base = validate(merge({}, {}, [f"data.train={args.prompts}", "train.uniform=0"]))
+    inputs = load_inputs(base, Progress(), weights="table")
+    prompts = inputs.prompts(inputs.data.train)
+    held_out = count_tokens(inputs.prompts(inputs.data.selection), inputs.table)
+
+    begun = time.perf_counter()
+    fast = new_bottleneck(base, inputs)
+    stats = count_tokens(prompts, inputs.table)
+    fast.fit(stats, inputs.table)
+    fast_fit = time.perf_counter() - begun
+    start = selection_error(fast, held_out)
+    config = validate(merge({}, {}, [f"train.steps={args.fast_steps}", "train.uniform=0"]))
+    tokens = TokenBatches(stats, stats.shares, args.fast_tokens, config.seed)
+    begun = time.perf_counter()
+    train(fast, tokens, config, stats.variance, lambda step: False)
+    fast_train = time.perf_counter() - begun
+
+    begun = time.perf_counter()
+    slow = new_bottleneck(base, inputs)
+    fit_pca_on_prompts(slow, prompts, inputs.table)
+    slow_fit = time.perf_counter() - begun
+    config = validate(merge({}, {}, [f"train.steps={slow_steps}", "train.lr=1e-3", "train.uniform=0"]))
+    loop = PromptBatches(prompts, inputs.table, stats, stats.shares, BATCH_PROMPTS, config.seed)
+    begun = time.perf_counter()
+    train(slow, loop, config, stats.variance, lambda step: False)
+    slow_train = time.perf_counter() - begun
+
+    result = {
+        "prompts": len(prompts),
+        "positions": int(stats.counts.sum()),
+        "distinct_tokens": len(stats.ids),
+        "selection_error_before": start,
+        "fast": {
+            "fit_s": fast_fit,
+            "train_s": fast_train,
+            "selection_error": selection_error(fast, held_out),
+        },
+        "prompt_by_prompt": {
+            "fit_s": slow_fit,
+            "train_s": slow_train,
+            "steps": slow_steps,
+            "selection_error": selection_error(slow, held_out),
+        },
+        "speed_up": (slow_fit + slow_train) / (fast_fit + fast_train),
+    }
+    print(json.dumps(result, indent=2))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,158 @@
+"""How progress and results look: bars on a terminal, plain lines elsewhere, nothing under --quiet.
+
+Progress goes to standard error, so that standard output holds the result alone.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.progress import Progress as Bars
+from rich.text import Text
+
+from stage1 import report
+from stage1.cli.console import make_console
+from stage1.files import to_json
+from stage1.progress import Progress
+from stage1.workflow import Outcome
+
+
+def show_outcome(outcome: Outcome, *, json: bool, quiet: bool) -> None:
+    """The closing word of `train` and `eval`: JSON alone, or the table and what to type next."""
+    run, evaluation = outcome
+    if json:
+        shown = (
+            evaluation.results if evaluation else {"run": str(run.path), "selection": run.best_selection()}
+        )
+        typer.echo(to_json(shown), nl=False)
+        return
+    console = make_console()
+    results = evaluation.results if evaluation else None
+    if results is not None:
+        console.print(report.table(results))
+        console.print()
+        for line in report.summary(results):
+            console.print(line, markup=False, soft_wrap=True)
+        if (speed := evaluation and evaluation.throughput["bottleneck"]) and not quiet:
+            console.print(f"Speed  {speed.questions_per_second:.0f} questions per second", markup=False)
+    else:
+        best = run.best_selection()
+        console.print(
+            f"Trained; selection error (recon) {best['selection']['recon']:.4f} at step {best['step']}."
+        )
+    if quiet:
+        return
+    console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)
+    console.print("Next:")
+    for command in report.next_commands(run, results):
+        console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+SLOW = 1.0
+"""Seconds after which finished work is worth a line where there is no terminal."""
+
+
+def make_progress(*, quiet: bool) -> Progress:
+    """What the core reports to."""
+    console = Console(stderr=True)
+    if quiet:
+        return Progress()
+    return BarProgress(console) if console.is_terminal else LineProgress(console)
+
+
+class LineProgress(Progress):
+    """One line for each piece of work, when it is done."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
+        """See `Progress.task`."""
+        count, begun = 0, time.perf_counter()
+
+        def advance(done: int) -> None:
+            nonlocal count
+            count += done
+
+        yield advance
+        seconds = time.perf_counter() - begun
+        if seconds > SLOW:
+            rate = f", {count} {unit} ({count / seconds:.0f}/s)" if total and unit else ""
+            self.console.print(f"{label}: {seconds:.1f} s{rate}", markup=False, highlight=False)
+
+    def note(self, message: str) -> None:
+        """See `Progress.note`."""
+        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+
+
+class BarProgress(Progress):
+    """A bar with its rate for each piece of work."""
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.bars: Bars | None = None
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
+        """See `Progress.task`."""
+        with self._live() as bars:
+            number = bars.add_task(escape(label), total=total, unit=unit)
+            yield lambda done: bars.advance(number, done)
+            count = bars.tasks[bars.task_ids.index(number)].completed
+            bars.update(number, total=total or 1, completed=count if total else 1)
+            bars.stop_task(number)
+
+    @contextmanager
+    def _live(self) -> Iterator[Bars]:
+        """One live display, also for work inside work."""
+        if self.bars is not None:
+            yield self.bars
+            return
+        columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), _Optional(BarColumn())
+        rest = (
+            _Optional(MofNCompleteColumn()),
+            TextColumn("{task.fields[unit]}"),
+            _Rate(),
+            TimeElapsedColumn(),
+        )
+        with Bars(*columns, *rest, console=self.console) as self.bars:
+            try:
+                yield self.bars
+            finally:
+                self.bars = None
+
+    def note(self, message: str) -> None:
+        """See `Progress.note`."""
+        self.console.print(f"• {message}", markup=False, highlight=False, soft_wrap=True)
+
+
+class _Optional(ProgressColumn):
+    """A column only for work whose amount is known."""
+
+    def __init__(self, column: ProgressColumn) -> None:
+        super().__init__()
+        self.column = column
+
+    def render(self, task: Task) -> Text:
+        """The wrapped column's text, or nothing."""
+        return self.column(task) if task.fields["unit"] else Text("")  # type: ignore[return-value]
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        """Units per second."""
+        speed = task.finished_speed or task.speed
+        return Text(f"{speed:.0f}/s" if speed and task.fields["unit"] else "")

@@ -1,0 +1,87 @@
+"""Options that several commands share."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from stage1.config import RunConfig, merge, parse_loss, read_yaml, validate
+
+
+def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
+    """Shell completion with the installed plugins of a kind, or of all."""
+
+    def names(incomplete: str) -> list[tuple[str, str]]:
+        from stage1.plugins import load_plugins
+
+        records = load_plugins().components
+        usable = [r for r in records if r.cls is not None and kind in (None, r.kind)]
+        return [(r.name, r.summary) for r in usable if r.name.startswith(incomplete)]
+
+    return names
+
+
+ConfigFile = Annotated[
+    Path | None, typer.Argument(metavar="CONFIG.yaml", help="Settings; flags and --set override them.")
+]
+Model = Annotated[
+    str | None, typer.Option(help="`tiny` (embedded, the default), a model folder, or a Hugging Face Hub id.")
+]
+Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
+Data = Annotated[
+    str | None,
+    typer.Option(help="`tiny-squad` (default), `squad`, or a file: SQuAD JSON, JSONL, Parquet or CSV."),
+]
+CompressorName = Annotated[
+    str | None, typer.Option(metavar="NAME", autocompletion=complete("compressor"), help="Default: pca.")
+]
+AdapterName = Annotated[
+    str | None, typer.Option(metavar="NAME", autocompletion=complete("adapter"), help="Default: residual.")
+]
+LossNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME[=WEIGHT]",
+        autocompletion=complete("loss"),
+        help="A term of the objective; may be repeated. Default: recon.",
+    ),
+]
+Magnitude = Annotated[
+    str | None, typer.Option(metavar="free|vocab|sent", help="Who says how long a rebuilt vector is.")
+]
+Scope = Annotated[str | None, typer.Option(metavar="prompt|context", help="What crosses the bottleneck.")]
+RawAnchor = Annotated[
+    bool | None, typer.Option("--raw-anchor/--no-raw-anchor", help="Leave the closing `Answer:` raw.")
+]
+Seed = Annotated[int | None, typer.Option(help="Seeds everything random.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
+Dtype = Annotated[
+    str | None, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type the LLM runs in.")
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any other setting, as in `--set compressor.dim=64`; `stage1 config show` lists them.",
+    ),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
+Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on standard output.")]
+
+
+def flags_given(losses: list[str] | None = None, **values: Any) -> dict[str, Any]:
+    """Dotted path → value of the flags that the user typed; `model__name` stands for `model.name`."""
+    given = {name.replace("__", "."): value for name, value in values.items() if value is not None}
+    if losses:
+        given["losses"] = dict(parse_loss(text) for text in losses)
+    return given
+
+
+def configuration(
+    file: Path | None, flags: dict[str, Any], settings: list[str] | None, base: dict[str, Any] | None = None
+) -> RunConfig:
+    """The run's configuration: defaults < `base` < YAML file < flags < `--set`."""
+    tree = {**(base or {}), **(read_yaml(file) if file else {})}
+    return validate(merge(tree, flags, settings or []))

@@ -1,0 +1,78 @@
+"""`stage1 train`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stage1.cli import options
+
+
+def train(
+    config: options.ConfigFile = None,
+    model: options.Model = None,
+    revision: options.Revision = None,
+    data: options.Data = None,
+    compressor: options.CompressorName = None,
+    adapter: options.AdapterName = None,
+    loss: options.LossNames = None,
+    magnitude: options.Magnitude = None,
+    scope: options.Scope = None,
+    raw_anchor: options.RawAnchor = None,
+    seed: options.Seed = None,
+    device: options.Device = None,
+    dtype: options.Dtype = None,
+    settings: options.Settings = None,
+    output: Annotated[
+        Path | None, typer.Option(help="Run directory; default: a new one under runs/.")
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --output, or the newest unfinished one.")
+    ] = False,
+    no_eval: Annotated[
+        bool, typer.Option("--no-eval", help="Only train; of the LLM only its embedding table is needed.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train a bottleneck and measure how much of the LLM's F1 survives it.
+
+    With no options: PCA to an eighth of the width and a residual adapter, on the embedded tiny Llama.
+    """
+    flags = options.flags_given(
+        loss,
+        model__name=model,
+        model__revision=revision,
+        data__name=data,
+        compressor__name=compressor,
+        adapter__name=adapter,
+        magnitude=magnitude,
+        scope=scope,
+        raw_anchor=raw_anchor,
+        seed=seed,
+        device=device,
+        dtype=dtype,
+        output=str(output) if output else None,
+    )
+    if not resume:
+        # What is wrong with settings and plugins is said before the seconds that transformers takes to load.
+        chosen = options.configuration(config, flags, settings)
+        from stage1.plugins import load_plugins, resolve
+
+        resolve(chosen, load_plugins())
+    from stage1.cli.display import make_progress, show_outcome
+    from stage1.runs import Run
+    from stage1.workflow import resume_run, train_run
+
+    helper = os.environ.get("LOCAL_RANK", "0") != "0"  # of `accelerate launch`: the first process speaks
+    run = None
+    if resume:
+        run = Run.open(output) if output else Run.latest()
+        flags["output"] = str(run.path)
+        base = run.config.model_dump(mode="json")
+        chosen = resume_run(run, options.configuration(config, flags, settings, base))
+    progress = make_progress(quiet=quiet or helper)
+    outcome = train_run(chosen, progress, resume=run, with_evaluation=not no_eval)
+    if not helper:
+        show_outcome(outcome, json=json, quiet=quiet)

@@ -1,0 +1,349 @@
+"""The configuration of a run. Imports no torch: `stage1 config show` and every usage error stay instant.
+
+Precedence, lowest first: the defaults below, a YAML file, the command line's flags, `--set key=value`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
+
+from stage1.errors import ConfigError, ConfigIssue, UsageError, suggest
+
+
+class _Section(BaseModel):
+    # Our own numbers are finite; an infinite option of a plugin must not become null when it is written.
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
+
+
+class ComponentChoice(BaseModel):
+    """A plugin's name; every other key is an option of that plugin, checked once plugins are loaded."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="Name of the plugin, or `distribution:name`; see `stage1 plugins list`.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plugin's own options."""
+        return dict(self.model_extra or {})
+
+
+class LossChoice(BaseModel):
+    """A loss in the objective, under its plugin's name; other keys are options of that plugin."""
+
+    model_config = ConfigDict(extra="allow")
+
+    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="Factor of this term in the objective.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plugin's own options."""
+        return dict(self.model_extra or {})
+
+
+def _component(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _loss(value: Any) -> Any:
+    if isinstance(value, int | float | str):  # a string too: `1e-3` is one in YAML 1.1
+        return {"weight": value}
+    return {} if value is None else value
+
+
+def _losses(value: Any) -> Any:
+    return {k: _loss(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+Choice = Annotated[ComponentChoice, BeforeValidator(_component, json_schema_input_type=str | ComponentChoice)]
+Losses = Annotated[
+    dict[str, LossChoice],
+    BeforeValidator(_losses, json_schema_input_type=dict[str, LossChoice | float | None]),
+]
+
+
+class ModelConfig(_Section):
+    """The frozen LLM."""
+
+    name: str = Field("tiny", description="`tiny` (embedded), a folder, or a Hugging Face Hub id.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
+    trust_remote_code: bool = Field(False, description="Run Python code that the model's folder brings.")
+
+
+class DataConfig(_Section):
+    """Questions and answers."""
+
+    name: str = Field(
+        "tiny-squad", description="`tiny-squad` (generated), `squad` (the Hub's rajpurkar/squad), or a file."
+    )
+    train: int = Field(10_000, gt=0, description="Training prompts at most.")
+    selection: int = Field(1_000, gt=0, description="Prompts that choose the best checkpoint, at most.")
+    max_prompt_tokens: int | None = Field(
+        None, gt=0, description="Longest prompt (tokens); default: what the model's context leaves."
+    )
+
+
+class TrainConfig(_Section):
+    """The training loop."""
+
+    steps: int = Field(400, ge=0, description="Optimiser steps at most; 0 keeps the closed-form start.")
+    batch_tokens: int = Field(4096, gt=0, description="Distinct tokens per step on the token-wise path.")
+    batch_prompts: int = Field(16, gt=0, description="Prompts per step where the order of tokens matters.")
+    lr: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps with rising learning rate.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    uniform: float = Field(
+        0.5, ge=0, le=1, description="Share of the weight spread evenly over the tokens in use, not by count."
+    )
+    check_every: int = Field(50, gt=0, description="Steps between measurements on the selection split.")
+    patience: int = Field(6, gt=0, description="Measurements without improvement before training stops.")
+    save_every: int = Field(100, gt=0, description="Steps between resumable states.")
+
+
+class EvalConfig(_Section):
+    """The evaluation."""
+
+    limit: int | None = Field(600, gt=0, description="Test questions at most, spread over passages.")
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="Prompts per batch."
+    )
+    max_new_tokens: int = Field(32, gt=0, description="Longest answer (tokens).")
+    resamples: int = Field(2000, gt=0, description="Bootstrap resamples behind the 95 % intervals.")
+
+
+class RunConfig(_Section):
+    """Everything that decides a run's result."""
+
+    model: Annotated[ModelConfig, BeforeValidator(_component, json_schema_input_type=str | ModelConfig)] = (
+        ModelConfig()
+    )
+    data: Annotated[DataConfig, BeforeValidator(_component, json_schema_input_type=str | DataConfig)] = (
+        DataConfig()
+    )
+    compressor: Choice = ComponentChoice(name="pca")
+    adapter: Choice = ComponentChoice(name="residual")
+    losses: Losses = Field(
+        default={"recon": LossChoice()}, min_length=1, description="Terms of the objective, by plugin name."
+    )
+    magnitude: Literal["free", "vocab", "sent"] = Field(
+        "free",
+        description="Length of a rebuilt vector: as the adapter says, the vocabulary's mean RMS, or the "
+        "original's RMS, transmitted and counted.",
+    )
+    scope: Literal["prompt", "context"] = Field("prompt", description="Which part of the prompt crosses.")
+    raw_anchor: bool = Field(False, description="Leave the closing `\\nAnswer:` uncompressed.")
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    seed: int = Field(0, ge=0, lt=2**31, description="Seeds every source of randomness.")
+    device: Literal["auto", "cpu", "cuda", "mps"] | Annotated[str, Field(pattern=r"^cuda:\d+$")] = Field(
+        "auto", description="Where it runs; auto: the first GPU there is, else the CPU."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type the LLM runs in; auto: float32 on the CPU, the model's own elsewhere."
+    )
+    output: Path | None = Field(None, description="Run directory; default: a new one under `runs/`.")
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML; `stage1 train` takes it back unchanged."""
+        tree = self.model_dump(mode="json")
+        # PyYAML does not read its own unescaped exotic line breaks (U+0085, U+2028) back as they were.
+        printable = json.dumps(tree, ensure_ascii=False).isprintable()
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable)
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UsageError: the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read configuration {path}: {error.strerror}.", "Check the path.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-99-99
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}, column {where.column + 1}" if where else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise UsageError(
+            f"{path} is not valid YAML{line}: {problem}.",
+            "`stage1 config show` prints a valid file to start from.",
+        ) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{path} holds a {type(content).__name__}, not settings by name.",
+            "`stage1 config show` prints a valid file to start from.",
+        )
+    return content
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """`a.b=c` as (["a", "b"], c); c is read as YAML: 8, true, null and [1, 2] are what they look like."""
+    key, equals, value = text.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
+        raise UsageError(f"--set {text!r} is not KEY=VALUE.", "Write, for example, --set compressor.dim=64.")
+    try:
+        return path, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        return path, value
+
+
+def parse_loss(text: str) -> tuple[str, dict[str, Any]]:
+    """`cosine=0.1` as ("cosine", {"weight": 0.1}); `recon` has weight 1."""
+    name, equals, weight = text.partition("=")
+    remedy = "Write NAME or NAME=WEIGHT, as in cosine=0.1."
+    if not name.strip():
+        raise UsageError(f"--loss {text!r} names no loss.", remedy)
+    try:
+        return name.strip(), {"weight": float(weight) if equals else 1.0}
+    except ValueError:
+        raise UsageError(f"--loss {text!r}: {weight!r} is not a number.", remedy) from None
+
+
+DEFAULTS: dict[str, str] = {
+    key: RunConfig.model_fields[key].default.name for key in ("compressor", "adapter")
+}
+"""The plugin a section means when it names none."""
+
+DEFAULT_LOSSES: tuple[str, ...] = tuple(RunConfig.model_fields["losses"].default)
+"""The terms of the objective when nothing names any."""
+
+
+def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for depth, key in enumerate(path[:-1]):
+        child = tree.get(key)
+        if depth == 0 and key in ("model", "data", "compressor", "adapter"):
+            child = _component(child)  # `compressor: pca` is short for `compressor: {name: pca}`
+        elif depth == 1 and path[0] == "losses":
+            child = _loss(child)  # `recon: 0.1` is short for `recon: {weight: 0.1}`
+        child = {} if child is None else child
+        if not isinstance(child, dict):
+            where = ".".join(path[: depth + 1])
+            raise UsageError(
+                f"--set {'.'.join(path)}: {where} holds a value, not options.",
+                f"Set {where} itself, or correct the configuration file.",
+            )
+        tree[key] = child
+        tree = child
+    tree[path[-1]] = value
+
+
+def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """One tree from a YAML file's, the flags given (dotted path → value) and the `--set` texts.
+
+    A flag that names another plugin drops the options that the file gave to the one it replaces; losses in a
+    file or a flag replace the default objective, and `--set losses.NAME…` adds to the objective there is.
+    """
+    # An empty section, all of whose lines are commented out, reads as null: it leaves the defaults.
+    tree: dict[str, Any] = {k: deepcopy(v) for k, v in file.items() if v is not None}
+    for dotted, value in flags.items():
+        section, _, key = dotted.partition(".")
+        if key == "name" and section in ("compressor", "adapter"):
+            old = _component(tree.get(section))
+            if not isinstance(old, dict) or old.get("name", DEFAULTS[section]) != value:
+                tree[section] = {}
+        _assign(tree, dotted.split("."), deepcopy(value))
+    for text in settings:
+        path, value = parse_setting(text)
+        if path[0] == "losses" and len(path) > 1:
+            tree.setdefault("losses", dict.fromkeys(DEFAULT_LOSSES))
+        _assign(tree, path, value)
+    for section, default in DEFAULTS.items():
+        if isinstance(tree.get(section), dict):
+            tree[section].setdefault("name", default)
+    return tree
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """The configuration in `tree`.
+
+    Raises:
+        ConfigError: with every issue found, each with its path and the choices.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(issues_of(error, RunConfig)) from None
+
+
+def issues_of(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[ConfigIssue]:
+    """Pydantic's findings in our words, one a path; an unknown name gets the nearest and the choices."""
+    found: dict[str, list[str]] = {}
+    for item in error.errors(include_url=False, include_context=False):
+        location, types = _locate(model, item)
+        messages = found.setdefault(".".join([prefix, *location] if prefix else location), [])
+        messages.append(_message(item, types))
+    # Where several types are allowed, each says why the value is not one of its own.
+    return [ConfigIssue(path, " Or: ".join(dict.fromkeys(messages))) for path, messages in found.items()]
+
+
+def _message(item: ErrorDetails, types: list[Any]) -> str:
+    given = item["input"]
+    if item["type"] == "extra_forbidden":
+        return f"unknown option. {suggest(str(item['loc'][-1]), _fields(types))}"
+    if item["type"] == "literal_error" and isinstance(given, str):
+        choices = [str(arg) for kind in types if get_origin(kind) is Literal for arg in get_args(kind)]
+        return f"{given!r} is none of the choices. {suggest(given, choices)}"
+    if item["type"] in ("model_type", "dict_type"):
+        return f"Input should be settings by name, not {given!r}."
+    text = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")
+    text = text[:1].upper() + text[1:]
+    # A missing key, or a check of the whole, has all of its surroundings for an input: not worth printing.
+    return f"{text}." if isinstance(given, dict) else f"{text} (given: {given!r})."
+
+
+def _locate(model: type[BaseModel], item: ErrorDetails) -> tuple[list[str], list[Any]]:
+    """The path as `--set` takes it, and the types allowed there; for an unknown key, those of its parent.
+
+    Pydantic's location also names each member of a union that it tried, which the user never typed.
+    """
+    location = item["loc"]
+    last = [location[-1]] if item["type"] == "extra_forbidden" else []
+    path, types = [], _members(model)
+    for part in location[: len(location) - len(last)]:
+        inner = [member for kind in types for member in _step(kind, part)]
+        if inner:
+            types = inner
+        if inner or (len(types) == 1 and part != "[key]"):
+            path.append(part)
+    return [str(part) for part in path + last], types
+
+
+def _members(annotation: Any) -> list[Any]:
+    """The types a value may have: a union's members, without None, which pydantic never names."""
+    if get_origin(annotation) is Annotated:
+        return _members(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return [kind for member in get_args(annotation) for kind in _members(member)]
+    return [] if annotation is type(None) else [annotation]
+
+
+def _step(kind: Any, part: int | str) -> list[Any]:
+    """The types allowed at field, key or index `part` of a value of type `kind`; none if there is no such."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        fields = kind.model_fields.items()
+        return [
+            t for name, field in fields if part in (name, field.alias) for t in _members(field.annotation)
+        ]
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        return _members(arguments[1])
+    return [t for argument in arguments for t in _members(argument)] if isinstance(part, int) else []
+
+
+def _fields(types: list[Any]) -> list[str]:
+    models = [kind for kind in types if isinstance(kind, type) and issubclass(kind, BaseModel)]
+    return [field.alias or name for kind in models for name, field in kind.model_fields.items()]

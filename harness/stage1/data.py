@@ -1,0 +1,309 @@
+"""Questions and answers, from a name or a file to tokenized prompts whose segments are known.
+
+A prompt is `Context: …\\nQuestion: …\\nAnswer:` without a trailing space, which would be a token of its own:
+the answer begins with the space.
+"""
+
+import hashlib
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from math import ceil
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from stage1.config import DataConfig
+from stage1.errors import UsageError
+from stage1.hub import download
+from stage1.progress import Progress
+from stage1.records import Question as Question
+from stage1.records import read_questions as read_questions
+from stage1.tiny.generator import QUESTIONS_PER_PASSAGE, Split, tiny_squad
+
+if TYPE_CHECKING:  # scoring predictions needs no tokenizer and should not wait for one
+    from transformers import PreTrainedTokenizerFast
+
+TINY_TEST_QUESTIONS = 1_200
+HUB_SQUAD = "rajpurkar/squad"
+
+
+class QAData(NamedTuple):
+    """A data set in splits that share no passage."""
+
+    name: str
+    train: list[Question]
+    selection: list[Question]
+    test: list[Question]
+    unanswerable: int  # SQuAD v2 questions without an answer: left out, only counted
+    sha256: str  # of the test split's content
+
+
+class Prompt(NamedTuple):
+    """A question as the model reads it."""
+
+    id: str
+    text: str  # after truncation, without special tokens
+    ids: list[int]  # as the tokenizer makes them of `text`, BOS included
+    cross: list[bool]  # which positions go through the bottleneck
+    lost: int  # tokens of the context that truncation removed
+
+
+# --- Data sets ----------------------------------------------------------------------------------------------
+
+
+def load_qa(config: DataConfig, seed: int, *, everything_is_test: bool = False) -> QAData:
+    """Load the data set that `config` names.
+
+    `tiny-squad` and `squad` have their own test split. A file is one pool: its passages are dealt out by a
+    hash of seed and text, 80 % train, 10 % selection, 10 % test, so that no passage is in two splits.
+
+    Args:
+        config: the name, and how many questions train and selection may have.
+        seed: decides how passages are split; `tiny-squad` and the test split of `squad` never change.
+        everything_is_test: put all of a file into the test split; the other splits stay empty.
+
+    Raises:
+        UsageError: there is no such data set or file, or it cannot be used as it is.
+    """
+    train: list[Question] = []
+    selection: list[Question] = []
+    unanswerable = 0
+    if config.name == "tiny-squad":
+        test = _tiny("test", TINY_TEST_QUESTIONS)
+        if not everything_is_test:
+            train, selection = _tiny("train", config.train), _tiny("selection", config.selection)
+    elif config.name == "squad":
+        test, _ = read_questions(_hub_file("validation"))
+        if not everything_is_test:
+            train, selection = _deal(read_questions(_hub_file("train"))[0], seed, shares=(0.9, 0.1))
+    else:
+        path = Path(config.name).expanduser()
+        test, unanswerable = read_questions(path)
+        if not everything_is_test:
+            train, selection, test = _deal(test, seed, shares=(0.8, 0.1, 0.1))
+    return QAData(
+        name=config.name,
+        train=spread(train, config.train),
+        selection=spread(selection, config.selection),
+        test=test,
+        unanswerable=unanswerable,
+        sha256=hashlib.sha256(json.dumps(test).encode()).hexdigest(),
+    )
+
+
+def _tiny(split: Split, count: int) -> list[Question]:
+    """At least `count` questions of tiny-squad: whole passages, no more than needed."""
+    records = tiny_squad(split, ceil(count / QUESTIONS_PER_PASSAGE))
+    return [
+        Question(r["id"], r["title"], r["context"], r["question"], tuple(r["answers"]["text"]))
+        for r in records
+    ]
+
+
+def _hub_file(split: Literal["train", "validation"]) -> Path:
+    """The Parquet file of SQuAD's split, downloaded unless the Hub's cache has it.
+
+    Not through `datasets.load_dataset`: without a network it retries for 23 seconds before it says so.
+    """
+    pattern = f"plain_text/{split}-*.parquet"
+    files = sorted(download(HUB_SQUAD, [pattern], repo_type="dataset").glob(pattern))
+    if not files:  # offline, the client answers with whatever part of the repository it has
+        raise UsageError(
+            f"The Hub's cache lacks the {split} split of {HUB_SQUAD}.",
+            "Connect to the network, or download SQuAD elsewhere and pass its file: --data dev-v1.1.json.",
+        )
+    return files[0]
+
+
+def _deal(questions: list[Question], seed: int, shares: Sequence[float]) -> list[list[Question]]:
+    """Deal passages out into one split for each share; questions keep their order.
+
+    Passages are ordered by a hash of seed and text, so the order of the file plays no role.
+    """
+
+    def passage(question: Question) -> str:
+        return " ".join(question.context.split())  # a stray space must not put one passage into two splits
+
+    def place(text: str) -> bytes:
+        return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
+
+    order = sorted({passage(q) for q in questions}, key=place)
+    if len(order) < len(shares):
+        raise UsageError(
+            f"Too few passages ({len(order)}) to train on: train, selection and test may not share one.",
+            f"Give at least {len(shares)}, or train on other data and use these for evaluation only.",
+        )
+    sizes = [max(1, round(share * len(order))) for share in shares[1:]]
+    sizes.insert(0, len(order) - sum(sizes))
+    owners = [index for index, size in enumerate(sizes) for _ in range(size)]
+    owner = dict(zip(order, owners, strict=True))
+    return [[q for q in questions if owner[passage(q)] == index] for index in range(len(shares))]
+
+
+def spread(questions: Sequence[Question], limit: int | None) -> list[Question]:
+    """At most `limit` questions, evenly over the passages and in their old order.
+
+    First the first question of every passage, then every second one, and so on; where not all passages can
+    have a further question, those that do are evenly spaced.
+    """
+    if limit is None or len(questions) <= limit:
+        return list(questions)
+    asked: dict[str, int] = defaultdict(int)
+    rounds: dict[int, list[int]] = defaultdict(list)  # round → places of the questions it takes
+    for place, question in enumerate(questions):
+        rounds[asked[question.context]].append(place)
+        asked[question.context] += 1
+    taken: list[int] = []
+    for places in rounds.values():
+        room = min(limit - len(taken), len(places))
+        taken += [places[index * len(places) // room] for index in range(room)]
+    return [questions[place] for place in sorted(taken)]
+
+
+# --- Prompts ------------------------------------------------------------------------------------------------
+
+BATCH = 1_000  # prompts tokenized at a time
+CONTEXT = "Context: "
+ANCHOR = "\nAnswer:"
+
+
+class _Encoding(NamedTuple):
+    """A tokenized prompt; places are characters of `text`."""
+
+    text: str
+    context: range  # places of the context; empty without one
+    ids: list[int]
+    starts: list[int]  # of each token
+    lasts: list[int]  # each token's last character: the one that decides its segment
+    special: list[int]  # 1 for BOS and its like
+
+    def within(self, first: int, stop: int) -> list[bool]:
+        """For each token: it is an ordinary one and its last character is in `first` to `stop`."""
+        return [first <= last < stop and not s for last, s in zip(self.lasts, self.special, strict=True)]
+
+    def crossing(self, scope: Literal["prompt", "context"], raw_anchor: bool) -> list[bool]:
+        """For each token: it crosses the bottleneck."""
+        if scope == "context":
+            return self.within(self.context.start, self.context.stop)
+        return self.within(0, len(self.text) - (len(ANCHOR) if raw_anchor else 0))
+
+    def context_tokens(self) -> int:
+        """The number of tokens in the context."""
+        return sum(self.within(self.context.start, self.context.stop))
+
+    def shorter_context(self, surplus: int) -> str:
+        """The context without its last `surplus` tokens, and in any case without its last character."""
+        inside = self.within(self.context.start, self.context.stop)
+        starts = [start for start, is_context in zip(self.starts, inside, strict=True) if is_context]
+        stop = starts[-surplus] if surplus < len(starts) else 0
+        return self.text[self.context.start : max(self.context.start, min(stop, self.context.stop - 1))]
+
+
+def build_prompts(
+    questions: Sequence[Question],
+    tokenizer: "PreTrainedTokenizerFast",
+    *,
+    scope: Literal["prompt", "context"],
+    raw_anchor: bool,
+    max_tokens: int,
+    with_context: bool = True,
+    progress: Progress | None = None,
+) -> list[Prompt]:
+    """Tokenize questions and mark the positions that cross the bottleneck.
+
+    A token belongs to the segment of its last character: in `scope="context"`, the piece ".\\n" that ends the
+    context and begins the next line stays raw. Special tokens always do.
+
+    Args:
+        questions: what to ask.
+        tokenizer: a fast one, for it must tell the place of every token.
+        scope: whether the whole prompt crosses or the context alone.
+        raw_anchor: leave the closing `\\nAnswer:` uncompressed.
+        max_tokens: the longest prompt, special tokens included. A longer one loses the end of its context.
+        with_context: False leaves out the context line altogether.
+        progress: told of every prompt done.
+
+    Raises:
+        UsageError: a question does not fit even without its context.
+    """
+    prompts: list[Prompt] = []
+    with (progress or Progress()).task("Tokenizing prompts", len(questions), "prompts") as done:
+        for start in range(0, len(questions), BATCH):
+            batch = questions[start : start + BATCH]
+            contexts = [q.context if with_context else None for q in batch]
+            fitted = _fit(batch, contexts, tokenizer, max_tokens)
+            prompts += [
+                Prompt(q.id, e.text, e.ids, e.crossing(scope, raw_anchor), lost) for q, e, lost in fitted
+            ]
+            done(len(batch))
+    return prompts
+
+
+def _fit(
+    questions: Sequence[Question],
+    contexts: list[str | None],
+    tokenizer: "PreTrainedTokenizerFast",
+    max_tokens: int,
+) -> list[tuple[Question, _Encoding, int]]:
+    """Each question with its tokenized prompt and the number of context tokens that had to go."""
+    fitted: dict[int, _Encoding] = {}
+    whole: dict[int, int] = {}  # tokens of the contexts that are too long
+    pending = list(range(len(questions)))
+    while pending:
+        encodings = _encode([(questions[i].question, contexts[i]) for i in pending], tokenizer)
+        for i, encoding in zip(pending, encodings, strict=True):
+            if len(encoding.ids) <= max_tokens:
+                fitted[i] = encoding
+            elif encoding.context:
+                whole.setdefault(i, encoding.context_tokens())
+                contexts[i] = encoding.shorter_context(len(encoding.ids) - max_tokens)
+            else:
+                raise UsageError(
+                    f"Question {questions[i].id!r} takes {len(encoding.ids)} tokens even without its "
+                    f"context; a prompt may have {max_tokens}.",
+                    "Leave it out, raise data.max_prompt_tokens, or use a model with a longer context.",
+                )
+        pending = [i for i in pending if i not in fitted]
+    lost = {i: count - fitted[i].context_tokens() for i, count in whole.items()}
+    return [(question, fitted[i], lost.get(i, 0)) for i, question in enumerate(questions)]
+
+
+def _encode(pairs: list[tuple[str, str | None]], tokenizer: "PreTrainedTokenizerFast") -> list[_Encoding]:
+    """Tokenize the prompts of (question, context) pairs."""
+    texts: list[str] = []
+    contexts: list[range] = []
+    for question, context in pairs:
+        head = "" if context is None else f"{CONTEXT}{context}\n"
+        texts.append(f"{head}Question: {question}{ANCHOR}")
+        contexts.append(range(0) if context is None else range(len(CONTEXT), len(head) - 1))
+    batch = tokenizer(
+        texts,
+        return_offsets_mapping=True,
+        return_special_tokens_mask=True,
+        return_attention_mask=False,
+        verbose=False,  # prompts that are too long are dealt with here
+    )
+    rows = zip(
+        texts,
+        contexts,
+        batch["input_ids"],
+        batch["offset_mapping"],
+        batch["special_tokens_mask"],
+        strict=True,
+    )
+    return [
+        _Encoding(
+            text, context, ids, [start for start, _ in places], [stop - 1 for _, stop in places], special
+        )
+        for text, context, ids, places, special in rows
+    ]
+
+
+def note_truncation(prompts: Sequence[Prompt], which: str, progress: Progress) -> None:
+    """Tell how many of the `which` prompts ("test", say) lost the far end of their context."""
+    lost = [prompt.lost for prompt in prompts if prompt.lost]
+    if lost:
+        progress.note(
+            f"{len(lost)} of {len(prompts)} {which} prompts lost the end of their context "
+            f"({sum(lost)} tokens) to the length limit."
+        )

@@ -1,0 +1,56 @@
+"""Errors that a user can cause, each with its remedy; the command line shows them without a traceback."""
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from typing import NamedTuple
+
+
+class Stage1Error(Exception):
+    """Something went wrong that the user can understand; `exit_code` is what the program ends with."""
+
+    exit_code = 1
+
+    def __init__(self, problem: str, remedy: str = "") -> None:
+        super().__init__(f"{problem}\n{remedy}" if remedy else problem)
+        self.problem = problem
+        self.remedy = remedy
+
+
+class UsageError(Stage1Error):
+    """The request cannot be carried out as it stands: a bad option, file, model or folder."""
+
+    exit_code = 2
+
+
+class ConfigIssue(NamedTuple):
+    """One thing that is wrong with a configuration."""
+
+    path: str  # dotted, as `--set` takes it: "compressor.dim"
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.message}" if self.path else self.message
+
+
+class ConfigError(UsageError):
+    """Everything that is wrong with a configuration, found in one pass."""
+
+    def __init__(self, issues: Sequence[ConfigIssue]) -> None:
+        super().__init__("\n".join(map(str, issues)))
+        self.issues = list(issues)
+
+
+class PluginError(Stage1Error):
+    """A plugin raised; the message names the plugin and the distribution it came from."""
+
+
+class TrainingError(Stage1Error):
+    """Training cannot go on; the last good state is on disk."""
+
+
+def suggest(name: str, choices: Iterable[str]) -> str:
+    """'did you mean …? Choices: …' for a name that is not among the choices."""
+    choices = sorted(choices)
+    near = get_close_matches(name, choices, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}Choices: {', '.join(choices) or '(none)'}."

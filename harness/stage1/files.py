@@ -1,0 +1,51 @@
+"""Files that are either whole or absent."""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from stage1.errors import Stage1Error
+
+
+def write_atomic(path: Path, content: bytes) -> None:
+    """Write `content` so that `path` holds either the old or the new content, whatever happens meanwhile.
+
+    Raises:
+        Stage1Error: disk full, no permission, …; nothing half-written is left.
+    """
+    temporary = None
+    try:
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+            temporary = Path(file.name)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.chmod(0o644)  # temporary files are private; what we publish is not
+        temporary.replace(path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        if temporary is not None:
+            with contextlib.suppress(OSError):
+                temporary.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> Stage1Error:
+    """The error to show when writing `path` failed."""
+    return Stage1Error(
+        f"Cannot write {path}: {error.strerror or error}.",
+        "Free some space or choose another --output; a run goes on with --resume.",
+    )
+
+
+def to_json(value: Any) -> str:
+    """`value` as the JSON text we write and print: indented, non-ASCII kept, NaN refused."""
+    return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as JSON, atomically."""
+    write_atomic(path, to_json(value).encode())

@@ -1,0 +1,76 @@
+"""What a command works on: the model's folder, its tokenizer and embedding table, and the questions."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedTokenizerFast
+
+from stage1.config import RunConfig
+from stage1.data import Prompt, QAData, Question, build_prompts, load_qa
+from stage1.errors import UsageError
+from stage1.llm import context_length, load_table, load_tokenizer, locate, pick_device, table_sha256
+from stage1.progress import Progress
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The model's parts that need no weights but the embedding table, and the data."""
+
+    config: RunConfig
+    folder: Path  # the model's
+    tokenizer: PreTrainedTokenizerFast
+    table: Tensor  # [V, D], in the type it is stored in
+    table_hash: str
+    data: QAData
+    device: torch.device
+
+    def prompts(self, questions: list[Question], *, with_context: bool = True) -> list[Prompt]:
+        """The questions as prompts under the run's scope and length."""
+        return build_prompts(
+            questions,
+            self.tokenizer,
+            scope=self.config.scope,
+            raw_anchor=self.config.raw_anchor,
+            max_tokens=longest_prompt(self.config, self.folder),
+            with_context=with_context,
+        )
+
+
+def longest_prompt(config: RunConfig, folder: Path) -> int:
+    """Tokens a prompt may have, so that the answer still fits into the model's context.
+
+    Raises:
+        UsageError: the configuration asks for more than there is.
+    """
+    length = context_length(folder, config.model.trust_remote_code)
+    room = length - config.eval.max_new_tokens
+    wanted = config.data.max_prompt_tokens
+    if room < 1 or (wanted is not None and wanted > room):
+        raise UsageError(
+            f"The model's context holds {length} tokens; {wanted or 1} for the prompt and "
+            f"{config.eval.max_new_tokens} for the answer do not fit.",
+            "Lower data.max_prompt_tokens or eval.max_new_tokens.",
+        )
+    return wanted or room
+
+
+def load_inputs(
+    config: RunConfig,
+    progress: Progress,
+    *,
+    weights: Literal["table", "all"],
+    everything_is_test: bool = False,
+) -> Inputs:
+    """Load what the configuration names. `weights` says what a Hub model has to be downloaded for."""
+    device = pick_device(config.device)
+    folder = locate(config.model, weights=weights, progress=progress)
+    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
+    table = load_table(folder, config.model.trust_remote_code)
+    with progress.task(f"Reading {config.data.name}"):
+        data = load_qa(config.data, config.seed, everything_is_test=everything_is_test)
+    if data.unanswerable:
+        progress.note(f"{data.unanswerable} unanswerable questions were left out.")
+    return Inputs(config, folder, tokenizer, table.to(device), table_sha256(table), data, device)

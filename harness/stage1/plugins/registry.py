@@ -1,0 +1,165 @@
+"""The plugins that were found: names to classes, classes to packages, events to whoever listens."""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple, overload
+
+from pluggy import HookCaller, PluginManager
+
+from stage1.errors import UsageError, suggest
+from stage1.interfaces import Adapter, Component, Compressor, Loss
+from stage1.plugins.faults import FaultError, guarded, logger
+
+Kind = Literal["compressor", "adapter", "loss"]
+KINDS: tuple[Kind, ...] = ("compressor", "adapter", "loss")
+
+
+class Owner(NamedTuple):
+    """The installed package (distribution) that something comes from."""
+
+    distribution: str
+    version: str
+
+    def __str__(self) -> str:
+        return f"{self.distribution} {self.version}".strip()
+
+
+class PluginRecord(NamedTuple):
+    """One component, listener or failure, as `stage1 plugins list` shows it."""
+
+    name: str  # what the user types; the entry point's name where there is no component
+    kind: Literal["compressor", "adapter", "loss", "events", "plugin"]  # "plugin": failed before it told
+    distribution: str
+    version: str
+    summary: str  # first line of the docstring
+    status: Literal["ok", "failed"]
+    reason: str  # one line: why it failed, or why its name differs from the one it asked for
+    cls: type[Component] | None = None  # None unless it is a component that is ok
+
+    @property
+    def owner(self) -> Owner:
+        """The package it comes from."""
+        return Owner(self.distribution, self.version)
+
+    @property
+    def qualified(self) -> str:
+        """`distribution:name`, which no other package can take."""
+        return f"{canonical(self.distribution)}:{self.name.rpartition(':')[2]}"
+
+    def as_dict(self) -> dict[str, str]:
+        """The record for JSON."""
+        return {key: value for key, value in self._asdict().items() if key != "cls"}
+
+
+def canonical(distribution: str) -> str:
+    """A distribution's name as packaging tools compare it (PEP 503)."""
+    return re.sub(r"[-_.]+", "-", distribution).lower()
+
+
+class Registry:
+    """Every plugin that is installed, the faulty ones with the reason.
+
+    Attributes:
+        components: one record a component, listener or failure, in order of precedence.
+    """
+
+    def __init__(self, records: Iterable[PluginRecord], manager: PluginManager) -> None:
+        self._manager = manager
+        self._named: dict[tuple[str, str], PluginRecord] = {}
+        self._reported: set[tuple[str, str]] = set()
+        self.components = [self._enter(record) for record in records]
+
+    def _enter(self, record: PluginRecord) -> PluginRecord:
+        """Give a component its names; the first to ask for one keeps it."""
+        if record.cls is None:
+            return record
+        kind, name, qualified = record.kind, record.name, record.qualified
+        if (kind, qualified) in self._named:
+            reason = f"the package has two {kind} plugins named {name!r}; only the first can be used"
+            return record._replace(status="failed", reason=reason, cls=None)
+        if first := self._named.get((kind, name)):
+            reason = f"{name!r} means the {kind} of {first.owner}; this one is used as {qualified!r}"
+            record = record._replace(name=qualified, reason=reason)
+        self._named[kind, record.name] = self._named[kind, qualified] = record
+        return record
+
+    def names(self, kind: Kind, suits: Callable[[Any], bool] = lambda cls: True) -> list[str]:
+        """What a user can type for a component of `kind` whose class suits."""
+        return [r.name for r in self.components if r.kind == kind and r.cls is not None and suits(r.cls)]
+
+    @overload
+    def get(self, kind: Literal["compressor"], name: str) -> type[Compressor]: ...
+    @overload
+    def get(self, kind: Literal["adapter"], name: str) -> type[Adapter]: ...
+    @overload
+    def get(self, kind: Literal["loss"], name: str) -> type[Loss]: ...
+    @overload
+    def get(self, kind: Kind, name: str) -> type[Component]: ...
+    def get(self, kind: Kind, name: str) -> type[Component]:
+        """The class that `name`, or `distribution:name`, stands for.
+
+        Raises:
+            UsageError: there is none; with the nearest name and the choices or, if its plugin failed to
+                load, with whose it is and why.
+        """
+        record = self._named.get((kind, _normal(name)))
+        if record is None or record.cls is None:
+            raise self._unknown(kind, name)
+        return record.cls
+
+    def _unknown(self, kind: Kind, name: str) -> UsageError:
+        broken = [r for r in self.components if r.status == "failed" and r.kind in (kind, "plugin")]
+        for record in broken:
+            if _normal(name) in (record.name, record.qualified):
+                return UsageError(
+                    f"The {kind} {name!r} of {record.owner} failed to load: {record.reason}.",
+                    f"Repair or uninstall {record.distribution}, or use another one: "
+                    f"{', '.join(self.names(kind)) or '(none)'}.",
+                )
+        remedy = suggest(name, self.names(kind))
+        for other in KINDS:
+            if other != kind and (other, _normal(name)) in self._named:
+                remedy = f"{name!r} is the name of a plugin of another kind: {other}. {remedy}"
+        if broken:
+            remedy += f" Plugins that failed to load: {len(broken)}; see `stage1 plugins list`."
+        return UsageError(f"Unknown {kind} {name!r}.", remedy)
+
+    def qualified(self, kind: str, name: str, distribution: str) -> str | None:
+        """`distribution:name` if that package is installed and provides such a component."""
+        qualified = f"{canonical(distribution)}:{name}"
+        return qualified if (kind, qualified) in self._named else None
+
+    def owner(self, cls: type) -> Owner:
+        """The package that a component comes from; for a class no plugin registered, its own module."""
+        found = [record.owner for record in self.components if record.cls is cls]
+        return found[0] if found else Owner(cls.__module__.partition(".")[0], "")
+
+    def emit(self, event: str, **facts: Any) -> None:
+        """Tell every listener of `event`, one by one.
+
+        A listener that raises neither stops the run nor the other listeners: it is logged once, with its
+        package, and its record says so.
+        """
+        caller: HookCaller = getattr(self._manager.hook, event)
+        if caller.spec is None or set(facts) != set(caller.spec.argnames):
+            raise TypeError(f"{event} takes other arguments than {sorted(facts)}.")
+        for implementation in caller.get_hookimpls():
+            arguments = [facts[name] for name in implementation.argnames]
+            try:
+                guarded(f"{event} raised", implementation.function, *arguments)
+            except FaultError as fault:
+                self._report(implementation.plugin_name, event, str(fault))
+
+    def _report(self, plugin: str, event: str, reason: str) -> None:
+        if (plugin, event) in self._reported:
+            return
+        self._reported.add((plugin, event))
+        for index, record in enumerate(self.components):
+            if record.kind == "events" and record.qualified == plugin:
+                self.components[index] = record._replace(status="failed", reason=reason)
+                logger.warning("The plugin %s of %s: %s. The run goes on.", record.name, record.owner, reason)
+
+
+def _normal(name: str) -> str:
+    distribution, colon, rest = name.rpartition(":")
+    return f"{canonical(distribution)}:{rest}" if colon else name

@@ -1,0 +1,191 @@
+"""What the commands do, as functions: train a run, evaluate a run."""
+
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+
+from stage1.bottleneck import Bottleneck
+from stage1.config import RunConfig, merge, validate
+from stage1.errors import ConfigError, ConfigIssue, PluginError, Stage1Error
+from stage1.inputs import Inputs, load_inputs
+from stage1.interfaces import Component
+from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
+from stage1.progress import Progress
+from stage1.runs import Run
+from stage1.train import Trainer
+
+if TYPE_CHECKING:  # lm-eval takes a second to load, which training alone need not wait for
+    from stage1.evaluate import Evaluation
+
+CHANGEABLE = ("train.", "eval.", "device", "output")
+"""Settings that may change when a run is resumed; any other makes it another run."""
+
+
+class Outcome(NamedTuple):
+    """What a command has to show for itself."""
+
+    run: Run
+    evaluation: "Evaluation | None"
+
+
+def train_run(
+    config: RunConfig, progress: Progress, *, resume: Run | None = None, with_evaluation: bool = True
+) -> Outcome:
+    """Train a bottleneck, save it in a run directory, and evaluate it.
+
+    Everything that can be wrong with the request is found before anything is written.
+
+    Raises:
+        UsageError: the configuration, model, data or folder cannot be used.
+        PluginError: a third party's plugin raised; the run can be resumed.
+        TrainingError: the loss left the finite numbers; the run can be resumed.
+    """
+    registry = load_plugins()
+    resolved = resolve(config, registry)
+    config = fully_resolved(config, resolved)
+    inputs = load_inputs(config, progress, weights="all" if with_evaluation else "table")
+    if resume is not None and resume.trained:
+        progress.note(f"{resume.path} is trained already.")
+        return Outcome(resume, _evaluate(resume, inputs, progress) if with_evaluation else None)
+    trainer = Trainer(resolved, inputs, registry, progress)
+    run = _shared_run(config, resume)
+    with run.lock(ours=trainer.main):
+        if trainer.main:
+            run.write_config(config)
+            run.write_manifest(_provenance(trainer))
+        _train_watched(trainer, run, registry)
+        if not with_evaluation or not trainer.main:
+            return Outcome(run, None)
+        return Outcome(run, _evaluate(run, inputs, progress))
+
+
+def _shared_run(config: RunConfig, resume: Run | None) -> Run:
+    """The run's folder, made by the first process and known to all."""
+    if resume is not None:
+        return resume
+    state = PartialState()
+    made: list[Any] = [None]
+    if state.is_main_process:
+        try:
+            made = [Run.create(config).path]
+        except Stage1Error as error:
+            made = [error]
+    broadcast_object_list(made)
+    if isinstance(made[0], Stage1Error):
+        raise made[0]
+    return Run(made[0])
+
+
+def _train_watched(trainer: Trainer, run: Run, registry: Registry) -> None:
+    """Train, telling the event plugins how it went and naming the plugin that raised."""
+    registry.emit("stage1_run_start", run=run.path, config=trainer.config)
+    status = "failed"
+    try:
+        trainer.train(run)
+        status = "done"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise KeyboardInterrupt(f"Go on with: stage1 train --resume --output {run.path}") from None
+    except Stage1Error:
+        raise
+    except Exception as error:
+        if (blamed := _blame(error, registry)) is None:
+            raise
+        raise PluginError(blamed, f"The run can go on: stage1 train --resume --output {run.path}") from error
+    finally:
+        registry.emit("stage1_run_end", run=run.path, status=status)
+
+
+def _blame(error: Exception, registry: Registry) -> str | None:
+    """Whose plugin raised `error`, and where; None where it was none, or one of our own."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        component = frame.f_locals.get("self")
+        if isinstance(component, Component):
+            owner = registry.owner(type(component))
+            if owner.distribution == "stage1":
+                return None
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            return (
+                f"The plugin {component.name!r} of {owner} raised {type(error).__name__}: {error} "
+                f"({Path(last.filename).name}, line {last.lineno})."
+            )
+    return None
+
+
+def _provenance(trainer: Trainer) -> dict[str, Any]:
+    inputs, registry = trainer.inputs, trainer.registry
+    plugins = {}
+    for part, component in trainer.components.items():
+        distribution, version = registry.owner(type(component))
+        plugins[part] = {"name": component.name, "distribution": distribution, "version": version}
+    return {
+        "seed": inputs.config.seed,
+        "device": str(inputs.device),
+        "processes": trainer.accelerator.num_processes,
+        "plugins": plugins,
+        "hashes": {"embedding_table": inputs.table_hash, "test_questions": inputs.data.sha256},
+        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.counts.sum())},
+        "batches": "distinct tokens" if trainer.fast else "prompts",
+    }
+
+
+def resume_run(run: Run, given: RunConfig) -> RunConfig:
+    """The configuration to resume `run` with: its own, where `given` changes only what may change.
+
+    Raises:
+        ConfigError: `given` asks for another run, with every difference.
+    """
+    stored = _flat(run.config.model_dump(mode="json"))
+    wanted = _flat(given.model_dump(mode="json"))
+    issues = [
+        ConfigIssue(
+            key, f"the run has {stored.get(key)!r}, you ask for {wanted.get(key)!r}; start a new run."
+        )
+        for key in sorted(stored.keys() | wanted.keys())
+        if stored.get(key) != wanted.get(key) and not key.startswith(CHANGEABLE)
+    ]
+    if issues:
+        raise ConfigError(issues)
+    return given
+
+
+def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> Outcome:
+    """Evaluate a trained run from its folder alone.
+
+    `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size or a
+    device. Results on the run's own questions go into its folder; others are only returned.
+
+    Raises:
+        UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
+    """
+    run.require_trained()
+    own = run.config
+    config = validate(merge(own.model_dump(mode="json"), overrides, []))
+    other_data = config.data.name != own.data.name
+    inputs = load_inputs(config, progress, weights="all", everything_is_test=other_data)
+    keep = not other_data and config.eval.limit == own.eval.limit
+    return Outcome(run, _evaluate(run, inputs, progress, keep=keep))
+
+
+def _evaluate(run: Run, inputs: Inputs, progress: Progress, *, keep: bool = True) -> "Evaluation":
+    """Ask the questions through the bottleneck as it was saved; with `keep` the run gets the results."""
+    from stage1.baselines import default_cache
+    from stage1.evaluate import evaluate
+
+    bottleneck = Bottleneck.from_pretrained(run.path, table=inputs.table)
+    evaluation = evaluate(bottleneck, inputs, cache=default_cache(), progress=progress)
+    if keep:
+        run.write_evaluation(evaluation.results, evaluation.predictions)
+    load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
+    return evaluation

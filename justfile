@@ -1,0 +1,41 @@
+# The usual habits; `just` lists them.
+
+default:
+    @just --list
+
+# Install with the test tools, in the active environment
+install:
+    pip install -e ".[dev]"
+
+# The tests
+test *args:
+    pytest {{args}}
+
+# Style, types, architecture
+check:
+    ruff check .
+    ruff format --check .
+    mypy
+    lint-imports
+
+# Put every file into shape
+format:
+    ruff check --fix .
+    ruff format .
+
+# What is generated: the command reference
+docs:
+    python tools/make_docs.py
+
+# docs/results.md and the figure (about 15 minutes on 2 cores)
+results:
+    python tools/make_results.py
+
+# The benchmarks
+bench:
+    python benchmarks/fast_path.py
+    python benchmarks/large_table.py
+
+# Everything that a change has to pass, in a fresh environment
+ci:
+    bash .ci/run

@@ -1,0 +1,63 @@
+"""A multilayer perceptron from code to embedding."""
+
+from dataclasses import replace
+from itertools import pairwise
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from stage1 import Adapter, Code, ComponentConfig, TokenStats, hookimpl
+from stage1.interfaces import Encoder
+
+
+class MLPConfig(ComponentConfig):
+    """Options of `mlp` and `residual`."""
+
+    expansion: float = Field(4.0, gt=0, description="Hidden units per dimension of the embedding.")
+    depth: int = Field(1, ge=1, description="Hidden layers.")
+
+
+class MLP(Adapter):
+    """One hidden layer of GELU units, trained; knows the codes' and the embeddings' scale from the start.
+
+    Codes are standardised on the way in and embeddings un-standardised on the way out, both with
+    statistics of the training prompts: Llama's embeddings have an RMS near 0.01, where a freshly
+    initialised network would spend its training on finding the scale.
+    """
+
+    name = "mlp"
+    Config = MLPConfig
+
+    def __init__(self, config: MLPConfig, code_dim: int, embed_dim: int) -> None:
+        super().__init__(config, code_dim, embed_dim)
+        hidden = max(1, round(config.expansion * embed_dim))
+        widths = [code_dim, *[hidden] * config.depth]
+        layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.GELU())]
+        self.net = nn.Sequential(*layers, nn.Linear(hidden, embed_dim))
+        self.code_mean: Tensor
+        self.code_scale: Tensor
+        self.embed_mean: Tensor
+        self.embed_scale: Tensor
+        self.register_buffer("code_mean", torch.zeros(code_dim))  # [d]
+        self.register_buffer("code_scale", torch.ones(()))
+        self.register_buffer("embed_mean", torch.zeros(embed_dim))  # [D]
+        self.register_buffer("embed_scale", torch.ones(()))
+
+    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+        codes = replace(stats, embeds=encode(stats.embeds))
+        self.code_mean.copy_(codes.mean)
+        # One scale for all dimensions: which directions vary most is information, whitening would hide it.
+        self.code_scale.fill_(max(codes.variance, 1e-30) ** 0.5)
+        self.embed_mean.copy_(stats.mean)
+        self.embed_scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+
+    def forward(self, code: Code) -> Tensor:
+        standard = (code.vectors - self.code_mean) / self.code_scale
+        rebuilt: Tensor = self.net(standard) * self.embed_scale + self.embed_mean
+        return rebuilt
+
+
+@hookimpl
+def stage1_adapters() -> type[Adapter]:
+    return MLP

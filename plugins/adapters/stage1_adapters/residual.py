@@ -1,0 +1,40 @@
+"""The least-squares decoder plus a trained correction."""
+
+from torch import Tensor, nn
+
+from stage1 import Adapter, Code, TokenStats, hookimpl
+from stage1.interfaces import Encoder
+from stage1_adapters.linear import Linear
+from stage1_adapters.mlp import MLP, MLPConfig
+
+
+class Residual(Adapter):
+    """ê = z A + b + MLP(z), the MLP's last layer starting at zero.
+
+    Step 0 is therefore the linear optimum, and since the best checkpoint counts, training can only help.
+    The linear part stays as it was fitted.
+    """
+
+    name = "residual"
+    Config = MLPConfig
+
+    def __init__(self, config: MLPConfig, code_dim: int, embed_dim: int) -> None:
+        super().__init__(config, code_dim, embed_dim)
+        self.linear = Linear(config, code_dim, embed_dim)
+        self.correction = MLP(config, code_dim, embed_dim)
+        for parameter in self.correction.net[-1].parameters():
+            nn.init.zeros_(parameter)
+
+    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+        self.linear.warm_start(encode, stats)
+        self.correction.warm_start(encode, stats)
+        self.correction.embed_mean.zero_()  # the linear part already carries the mean
+
+    def forward(self, code: Code) -> Tensor:
+        rebuilt: Tensor = self.linear(code) + self.correction(code)
+        return rebuilt
+
+
+@hookimpl
+def stage1_adapters() -> type[Adapter]:
+    return Residual

@@ -1,0 +1,122 @@
+"""What many tests need: a quiet machine, a small corpus, the command line in a subprocess."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from textwrap import dedent
+from typing import NamedTuple
+
+import pytest
+import torch
+
+from plugin_sites import RICH, Site, compressor
+from stage1.config import RunConfig, merge, validate
+from stage1.inputs import Inputs, load_inputs
+from stage1.plugins import Registry
+from stage1.progress import Progress
+from stage1.tensors import TokenStats
+
+ROOT = Path(__file__).resolve().parent.parent
+SQUAD = ROOT.parent / "shared" / "data" / "squad"
+
+SMALL = ("data.train=300", "data.selection=60", "train.steps=40", "train.check_every=10", "eval.limit=24")
+"""Settings that make a whole run on the embedded model a matter of seconds."""
+
+Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Cli:
+    """Run `python -m stage1 …` in an empty folder; the result has returncode, stdout and stderr."""
+
+    def run(
+        *args: str, cwd: Path = tmp_path, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "stage1", *args]
+        whole = {**os.environ, "COLUMNS": "160", **(env or {})}
+        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
+
+    return run
+
+
+class Result(NamedTuple):
+    """What a command did."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def invoke(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> Callable[..., Result]:
+    """Run a command in this process, in an empty folder: the same code without the seconds of start-up."""
+    from stage1.cli import main
+
+    monkeypatch.chdir(tmp_path)
+
+    def run(*args: str) -> Result:
+        monkeypatch.setattr(sys, "argv", ["stage1", *args])
+        with pytest.raises(SystemExit) as ended:
+            main()
+        return Result(int(ended.value.code or 0), *capsys.readouterr())
+
+    return run
+
+
+def small_config(*settings: str) -> RunConfig:
+    """A configuration of a small run on the embedded model."""
+    return validate(merge({}, {}, [*SMALL, *settings]))
+
+
+@pytest.fixture(scope="session")
+def small_inputs() -> Inputs:
+    """The embedded model's table and a few hundred prompts."""
+    return load_inputs(small_config(), Progress(), weights="table")
+
+
+@pytest.fixture
+def stats() -> TokenStats:
+    """Counts and embeddings of 200 tokens of width 24, with strongly unequal counts and directions."""
+    generator = torch.Generator().manual_seed(7)
+    counts = torch.randint(1, 1000, (200,), generator=generator).double()
+    mixing = torch.randn(24, 24, generator=generator)
+    embeds = 0.01 * torch.randn(200, 24, generator=generator) @ mixing + 0.02
+    return TokenStats(torch.arange(200), counts, embeds)
+
+
+def settings_args(settings: Sequence[str] = SMALL) -> Iterator[str]:
+    """`--set` arguments for the command line."""
+    for text in settings:
+        yield from ("--set", text)
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    """An empty folder at the front of the path; its modules are forgotten afterwards."""
+    folder = tmp_path / "site"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(str(folder))
+    site = Site(folder)
+    yield site
+    for module in site.modules:
+        sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def rich(site: Site) -> Registry:
+    """The installed plugins and one whose options are of every sort, one of them without a default."""
+    for distribution, name in (("rich", "rich"), ("a-pca", "pca")):
+        source = dedent(RICH) + compressor(name, body="Config = RichConfig")
+        site.install(distribution, {"point": source})
+    registry = site.load()
+    assert [record.reason for record in registry.components if record.status != "ok"] == []
+    return registry

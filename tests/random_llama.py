@@ -1,0 +1,38 @@
+"""Small random Llamas as model folders, with the embedded model's tokenizer."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from stage1.tiny import MODEL_DIR
+
+VOCABULARY = 2997
+WIDTH = 32
+
+
+def random_llama(folder: Path, *, tied: bool = True, shard: str = "1GB", seed: int = 0) -> Path:
+    """Write a two-layer Llama to `folder`; wide initial weights make its answers differ from each other."""
+    config: Any = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=WIDTH,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=512,
+        initializer_range=0.4,
+        tie_word_embeddings=tied,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=2,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model: Any = LlamaForCausalLM(config)
+    model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=shard)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(MODEL_DIR / name, folder / name)
+    return folder

@@ -1,0 +1,184 @@
+"""The bottleneck as a whole: the wire, magnitudes, splicing, and checkpoints that are refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import small_config
+from stage1.bottleneck import Bottleneck, rms, splice
+from stage1.config import ModelConfig
+from stage1.errors import UsageError
+from stage1.llm import table_sha256
+from stage1.plugins import load_plugins, resolve
+from stage1.tensors import Embedded, TokenStats
+
+
+def build(stats: TokenStats, *options: str) -> Bottleneck:
+    config = small_config(*options)
+    bottleneck = Bottleneck.build(resolve(config, load_plugins()), config.magnitude, 24, config.seed)
+    bottleneck.fit(stats, stats.embeds)
+    return bottleneck.eval()
+
+
+def saved(bottleneck: Bottleneck, stats: TokenStats, folder: Path) -> Path:
+    model = ModelConfig(name="somewhere/else")
+    bottleneck.save_pretrained(folder, model=model, table_hash=table_sha256(stats.embeds))
+    return folder
+
+
+# -- magnitude ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["linear", "mlp"])
+def test_magnitude_of_what_the_llm_receives(adapter: str, stats: TokenStats) -> None:
+    mask = torch.ones(1, 200, dtype=torch.bool)
+    options = ("compressor.dim=4", f"adapter={adapter}")
+    free, vocab, sent = (build(stats, *options, f"magnitude={m}") for m in ("free", "vocab", "sent"))
+    embeds = stats.embeds[None]
+    plain = free(embeds, mask)
+    norms = rms(vocab(embeds, mask)).squeeze()
+    torch.testing.assert_close(norms, rms(stats.embeds).mean().expand(200), rtol=1e-4, atol=0)
+    true = rms(embeds).bfloat16().float()  # what 16 bits can say
+    torch.testing.assert_close(rms(sent(embeds, mask)), true, rtol=1e-4, atol=0)
+    cosine = torch.nn.functional.cosine_similarity(plain, sent(embeds, mask), dim=-1)
+    torch.testing.assert_close(cosine, torch.ones(1, 200), rtol=0, atol=1e-5)  # direction untouched
+
+
+def test_transmitted_magnitude_is_paid_for(stats: TokenStats) -> None:
+    mask = torch.tensor([[True, True, False, True]])
+    bits = {}
+    for magnitude in ("free", "vocab", "sent"):
+        bottleneck = build(stats, "compressor.dim=4", f"magnitude={magnitude}")
+        bits[magnitude] = float(bottleneck.code_bits(bottleneck.encode(stats.embeds[None, :4], mask)))
+    assert bits == {"free": 3 * 4 * 16, "vocab": 3 * 4 * 16, "sent": 3 * (4 * 16 + 16)}
+
+
+# -- splicing -----------------------------------------------------------------------------------------
+
+
+@st.composite
+def prompts(draw: st.DrawFn) -> tuple[Embedded, torch.Tensor]:
+    """Left-padded prompts: some raw positions, a run of crossing ones, some raw ones."""
+    shapes = draw(st.lists(st.tuples(*[st.integers(0, 4)] * 3), min_size=1, max_size=4))
+    shapes = [(head, run + 1, tail) for head, run, tail in shapes]
+    length = max(map(sum, shapes))
+    cross = torch.zeros(len(shapes), length, dtype=torch.bool)
+    attention = torch.zeros_like(cross)
+    for row, (head, run, tail) in enumerate(shapes):
+        start = length - head - run - tail
+        attention[row, start:] = True
+        cross[row, start + head : start + head + run] = True
+    embeds = torch.arange(1.0, cross.numel() * 3 + 1).view(*cross.shape, 3)
+    return Embedded(embeds * attention[..., None], attention), cross
+
+
+@given(prompts())
+@settings(deadline=None)
+def test_packed_splice_of_an_identity_changes_nothing(case: tuple[Embedded, torch.Tensor]) -> None:
+    whole, cross = case
+    for packed in (False, True):
+        again = splice(whole, cross, lambda embeds, mask: (embeds, mask), packed=packed)
+        assert torch.equal(again.embeds, whole.embeds)
+        assert torch.equal(again.attention, whole.attention)
+
+
+@given(prompts())
+@settings(deadline=None)
+def test_packed_splice_puts_a_shorter_code_in_the_place_of_the_run(
+    case: tuple[Embedded, torch.Tensor],
+) -> None:
+    """The reference keeps lists: head, the first vector of the run only, tail."""
+    whole, cross = case
+
+    def first_only(embeds: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return embeds[:, :1], mask[:, :1]
+
+    short = splice(whole, cross, first_only, packed=True)
+    for row in range(len(cross)):
+        kept = [
+            v.tolist()
+            for v, a, c in zip(whole.embeds[row], whole.attention[row], cross[row], strict=True)
+            if a and not c
+        ]
+        run = [v.tolist() for v, c in zip(whole.embeds[row], cross[row], strict=True) if c]
+        head = int((whole.attention[row] & (cross[row].cumsum(0) == 0)).sum())
+        expected = [*kept[:head], run[0], *kept[head:]]
+        assert short.embeds[row][short.attention[row]].tolist() == expected
+        assert short.attention[row].tolist() == sorted(short.attention[row].tolist())  # left-padded
+
+
+# -- checkpoints --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("adapter", ["linear", "mlp", "residual", "codebook"])
+@pytest.mark.parametrize("magnitude", ["free", "vocab"])
+def test_a_loaded_bottleneck_rebuilds_the_same_bits(
+    adapter: str, magnitude: str, stats: TokenStats, tmp_path: Path
+) -> None:
+    bottleneck = build(stats, f"adapter={adapter}", f"magnitude={magnitude}", "compressor.dim=5")
+    loaded = Bottleneck.from_pretrained(saved(bottleneck, stats, tmp_path), table=stats.embeds)
+    mask = torch.ones(1, 200, dtype=torch.bool)
+    assert torch.equal(loaded(stats.embeds[None], mask), bottleneck(stats.embeds[None], mask))
+    assert not any(p.requires_grad for p in loaded.parameters())
+
+
+def refused(folder: Path, stats: TokenStats, *words: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        Bottleneck.from_pretrained(folder, table=stats.embeds)
+    assert all(word in str(caught.value) for word in words), str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+
+
+def test_damaged_checkpoints_are_refused(stats: TokenStats, tmp_path: Path) -> None:
+    bottleneck = build(stats)
+    weights, record = tmp_path / "bottleneck.safetensors", tmp_path / "bottleneck.json"
+    saved(bottleneck, stats, tmp_path)
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-10])
+    refused(tmp_path, stats, "truncated or was edited")
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    refused(tmp_path, stats, "truncated or was edited")
+    weights.write_bytes(whole)
+    text = record.read_text()
+    record.write_text(text.replace('"magnitude": "free"', '"magnitude": "vocab"'))
+    refused(tmp_path, stats, "truncated or was edited")
+    record.write_text(text[:50])
+    refused(tmp_path, stats, "truncated or was edited")
+    record.unlink()
+    refused(tmp_path, stats, "bottleneck.json is missing", "--resume")
+
+
+def test_a_checkpoint_of_another_table_is_refused(stats: TokenStats, tmp_path: Path) -> None:
+    folder = saved(build(stats), stats, tmp_path)
+    other = TokenStats(stats.ids, stats.counts, stats.embeds + 1e-3)
+    refused(folder, other, "another embedding table", "somewhere/else")
+
+
+def test_a_missing_plugin_is_named_with_its_package(stats: TokenStats, tmp_path: Path) -> None:
+    from stage1.bottleneck import _digest
+
+    folder = saved(build(stats), stats, tmp_path)
+    record = json.loads((folder / "bottleneck.json").read_text())
+    record["compressor"] |= {"name": "wavelet", "distribution": "stage1-wavelet", "version": "1.2"}
+    record["sha256"] = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
+    (folder / "bottleneck.json").write_text(json.dumps(record))
+    refused(folder, stats, "'wavelet'", "'stage1-wavelet'", "pip install stage1-wavelet==1.2")
+
+
+def test_a_hub_id_is_downloaded(stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There is no Hub here: what the client would be asked for is looked at, and a folder returned."""
+    folder = saved(build(stats), stats, tmp_path)
+    asked: dict[str, object] = {}
+
+    def snapshot(repo: str, **options: object) -> str:
+        asked.update(options, repo=repo)
+        return str(folder)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot)
+    Bottleneck.from_pretrained("someone/bottleneck", table=stats.embeds, revision="v2")
+    assert (asked["repo"], asked["revision"]) == ("someone/bottleneck", "v2")
+    assert asked["allow_patterns"] == ["bottleneck.json", "bottleneck.safetensors"]

@@ -1,0 +1,217 @@
+"""The command line as a user and as a script meet it, end to end in subprocesses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from conftest import SQUAD, Cli, Result, settings_args
+from stage1 import report
+from stage1.bottleneck import Bottleneck
+from stage1.runs import Run
+
+Invoke = Callable[..., Result]
+ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A small run made by the command, with what it printed."""
+    folder = tmp_path_factory.mktemp("work")
+    command = [sys.executable, "-m", "stage1", "train", "--output", "run", *settings_args()]
+    env = {**os.environ, "STAGE1_CACHE": str(folder / "cache")}
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", done.stdout, done.stderr
+
+
+def results_of(run: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((run / "results.json").read_text())
+    return found
+
+
+# -- train --------------------------------------------------------------------------------------------
+
+
+def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
+    run, _, _ = trained
+    names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
+    predictions = {f"predictions/{row}.jsonl" for row in ROWS}
+    files = {"config.yaml", "manifest.json", "bottleneck.safetensors", "bottleneck.json", "metrics.jsonl"}
+    assert names == files | predictions | {"results.json"}
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    assert config["compressor"] == {"name": "pca", "ratio": 8.0, "dim": None}  # fully resolved
+    manifest = json.loads((run / "manifest.json").read_text())
+    assert manifest["plugins"]["compressor"] == {"name": "pca", "distribution": "stage1", "version": "0.1.0"}
+    assert manifest["batches"] == "distinct tokens"
+
+
+def test_results_have_the_published_schema(trained: tuple[Path, str, str]) -> None:
+    results = results_of(trained[0])
+    assert results["schema"] == 1
+    assert [row["row"] for row in results["rows"]] == ROWS
+    for row in results["rows"]:
+        assert row["task"] == "tiny-squad"
+        assert row["n"] == 24
+        for metric in ("f1", "exact_match"):
+            low, high = row[f"{metric}_ci95"]
+            assert 0 <= low <= row[metric] <= high <= 100
+    assert results["rate"].keys() == {"bits_per_token", "vs_bf16", "vs_token_ids", "vs_text"}
+    assert results["reconstruction"].keys() >= {"recon", "mse", "cosine", "relative_error", "norm_ratio"}
+    assert results["raw_equals_text"] is True
+
+
+def test_the_closing_words(trained: tuple[Path, str, str]) -> None:
+    run, out, err = trained
+    assert all(name in out for name in ROWS)
+    assert "bits per token" in out
+    assert "Verdict:" in out
+    assert "stage1 eval run" in out
+    assert "\x1b" not in out + err  # plain where there is no terminal
+    assert results_of(run)["verdict"]["text"] in out
+
+
+def test_json_alone_on_standard_output(cli: Cli) -> None:
+    done = cli("train", "--json", "--output", "run", "--adapter", "linear", *settings_args())
+    assert done.returncode == 0, done.stderr
+    assert [row["row"] for row in json.loads(done.stdout)["rows"]] == ROWS
+    silent = cli("train", "--no-eval", "--json", "--quiet", "--output", "two", *settings_args())
+    assert json.loads(silent.stdout)["run"] == "two"
+    assert silent.stderr == ""
+
+
+def test_settings_come_from_file_flags_and_set_in_that_order(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(
+        "compressor: {name: random_projection, ratio: 4}\nseed: 3\ntrain: {steps: 9}\n"
+    )
+    shown = cli(
+        "config", "show", "run.yaml", "--loss", "recon", "--loss", "cosine=0.1", "--set", "train.steps=5"
+    )
+    config = yaml.safe_load(shown.stdout)
+    assert config["compressor"] == {
+        "name": "random_projection",
+        "ratio": 4.0,
+        "dim": None,
+        "kind": "gaussian",
+    }
+    assert config["losses"] == {"recon": {"weight": 1.0}, "cosine": {"weight": 0.1}}
+    assert (config["seed"], config["train"]["steps"]) == (3, 5)
+    (tmp_path / "again.yaml").write_text(shown.stdout)
+    assert cli("config", "show", "again.yaml").stdout == shown.stdout
+    schema = json.loads(cli("config", "schema").stdout)
+    assert "ratio" in json.dumps(schema["properties"]["compressor"])
+
+
+# -- eval ---------------------------------------------------------------------------------------------
+
+
+def test_eval_gives_the_same_numbers_from_the_folder_alone(
+    trained: tuple[Path, str, str], cli: Cli, tmp_path: Path
+) -> None:
+    """On 'another machine': the folder was moved, the caches are empty."""
+    moved = shutil.copytree(trained[0], tmp_path / "elsewhere")
+    before = (moved / "results.json").read_bytes()
+    (moved / "results.json").unlink()
+    done = cli("eval", "elsewhere", "--json", env={"STAGE1_CACHE": str(tmp_path / "fresh")})
+    assert done.returncode == 0, done.stderr
+    assert (moved / "results.json").read_bytes() == before
+    assert json.loads(done.stdout) == json.loads(before)
+
+
+def test_other_questions_leave_the_runs_results_alone(
+    trained: tuple[Path, str, str], cli: Cli, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    before = (run / "results.json").read_bytes()
+    done = cli("eval", "run", "--limit", "7", "--batch-size", "3", "--json", "--output", "seven.json")
+    assert done.returncode == 0, done.stderr
+    assert {row["n"] for row in json.loads(done.stdout)["rows"]} == {7}
+    assert json.loads((tmp_path / "seven.json").read_text()) == json.loads(done.stdout)
+    assert (run / "results.json").read_bytes() == before
+
+
+@pytest.mark.skipif(not SQUAD.exists(), reason="no SQuAD data beside the checkout")
+def test_real_squad_through_the_tiny_model(trained: tuple[Path, str, str], cli: Cli, tmp_path: Path) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    data = str(SQUAD / "dev-v1.1-part.json")
+    done = cli("eval", "run", "--data", data, "--limit", "8", "--json")
+    assert done.returncode == 0, done.stderr
+    assert {row["task"] for row in json.loads(done.stdout)["rows"]} == {"dev-v1.1-part.json"}
+    own = cli("train", "--data", data, "--no-eval", "--quiet", "--json", "--output", "own", *settings_args())
+    assert own.returncode == 0, own.stderr
+
+
+# -- the rest -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not SQUAD.exists(), reason="no SQuAD data beside the checkout")
+def test_score_equals_the_official_metric(invoke: Invoke) -> None:
+    predictions = SQUAD / "predictions-logistic-regression-part.json"
+    done = invoke("score", str(SQUAD / "dev-v1.1-part.json"), str(predictions), "--json")
+    scores = json.loads(done.out)
+    assert scores.keys() == {"n", "exact_match", "f1"}
+    assert scores["n"] == 4807
+    assert scores["exact_match"] == pytest.approx(40.35781152485958, abs=1e-6)
+    assert scores["f1"] == pytest.approx(51.452149597727505, abs=1e-6)
+
+
+def test_plugins_are_listed_and_shown(invoke: Invoke) -> None:
+    listed = json.loads(invoke("plugins", "list", "--json", "--strict").out)
+    assert {(r["kind"], r["name"]) for r in listed} >= {
+        ("compressor", "pca"),
+        ("adapter", "residual"),
+        ("loss", "recon"),
+    }
+    assert {r["status"] for r in listed} == {"ok"}
+    assert "principal" not in invoke("plugins", "list").out  # summaries, not whole docstrings
+    shown = invoke("plugins", "show", "random_projection").out
+    assert "sparse" in shown
+    assert "Johnson" in shown
+    unknown = invoke("plugins", "show", "pac")
+    assert unknown.code == 2
+    assert "'pca'" in unknown.err
+
+
+def test_shell_completion_knows_the_plugins() -> None:
+    program = str(Path(sys.executable).with_name("stage1"))
+    words = {
+        "_STAGE1_COMPLETE": "complete_bash",
+        "COMP_WORDS": "stage1 train --adapter re",
+        "COMP_CWORD": "3",
+    }
+    done = subprocess.run([program], env={**os.environ, **words}, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["residual"], done.stderr
+
+
+def test_version_and_module_are_the_same_program(cli: Cli, invoke: Invoke) -> None:
+    assert cli("--version").stdout == invoke("--version").out == "stage1 0.1.0\n"
+
+
+def test_python_api_and_model_card(trained: tuple[Path, str, str], tmp_path: Path) -> None:
+    run = Run.open(trained[0])
+    bottleneck = Bottleneck.from_pretrained(run.path)  # finds the model's table by itself
+    assert bottleneck.compressor.name == "pca"
+    card = report.model_card(run, run.read_results())
+    assert "# pca → residual, for `tiny`" in card
+    assert "| bottleneck |" in card
+    assert "base_model" not in card  # `tiny` is not on the Hub
+
+
+def test_publishing_without_a_network_is_one_clear_line(
+    trained: tuple[Path, str, str], invoke: Invoke
+) -> None:
+    done = invoke("push", str(trained[0]), "someone/some-bottleneck")
+    assert done.code == 2
+    assert "someone/some-bottleneck" in done.err
+    assert "hf auth login" in done.err
+    assert len(done.err.strip().splitlines()) <= 2
+    wrong = invoke("push", str(trained[0]), "no//name//")
+    assert wrong.code == 2
+    assert "owner/name" in wrong.err

@@ -1,0 +1,161 @@
+"""The built-in compressors, adapters and losses, each against what its name promises."""
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import small_config
+from stage1.bottleneck import Bottleneck
+from stage1.errors import ConfigError
+from stage1.plugins import load_plugins, resolve
+from stage1.tensors import LossInputs, TokenStats
+
+COMPRESSORS = ["pca", "random_projection", "identity"]
+DECODERS = ["linear", "mlp", "residual", "codebook"]
+
+
+def build(compressor: str, adapter: str, stats: TokenStats, *options: str) -> Bottleneck:
+    config = small_config(f"compressor={compressor}", f"adapter={adapter}", *options)
+    bottleneck = Bottleneck.build(resolve(config, load_plugins()), config.magnitude, 24, config.seed)
+    bottleneck.fit(stats, stats.embeds)
+    return bottleneck.eval()
+
+
+def recon(bottleneck: Bottleneck, stats: TokenStats) -> float:
+    mask = torch.ones(1, len(stats.ids), dtype=torch.bool)
+    rebuilt = bottleneck(stats.embeds[None], mask)[0]
+    return float(stats.shares @ (rebuilt - stats.embeds).double().square().mean(1)) / stats.variance
+
+
+@pytest.mark.parametrize("compressor", COMPRESSORS)
+@pytest.mark.parametrize("adapter", DECODERS)
+def test_shapes_padding_and_token_promise(compressor: str, adapter: str, stats: TokenStats) -> None:
+    bottleneck = build(compressor, adapter, stats)
+    embeds = stats.embeds[:30].view(3, 10, 24)
+    mask = torch.ones(3, 10, dtype=torch.bool)
+    code = bottleneck.encode(embeds, mask)
+    assert code.vectors.shape == (3, 10, bottleneck.compressor.code_dim)
+    assert code.side_bits.shape == code.mask.shape == (3, 10)
+    assert torch.equal(code.vectors, code.vectors.bfloat16().float())  # what bf16 bits can carry, no more
+    rebuilt = bottleneck(embeds, mask)
+    assert rebuilt.shape == embeds.shape
+    changed = embeds.clone()
+    changed[0, 3] += 1
+    moved = (bottleneck(changed, mask) - rebuilt).abs().amax(-1) > 1e-5 * rebuilt.abs().max()
+    moved[0, 3] = False
+    assert not moved.any()
+
+
+def test_pca_inverse_is_the_best_of_all_linear_decoders(stats: TokenStats) -> None:
+    pca = build("pca", "linear", stats, "compressor.dim=6")
+    error = recon(pca, stats)
+    eigenvalues = torch.linalg.eigvalsh(stats.covariance())
+    optimum = float(eigenvalues[:-6].sum() / eigenvalues.sum())
+    assert error == pytest.approx(optimum, rel=1e-2)  # Eckart and Young, up to the wire's rounding
+    assert recon(build("random_projection", "linear", stats, "compressor.dim=6"), stats) > error
+
+
+def test_pca_explains_a_share_of_the_true_total(stats: TokenStats) -> None:
+    few: Any = build("pca", "linear", stats, "compressor.dim=3").compressor
+    every: Any = build("pca", "linear", stats, "compressor.dim=24").compressor
+    assert float(every.explained_variance.sum()) == pytest.approx(1, abs=1e-6)
+    assert float(few.explained_variance.sum()) == pytest.approx(
+        float(every.explained_variance[:3].sum()), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "sparse"])
+def test_random_projection_is_seeded_and_its_inverse_a_projection(kind: str, stats: TokenStats) -> None:
+    options = (f"compressor.kind={kind}", "compressor.dim=8")
+    one: Any = build("random_projection", "linear", stats, *options)
+    two: Any = build("random_projection", "mlp", stats, *options)
+    assert torch.equal(one.compressor.projection, two.compressor.projection)  # not the adapter's business
+    other: Any = build("random_projection", "linear", stats, *options, "seed=1")
+    assert not torch.equal(one.compressor.projection, other.compressor.projection)
+    mask = torch.ones(1, 200, dtype=torch.bool)
+    back, _ = one.rebuild_linear(stats.embeds[None], mask)
+    again, _ = one.rebuild_linear(back, mask)
+    torch.testing.assert_close(again, back, rtol=0.05, atol=float(back.abs().max()) * 0.02)
+    if kind == "gaussian":
+        gram = one.compressor.projection @ one.compressor.projection.T
+        torch.testing.assert_close(gram, torch.eye(8), rtol=0, atol=1e-6)
+
+
+def test_residual_starts_at_the_linear_optimum(stats: TokenStats) -> None:
+    linear, residual = (build("pca", name, stats, "compressor.dim=6") for name in ("linear", "residual"))
+    mask = torch.ones(1, 200, dtype=torch.bool)
+    assert torch.equal(linear(stats.embeds[None], mask), residual(stats.embeds[None], mask))
+    assert not list(linear.parameters())
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 120.0])
+def test_mlp_starts_at_the_embeddings_own_scale(scale: float, stats: TokenStats) -> None:
+    scaled = TokenStats(stats.ids, stats.counts, stats.embeds * scale)
+    assert 0.5 < recon(build("pca", "mlp", scaled), scaled) < 2
+
+
+def test_codebook_is_exact_while_codes_are_distinct(stats: TokenStats) -> None:
+    bottleneck = build("pca", "codebook", stats, "compressor.dim=6")
+    assert recon(bottleneck, stats) == 0
+    assert not bottleneck.state_dict().keys() & {"adapter.table", "adapter.codes"}
+
+
+def test_codebook_gives_the_first_of_equal_codes(stats: TokenStats) -> None:
+    twins = TokenStats(stats.ids, stats.counts, stats.embeds.clone())
+    twins.embeds[150] = twins.embeds[20]
+    bottleneck = build("pca", "codebook", twins, "compressor.dim=6")
+    rebuilt = bottleneck(twins.embeds[None, [150, 20, 3]], torch.ones(1, 3, dtype=torch.bool))
+    assert torch.equal(rebuilt[0], twins.embeds[[20, 20, 3]])
+
+
+@given(
+    rows=st.integers(1, 40),
+    scale=st.floats(1e-4, 1e3),
+    seed=st.integers(0, 2**16),
+)
+@settings(max_examples=40, deadline=None)
+def test_identity_code_survives_the_round_trip(rows: int, scale: float, seed: int) -> None:
+    embeds = torch.randn(1, rows, 24, generator=torch.Generator().manual_seed(seed)) * scale
+    embeds = embeds.bfloat16().float()  # as a bfloat16 model stores them
+    config = small_config("compressor=identity", "adapter=identity")
+    bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", 24, 0)
+    mask = torch.ones(1, rows, dtype=torch.bool)
+    assert torch.equal(bottleneck(embeds, mask), embeds)
+    bits = bottleneck.code_bits(bottleneck.encode(embeds, mask))
+    assert bits.tolist() == [rows * 24 * 16]
+
+
+def test_identity_adapter_is_refused_behind_a_narrow_code(stats: TokenStats) -> None:
+    with pytest.raises(ConfigError, match=r"adapter\.name: .*--compressor identity"):
+        build("pca", "identity", stats)
+
+
+@pytest.mark.parametrize("dim", [25, 10**6])
+def test_a_code_wider_than_the_model_is_refused(dim: int, stats: TokenStats) -> None:
+    with pytest.raises(ConfigError, match=f"compressor.dim: {dim} is larger .* 1 to 24"):
+        build("pca", "linear", stats, f"compressor.dim={dim}")
+
+
+def test_losses_are_zero_when_perfect_and_recon_is_one_at_the_mean(stats: TokenStats) -> None:
+    registry = load_plugins()
+    recon_loss, cosine_loss = (registry.get("loss", n)(None) for n in ("recon", "cosine"))
+    weights = stats.shares[None].float()
+    perfect = LossInputs(stats.embeds[None], stats.embeds[None], weights, stats.ids[None], stats.variance)
+    assert float(recon_loss(perfect)) == 0
+    assert float(cosine_loss(perfect)) == pytest.approx(0, abs=1e-6)
+    mean = stats.mean.float().expand(1, 200, 24)
+    constant = LossInputs(stats.embeds[None], mean, weights, stats.ids[None], stats.variance)
+    assert float(recon_loss(constant)) == pytest.approx(1, rel=1e-5)
+    opposite = LossInputs(stats.embeds[None], -stats.embeds[None], weights, stats.ids[None], stats.variance)
+    assert float(cosine_loss(opposite)) == pytest.approx(2, rel=1e-5)
+
+
+def test_recon_does_not_depend_on_the_scale_of_the_model(stats: TokenStats) -> None:
+    errors = []
+    for scale in (0.01, 1.0, 50.0):
+        scaled = TokenStats(stats.ids, stats.counts, stats.embeds * scale)
+        errors.append(recon(build("pca", "linear", scaled, "compressor.dim=6"), scaled))
+    assert errors == pytest.approx([errors[0]] * 3, rel=1e-2)

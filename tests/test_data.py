@@ -1,0 +1,363 @@
+"""Data sets and files: nothing is lost or mixed up silently, and every bad file says what is wrong."""
+
+import csv
+import io
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa  # type: ignore[import-untyped]
+import pyarrow.parquet as pq  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from stage1.config import DataConfig
+from stage1.data import QAData, Question, load_qa, spread
+from stage1.errors import UsageError
+
+SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad" / "dev-v1.1-part.json"
+real_squad = pytest.mark.skipif(not SQUAD.is_file(), reason="the real SQuAD part is not on this machine")
+
+Record = dict[str, Any]
+
+
+def load(name: str | Path, seed: int = 0, everything_is_test: bool = False, **options: int) -> QAData:
+    config = DataConfig.model_validate({"name": str(name), **options})
+    return load_qa(config, seed, everything_is_test=everything_is_test)
+
+
+def record(number: int, passage: int = 0, **changes: Any) -> Record:
+    answers = {"text": [f"answer {number}", "1984"], "answer_start": [0, 3]}
+    context = f"Passage {passage}, with a comma and\na line — “quoted” 東京 🙂."
+    return {
+        "id": f"q{number}",
+        "title": "T",
+        "context": context,
+        "question": f"What is {number}?",
+        "answers": answers,
+    } | changes
+
+
+RECORDS = [record(number, passage=number // 3) for number in range(12)]
+EXPECTED = [
+    Question(r["id"], "T", r["context"], r["question"], (f"answer {n}", "1984"))
+    for n, r in enumerate(RECORDS)
+]
+
+
+# --- Writers of every format --------------------------------------------------------------------------------
+
+
+def nested(records: list[Record], version: str = "1.1") -> bytes:
+    articles = []
+    for r in records:
+        qa = {key: value for key, value in r.items() if key not in ("title", "context", "answers")}
+        if "answers" in r:
+            pairs = zip(r["answers"]["text"], r["answers"]["answer_start"], strict=True)
+            qa["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
+        articles.append({"title": r["title"], "paragraphs": [{"context": r["context"], "qas": [qa]}]})
+    return json.dumps({"version": version, "data": articles}).encode()
+
+
+def jsonl(records: list[Record]) -> bytes:
+    return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
+
+
+def parquet(records: list[Record]) -> bytes:
+    sink = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(records), sink)
+    return sink.getvalue()
+
+
+def csv_json(records: list[Record]) -> bytes:
+    """A CSV whose answers are JSON."""
+    return csv_plain([{**r, "answers": json.dumps(r["answers"])} for r in records])
+
+
+def csv_plain(records: list[Record]) -> bytes:
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, fieldnames=list(records[0]))
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue().encode()
+
+
+def written(folder: Path, name: str, content: bytes) -> Path:
+    file = folder / name
+    file.write_bytes(content)
+    return file
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("nested.json", nested(RECORDS)),
+        ("list.json", json.dumps(RECORDS).encode()),
+        ("under data.json", json.dumps({"data": RECORDS}).encode()),
+        ("lines by another name.json", jsonl(RECORDS)),
+        ("lines.jsonl", jsonl(RECORDS)),
+        ("windows.JSONL", b"\xef\xbb\xbf" + jsonl(RECORDS).replace(b"}\n", b"}\r\n")),
+        ("rows.parquet", parquet(RECORDS)),
+        ("rows.csv", csv_json(RECORDS)),
+        ("excel.csv", b"\xef\xbb\xbf" + csv_json(RECORDS)),
+    ],
+)
+def test_every_format_gives_the_same_questions(tmp_path: Path, name: str, content: bytes) -> None:
+    data = load(written(tmp_path, name, content), everything_is_test=True)
+    assert data.test == EXPECTED
+    assert (data.train, data.selection, data.unanswerable) == ([], [], 0)
+    assert data.sha256 == load(written(tmp_path, "x.jsonl", jsonl(RECORDS)), everything_is_test=True).sha256
+
+
+def test_plain_answers_in_a_csv_stay_as_they_are_written(tmp_path: Path) -> None:
+    answers = ["1984", "007", "NA", "null", "1,000.0", "[sic]", "true", 'the "x"']
+    records = [record(n, id=str(n), answers=answer) for n, answer in enumerate(answers)]
+    data = load(written(tmp_path, "a.csv", csv_plain(records)), everything_is_test=True)
+    assert [q.answers for q in data.test] == [(answer,) for answer in answers]
+    assert [q.id for q in data.test] == [str(n) for n in range(len(answers))]
+
+
+def test_numeric_ids_absent_titles_and_plain_lists_are_fine(tmp_path: Path) -> None:
+    rows = [{"id": 7, "context": "c", "question": "q", "answers": ["x", "y"], "more": [1]}]
+    assert load(written(tmp_path, "a.jsonl", jsonl(rows)), everything_is_test=True).test == [
+        Question("7", "", "c", "q", ("x", "y"))
+    ]
+
+
+def test_a_rewritten_file_is_read_anew(tmp_path: Path) -> None:
+    for number in (1, 2):
+        file = written(tmp_path, "rows.parquet", parquet([record(number)]))
+        assert [q.id for q in load(file, everything_is_test=True).test] == [f"q{number}"]
+
+
+# --- SQuAD v2 -----------------------------------------------------------------------------------------------
+
+NO_ANSWER: Record = {"text": [], "answer_start": []}
+
+
+IMPOSSIBLE, POSSIBLE = {"is_impossible": True}, {"is_impossible": False}
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("version.json", nested([record(1), record(2, answers=NO_ANSWER), record(3, **IMPOSSIBLE)], "v2.0")),
+        ("field.json", nested([record(1, **POSSIBLE), record(2, **IMPOSSIBLE), record(3, **IMPOSSIBLE)])),
+        ("flat.jsonl", jsonl([record(1, **POSSIBLE), record(2, answers=NO_ANSWER), record(3, **IMPOSSIBLE)])),
+        ("squad_v2-dev.parquet", parquet([record(1), *(record(n, answers=NO_ANSWER) for n in (2, 3))])),
+        ("cells.csv", csv_plain([record(n, answers="x" * (n == 1), is_impossible=n > 1) for n in (1, 2, 3)])),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_unanswerable_questions_are_left_out_and_counted(tmp_path: Path, name: str, content: bytes) -> None:
+    data = load(written(tmp_path, name, content), everything_is_test=True)
+    assert [q.id for q in data.test] == ["q1"]
+    assert data.unanswerable == 2
+
+
+# --- Bad files ----------------------------------------------------------------------------------------------
+
+
+def without(column: str) -> list[Record]:
+    return [{key: value for key, value in r.items() if key != column} for r in RECORDS]
+
+
+BAD_FILES: list[tuple[str, bytes, str]] = [
+    ("empty.json", b"", "is empty"),
+    ("blank.jsonl", b" \n\n", "is empty"),
+    ("empty.parquet", b"", "is empty"),
+    ("no-rows.parquet", parquet([record(1)][:0]), "no question"),
+    ("no-rows.csv", b"id,title,context,question,answers\r\n", "no question"),
+    ("no-rows.json", b"[]", "no question"),
+    ("cut.json", nested(RECORDS)[:-9], "Expecting"),
+    ("cut.jsonl", jsonl(RECORDS)[:-9], "line 12"),
+    ("cut.parquet", parquet(RECORDS)[:-9], "Parquet"),
+    ("text.parquet", b"PAR1 no, this is a text", "Parquet"),
+    ("cut.csv", csv_json(RECORDS)[:-9], "unexpected end of data"),
+    ("shifted.csv", b"id,context,question,answers\n1,c, with a comma,q,a\n", "record 1 has more fields"),
+    ("short.csv", b"id,context,question,answers\n1,c\n", "question is not a text"),
+    ("python.csv", csv_plain([record(1, answers="{'text': ['x']}")]), "answers of record 1 are not JSON"),
+    ("latin.jsonl", '{"id": "é"}'.encode("latin-1"), "utf-8"),
+    ("deep.json", b"[" * 100_000, "nested too deeply"),
+    ("number.json", b"12", "no list of records"),
+    ("mapping.json", b'{"q1": "answer"}', "no list of records"),
+    ("numbers.json", b"[1, 2]", "no list of records"),
+    ("numbers.jsonl", b"1\n2\n", "line 1 is not a JSON object"),
+    ("paragraphs.json", b'{"data": [{"paragraphs": [{"qas": []}]}]}', "data[].paragraphs[].qas[]"),
+    ("qas.json", b'{"data": [{"paragraphs": {"qas": 1}}]}', "data[].paragraphs[].qas[]"),
+    ("no-context.jsonl", jsonl(without("context")), "Question 'q0' in"),
+    ("no-question.parquet", parquet(without("question")), "lacks question; it has 'id', 'title'"),
+    ("no-id.csv", csv_json(without("id")), "Record 1 in"),
+    ("no-answers.json", nested(without("answers")), "lacks answers"),
+    ("null.jsonl", jsonl([record(1, context=None)]), "context is not a text"),
+    ("blank.json", nested([record(1, question="  ")]), "question is not a text"),
+    ("no-answer.json", nested([*RECORDS, record(99, answers=NO_ANSWER)]), "Question 'q99'"),
+    ("no-answer.jsonl", jsonl([record(99, answers=NO_ANSWER)]), "has no answer"),
+    ("null-answer.jsonl", jsonl([record(99, answers=None)]), "has no answer"),
+    ("blank-answer.csv", csv_plain([record(99, answers="")]), "has no answer"),
+    ("number-answer.jsonl", jsonl([record(9, answers={"text": [3]})]), "answer that is not a text"),
+    ("all-impossible.json", nested([record(1, is_impossible=True)]), "all 1 are unanswerable"),
+    ("twice.parquet", parquet([*RECORDS, record(3)]), "more than one question with the id 'q3'"),
+    ("surrogate.jsonl", json.dumps(record(1, context="\ud800")).encode(), "surrogate"),
+    ("data.txt", jsonl(RECORDS), "none of the endings .json, .jsonl, .csv, .parquet"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "content", "told"), BAD_FILES, ids=[name for name, _, _ in BAD_FILES])
+def test_a_bad_file_is_named_with_what_is_wrong_and_a_remedy(
+    tmp_path: Path, name: str, content: bytes, told: str
+) -> None:
+    file = written(tmp_path, name, content)
+    with pytest.raises(UsageError) as caught:
+        load(file, everything_is_test=True)
+    assert told in caught.value.problem
+    assert str(file) in caught.value.problem
+    assert caught.value.remedy
+    assert "\n" not in caught.value.problem + caught.value.remedy
+
+
+def test_names_that_lead_nowhere(tmp_path: Path) -> None:
+    written(tmp_path, "dev-v1.1.json", nested(RECORDS))
+    for name, told in [
+        ("tiny-sqad", "did you mean 'tiny-squad'? Choices: squad, tiny-squad."),
+        ("rajpurkar/squad", "did you mean 'squad'?"),
+        (f"{tmp_path}/dev-v1.json", "Did you mean 'dev-v1.1.json'?"),
+        (f"{tmp_path}/nothing.csv", "Data is tiny-squad, squad, or a file"),
+        (f"{tmp_path}/absent/x.json", "Data is tiny-squad, squad, or a file"),
+        (str(tmp_path), "Data is tiny-squad, squad, or a file"),
+        ("", "Data is tiny-squad, squad, or a file"),
+        ("nul\0byte", "Choices: squad, tiny-squad."),
+        ("x" * 5000, "Data is tiny-squad, squad, or a file"),
+    ]:
+        with pytest.raises(UsageError) as caught:
+            load(name)
+        assert told in caught.value.remedy, name
+
+
+# --- Splits -------------------------------------------------------------------------------------------------
+
+
+def assert_disjoint(data: QAData) -> None:
+    splits = (data.train, data.selection, data.test)
+    for what in ("id", "context"):
+        kinds = [{getattr(q, what) for q in split} for split in splits]
+        assert sum(map(len, kinds)) == len(set.union(*kinds)), f"two splits share a {what}"
+
+
+@real_squad
+def test_real_squad_is_split_by_passage(tmp_path: Path) -> None:
+    data = load(SQUAD)
+    assert_disjoint(data)
+    ids = [q.id for split in (data.train, data.selection, data.test) for q in split]
+    everything = load(SQUAD, everything_is_test=True).test
+    assert sorted(ids) == sorted(q.id for q in everything)
+    passages = [len({q.context for q in split}) for split in (data.train, data.selection, data.test)]
+    assert passages == pytest.approx([0.8 * sum(passages), 0.1 * sum(passages), 0.1 * sum(passages)], abs=1)
+
+    assert load(SQUAD) == data
+    other = load(SQUAD, seed=1)
+    assert other.test != data.test
+    assert other.sha256 != data.sha256
+
+    shuffled = [
+        {**q._asdict(), "context": q.context.replace(" ", "  ")} if number % 2 else q._asdict()
+        for number, q in enumerate(random.Random(3).sample(everything, len(everything)))
+    ]
+    again = load(written(tmp_path, "shuffled.jsonl", jsonl(shuffled)))
+    assert {q.id for q in again.test} == {q.id for q in data.test}, "order or stray spaces moved a passage"
+
+
+@real_squad
+def test_limits_of_train_and_selection_keep_as_many_passages_as_they_can() -> None:
+    data, whole = load(SQUAD, train=500, selection=20), load(SQUAD)
+    assert (len(data.train), len(data.selection)) == (500, 20)
+    assert len({q.context for q in data.selection}) == 20
+    assert data.test == whole.test
+    assert len({q.title for q in data.train}) == len({q.title for q in whole.train})
+
+
+def test_three_passages_are_the_least_to_train_on(tmp_path: Path) -> None:
+    data = load(written(tmp_path, "three.jsonl", jsonl(RECORDS[:9])))
+    assert_disjoint(data)
+    assert [len(data.train), len(data.selection), len(data.test)] == [3, 3, 3]
+    file = written(tmp_path, "two.jsonl", jsonl(RECORDS[:6]))
+    assert len(load(file, everything_is_test=True).test) == 6
+    with pytest.raises(UsageError, match=r"Too few passages \(2\)"):
+        load(file)
+
+
+def test_tiny_squad() -> None:
+    data = load("tiny-squad", train=1000, selection=100)
+    assert_disjoint(data)
+    assert (len(data.train), len(data.selection)) == (1000, 100)
+    assert len(data.test) >= 1000
+    assert load("tiny-squad", seed=5, train=1000, selection=100) == data, (
+        "a named data set is the same for all"
+    )
+    only = load("tiny-squad", everything_is_test=True)
+    assert (only.train, only.selection, only.test, only.sha256) == ([], [], data.test, data.sha256)
+    assert all(answer in q.context for q in data.test for answer in q.answers)
+
+
+def test_squad_of_the_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(repo: str, *, repo_type: str, allow_patterns: list[str], **_: object) -> str:
+        assert (repo, repo_type) == ("rajpurkar/squad", "dataset")
+        [pattern] = allow_patterns
+        folder = tmp_path / "plain_text"
+        folder.mkdir(exist_ok=True)
+        first = 100 if "validation" in pattern else 0
+        rows = [record(first + n, passage=first + n // 3) for n in range(60)]
+        written(folder, f"{pattern.split('/')[1].split('-')[0]}-00000-of-00001.parquet", parquet(rows))
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    data = load("squad")
+    assert_disjoint(data)
+    assert [len(data.train), len(data.selection), len(data.test)] == [54, 6, 60]
+    assert load("squad", seed=1).test == data.test
+
+
+@pytest.mark.parametrize("answer", ["nothing cached", "unreachable"])
+def test_an_unreachable_hub_is_one_clear_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    def download(*args: object, **options: object) -> str:
+        if answer == "unreachable":
+            raise ConnectionError("Name or service not known\nand a lot more")
+        return str(tmp_path)  # offline, the client answers with whatever part of the repository it has
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    with pytest.raises(UsageError, match="rajpurkar/squad") as caught:
+        load("squad")
+    assert "download" in caught.value.remedy
+    assert "\n" not in caught.value.problem
+
+
+@settings(deadline=None)  # a busy machine is no failure
+@given(st.lists(st.integers(0, 5), max_size=40), st.integers(1, 45))
+def test_spread_takes_evenly_from_all_passages(passages: list[int], limit: int) -> None:
+    questions = [Question(str(n), "", str(passage), "", ("a",)) for n, passage in enumerate(passages)]
+    taken = spread(questions, limit)
+    assert len(taken) == min(limit, len(questions))
+    assert [int(q.id) for q in taken] == sorted({int(q.id) for q in taken}), "not in the old order"
+    counts, available = Counter(q.context for q in taken), Counter(q.context for q in questions)
+    for passage, count in available.items():
+        assert counts[passage] in (count, max(counts.values()), max(counts.values()) - 1)
+        of_passage = [q for q in questions if q.context == passage]
+        assert [q for q in taken if q.context == passage] == of_passage[: counts[passage]]
+    assert spread(questions, None) == questions
+
+
+def test_spread_does_not_stay_at_the_beginning() -> None:
+    questions = [Question(str(n), "", str(n), "", ("a",)) for n in range(100)]
+    assert [q.id for q in spread(questions, 5)] == ["0", "20", "40", "60", "80"]
+
+
+def test_data_and_scores_need_no_torch() -> None:
+    program = "import sys, stage1.data, stage1.squad; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -1,0 +1,142 @@
+"""The histogram over the vocabulary against the slow, obvious loop over prompts: the same numbers."""
+
+import numpy as np
+import pytest
+import torch
+
+from conftest import small_config
+from stage1.batches import PromptBatches, TokenBatches, collate
+from stage1.bottleneck import Bottleneck
+from stage1.data import Prompt
+from stage1.inputs import Inputs
+from stage1.plugins import load_plugins, resolve
+from stage1.tensors import LossInputs, TokenStats
+from stage1.tokens import count_tokens, least_squares, training_shares
+from stage1.train import Objective
+
+
+def crossing_rows(prompts: list[Prompt], table: torch.Tensor) -> torch.Tensor:
+    """The reference: every crossing embedding of every prompt, one after another, in float64."""
+    rows = [table[i].double() for p in prompts for i, crosses in zip(p.ids, p.cross, strict=True) if crosses]
+    return torch.stack(rows)
+
+
+@pytest.fixture(scope="module")
+def prompts(small_inputs: Inputs) -> list[Prompt]:
+    return small_inputs.prompts(small_inputs.data.train)[:60]
+
+
+def test_moments_equal_those_over_all_positions(small_inputs: Inputs, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, small_inputs.table)
+    rows = crossing_rows(prompts, small_inputs.table)
+    assert int(stats.counts.sum()) == len(rows)
+    assert len(stats.ids) < len(rows) / 10  # otherwise there is nothing fast about the fast path
+    torch.testing.assert_close(stats.mean, rows.mean(0), rtol=0, atol=1e-12)
+    torch.testing.assert_close(stats.covariance(), torch.cov(rows.T, correction=0), rtol=0, atol=1e-12)
+    assert stats.variance == pytest.approx(float(rows.var(0, correction=0).mean()), rel=1e-12)
+
+
+def test_pca_equals_a_decomposition_of_all_prompts(small_inputs: Inputs, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, small_inputs.table)
+    bottleneck = build("compressor.dim=16")
+    bottleneck.double().fit(stats, small_inputs.table)
+    rows = crossing_rows(prompts, small_inputs.table)
+    _, singular, directions = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
+    components = bottleneck.compressor.components.double()
+    cosines = (components * directions[:16]).sum(1).abs()
+    torch.testing.assert_close(cosines, torch.ones(16, dtype=torch.float64), rtol=0, atol=1e-5)
+    explained = singular.square() / singular.square().sum()
+    ours = bottleneck.compressor.explained_variance.double()
+    torch.testing.assert_close(ours, explained[:16], rtol=0, atol=1e-5)
+
+
+def test_least_squares_equals_lstsq_over_all_positions(small_inputs: Inputs, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, small_inputs.table)
+    projection = torch.randn(stats.embeds.shape[1], 12, generator=torch.Generator().manual_seed(0))
+    weight, bias = least_squares(stats.embeds @ projection, stats.embeds, stats.shares)
+    rows = crossing_rows(prompts, small_inputs.table)
+    codes = torch.cat([rows @ projection.double(), torch.ones(len(rows), 1, dtype=torch.float64)], 1)
+    reference = torch.linalg.lstsq(codes, rows).solution
+    torch.testing.assert_close(torch.cat([weight, bias[None]]), reference, rtol=1e-4, atol=1e-6)
+
+
+def build(*settings: str) -> Bottleneck:
+    config = small_config(*settings)
+    return Bottleneck.build(resolve(config, load_plugins()), config.magnitude, 256, config.seed)
+
+
+def gradient(bottleneck: Bottleneck, objective: Objective, inputs: LossInputs) -> torch.Tensor:
+    bottleneck.zero_grad()
+    total, _ = objective(inputs)
+    total.backward()
+    return torch.cat([p.grad.flatten() for p in bottleneck.parameters() if p.grad is not None])
+
+
+@pytest.mark.parametrize("uniform", [0.0, 0.5])
+def test_expected_gradient_equals_that_of_all_prompts(
+    small_inputs: Inputs, prompts: list[Prompt], uniform: float
+) -> None:
+    config = small_config("losses.recon=1", "losses.cosine=0.3")
+    resolved = resolve(config, load_plugins())
+    bottleneck = build("compressor.dim=8", "adapter=mlp")
+    objective = Objective(resolved)
+    stats = count_tokens(prompts, small_inputs.table)
+    bottleneck.fit(stats, small_inputs.table)
+    shares = training_shares(stats, uniform)
+
+    batch = TokenBatches(stats, shares, size=len(stats.ids), seed=0).batch(0)
+    rebuilt = bottleneck(batch.embeds, batch.cross)
+    fast = gradient(
+        bottleneck, objective, LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
+    )
+
+    slow, total = torch.zeros_like(fast), 0.0
+    per_token = PromptBatches(prompts, small_inputs.table, stats, shares, 1, 0).weight
+    for prompt in prompts:  # one at a time: the obvious loop
+        batch = collate([prompt], small_inputs.table, per_token)
+        rebuilt = bottleneck(batch.embeds, batch.cross)
+        inputs = LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
+        slow += float(batch.weights.sum()) * gradient(bottleneck, objective, inputs)
+        total += float(batch.weights.sum())
+    torch.testing.assert_close(fast, slow / total, rtol=1e-3, atol=1e-6)
+
+
+def test_drawn_batches_have_the_shares_as_expectation() -> None:
+    shares = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    stats = TokenStats(torch.tensor([3, 5, 8, 9]), shares * 100, torch.eye(4))
+    source = TokenBatches(stats, shares, size=2000, seed=1, rank=0, processes=2)
+    drawn = torch.cat([source.batch(step).ids[0] for step in range(20)])
+    assert len(drawn) == 20 * 1000  # half of each batch, the other process draws the rest
+    frequencies = torch.stack([(drawn == i).double().mean() for i in stats.ids])
+    torch.testing.assert_close(frequencies, shares, rtol=0, atol=0.015)
+
+
+def test_processes_share_a_batch_without_overlap(small_inputs: Inputs, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, small_inputs.table)
+
+    def make(**share: int) -> PromptBatches:
+        return PromptBatches(prompts, small_inputs.table, stats, stats.shares, 4, 3, **share)
+
+    whole = [make().batch(step) for step in range(20)]  # 80 prompts: over the end of an epoch of 60
+    parts = [[make(rank=r, processes=2).batch(step) for r in (0, 1)] for step in range(20)]
+    for one, (a, b) in zip(whole, parts, strict=True):
+        joint = sorted(
+            str(row[m].tolist()) for part in (a, b) for row, m in zip(part.ids, part.attention, strict=True)
+        )
+        assert joint == sorted(str(row[m].tolist()) for row, m in zip(one.ids, one.attention, strict=True))
+    epoch = [
+        str(row[m].tolist())
+        for batch in whole[:15]
+        for row, m in zip(batch.ids, batch.attention, strict=True)
+    ]
+    assert sorted(epoch) == sorted(str(p.ids) for p in prompts)  # every prompt once per epoch
+
+
+def test_batches_depend_on_seed_and_step_alone(small_inputs: Inputs, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, small_inputs.table)
+    first = TokenBatches(stats, stats.shares, 64, seed=5)
+    second = TokenBatches(stats, stats.shares, 64, seed=5)
+    second.batch(0)
+    assert torch.equal(first.batch(3).ids, second.batch(3).ids)
+    assert not torch.equal(first.batch(3).ids, first.batch(4).ids)
+    assert not np.array_equal(first.batch(3).ids, TokenBatches(stats, stats.shares, 64, seed=6).batch(3).ids)

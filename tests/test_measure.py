@@ -1,0 +1,202 @@
+"""Bits, reconstruction errors and intervals, each against a slow obvious computation."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import small_config
+from stage1.bottleneck import Bottleneck
+from stage1.data import Prompt, build_prompts
+from stage1.inputs import Inputs
+from stage1.interfaces import ComponentConfig, Compressor
+from stage1.measure import rate, reconstruction, recovers
+from stage1.plugins import load_plugins, resolve
+from stage1.stats import ClusterBootstrap
+from stage1.tensors import Code, TokenStats
+from stage1.tokens import count_tokens
+
+
+def fitted(inputs: Inputs, *options: str) -> Bottleneck:
+    """A bottleneck with everything that needs no gradient."""
+    config = small_config(*options)
+    bottleneck = Bottleneck.build(
+        resolve(config, load_plugins()), config.magnitude, inputs.table.shape[1], config.seed
+    )
+    bottleneck.fit(count_tokens(inputs.prompts(inputs.data.train), inputs.table), inputs.table)
+    return bottleneck.requires_grad_(False).eval()
+
+
+class Pairs(Compressor):
+    """Sends the mean of every two neighbouring vectors: half as many as there are positions."""
+
+    tokenwise = False
+    changes_length = True
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        even, odd = embeds[:, ::2], embeds[:, 1::2]
+        vectors, sent = even.clone(), mask[:, ::2].clone()
+        both = mask[:, 1::2]
+        vectors[:, : odd.shape[1]] = torch.where(
+            both[..., None], (even[:, : odd.shape[1]] + odd) / 2, even[:, : odd.shape[1]]
+        )
+        return Code(vectors, sent, 3.0 * sent)
+
+
+def pairs(width: int) -> Bottleneck:
+    """`Pairs` with nothing to rebuild: half the vectors reach the LLM."""
+    config = small_config("compressor=identity", "adapter=identity")
+    bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", width, 0)
+    bottleneck.compressor = Pairs(ComponentConfig(), width)
+    return bottleneck.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def prompts(small_inputs: Inputs) -> list[Prompt]:
+    return small_inputs.prompts(small_inputs.data.test[:30])
+
+
+# -- rate -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("magnitude", "scale_bits"), [("free", 0), ("vocab", 0), ("sent", 16)])
+def test_bits_are_those_of_vectors_scales_and_raw_tokens(
+    magnitude: str, scale_bits: int, small_inputs: Inputs, prompts: list[Prompt]
+) -> None:
+    bottleneck = fitted(small_inputs, "compressor.dim=20", "adapter=linear", f"magnitude={magnitude}")
+    table = small_inputs.table
+    measured = rate(bottleneck, prompts, count_tokens(prompts, table), table)
+    crossing = sum(sum(p.cross) for p in prompts)
+    tokens = sum(len(p.ids) for p in prompts)
+    assert tokens - crossing == len(prompts)  # BOS
+    bits = crossing * (20 * 16 + scale_bits) + len(prompts) * math.log2(len(table))
+    assert measured["bits_per_token"] == pytest.approx(bits / tokens, rel=1e-12)
+    assert measured["vs_bf16"] == pytest.approx(tokens * 256 * 16 / bits)
+    assert measured["vs_token_ids"] == pytest.approx(tokens * math.log2(len(table)) / bits)
+    assert measured["vs_text"] == pytest.approx(8 * sum(len(p.text.encode()) for p in prompts) / bits)
+
+
+def test_bits_where_only_the_context_crosses(small_inputs: Inputs) -> None:
+    inputs = small_inputs
+    prompts = build_prompts(
+        inputs.data.test[:10], inputs.tokenizer, scope="context", raw_anchor=False, max_tokens=500
+    )
+    bottleneck = fitted(inputs, "compressor.dim=32", "adapter=linear")
+    measured = rate(bottleneck, prompts, count_tokens(prompts, inputs.table), inputs.table)
+    crossing, tokens = sum(sum(p.cross) for p in prompts), sum(len(p.ids) for p in prompts)
+    bits = crossing * 512 + (tokens - crossing) * math.log2(len(inputs.table))
+    assert 0 < crossing < tokens - 10
+    assert measured["bits_per_token"] == pytest.approx(bits / tokens)
+
+
+def test_bits_of_a_code_with_fewer_vectors(small_inputs: Inputs, prompts: list[Prompt]) -> None:
+    table = small_inputs.table
+    measured = rate(pairs(256), prompts, count_tokens(prompts, table), table)
+    vectors = sum(math.ceil(sum(p.cross) / 2) for p in prompts)
+    tokens = sum(len(p.ids) for p in prompts)
+    bits = vectors * (256 * 16 + 3) + len(prompts) * math.log2(len(table))
+    assert measured["bits_per_token"] == pytest.approx(bits / tokens)
+    assert reconstruction(pairs(256), prompts, count_tokens(prompts, table), table) is None
+
+
+# -- reconstruction ---------------------------------------------------------------------------------------
+
+
+def slow_reconstruction(bottleneck: Bottleneck, prompts: list[Prompt], table: Tensor) -> dict[str, float]:
+    """Position by position, prompt by prompt."""
+    original, rebuilt, ids = [], [], []
+    for prompt in prompts:
+        embeds = table[torch.tensor(prompt.ids)].float()[None]
+        cross = torch.tensor([prompt.cross])
+        original.append(embeds[cross].double())
+        rebuilt.append(bottleneck(embeds, cross)[cross].double())
+        ids.append(torch.tensor(prompt.ids)[cross[0]])
+    e, r, t = torch.cat(original), torch.cat(rebuilt), torch.cat(ids)
+    mse = (e - r).square().mean()
+    return {
+        "recon": float(mse / e.var(0, correction=0).mean()),
+        "mse": float(mse),
+        "cosine": float(torch.cosine_similarity(e, r).mean()),
+        "relative_error": float((e - r).norm() / e.norm()),
+        "norm_ratio": float((r.norm(dim=1) / e.norm(dim=1)).mean()),
+        "token_recovery": float((torch.cdist(r, table.double()).argmin(1) == t).double().mean()),
+    }
+
+
+@pytest.mark.parametrize("tokenwise", [True, False])
+@pytest.mark.parametrize("dim", [2, 8])
+def test_reconstruction_is_that_of_every_position(
+    tokenwise: bool, dim: int, small_inputs: Inputs, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bottleneck = fitted(small_inputs, f"compressor.dim={dim}", "adapter=linear")
+    monkeypatch.setattr(type(bottleneck.compressor), "tokenwise", tokenwise)
+    assert bottleneck.tokenwise == tokenwise
+    table = small_inputs.table
+    stats = count_tokens(prompts, table)
+    expected = slow_reconstruction(bottleneck, prompts, table)
+    assert 0 < expected["token_recovery"] < 1
+    assert reconstruction(bottleneck, prompts, stats, table) == pytest.approx(expected, rel=1e-4)
+
+
+def test_nearest_token_in_pieces(stats: TokenStats, monkeypatch: pytest.MonkeyPatch) -> None:
+    noisy = stats.embeds + 0.08 * torch.randn(200, 24, generator=torch.Generator().manual_seed(1))
+    table = torch.cat([stats.embeds, stats.embeds[:3]])  # rows that occur twice are as good as their twin
+    expected = torch.cdist(noisy.double(), stats.embeds.double()).argmin(1) == stats.ids
+    assert 0.1 < expected.double().mean() < 0.9
+    for pieces in (2**24, 200 * 7, 1):
+        monkeypatch.setattr("stage1.measure.SCORES_AT_ONCE", pieces)
+        assert torch.equal(recovers(noisy, stats.ids, table), expected)
+    twins = torch.tensor([200, 201, 202])
+    assert torch.equal(recovers(table[twins], twins, table), torch.tensor([True, True, True]))
+
+
+# -- intervals --------------------------------------------------------------------------------------------
+
+
+def slow_interval(clusters: list[str], values: Any, weights: Any) -> list[float]:
+    """Every resample written out question by question."""
+    names = list(dict.fromkeys(clusters))
+    means = []
+    for draws in weights:
+        resample = [
+            value
+            for name, times in zip(names, draws, strict=True)
+            for _ in range(int(times))
+            for cluster, value in zip(clusters, values, strict=True)
+            if cluster == name
+        ]
+        means.append(np.mean(resample))
+    return [float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))]
+
+
+def test_bootstrap_equals_the_written_out_one() -> None:
+    rng = np.random.default_rng(3)
+    clusters = [f"passage {number}" for number in rng.integers(0, 12, size=70)]
+    values = rng.random(70) * 100
+    bootstrap = ClusterBootstrap(clusters, resamples=150, seed=5)
+    assert bootstrap.weights.shape == (150, len(set(clusters)))
+    assert (bootstrap.weights.sum(1) == len(set(clusters))).all()  # as many passages as there are
+    interval = bootstrap.interval(values)
+    assert interval == pytest.approx(slow_interval(clusters, values, bootstrap.weights))
+    assert interval == ClusterBootstrap(clusters, resamples=150, seed=5).interval(values)
+    assert interval != ClusterBootstrap(clusters, resamples=150, seed=6).interval(values)
+
+
+def test_bootstrap_knows_that_questions_about_a_passage_are_not_independent() -> None:
+    values = np.repeat([0.0, 100.0] * 20, 10)  # 40 passages, all 10 questions of each right or wrong
+    clustered = ClusterBootstrap(np.repeat(range(40), 10).tolist(), 2000, 0).interval(values)
+    naive = ClusterBootstrap(range(400), 2000, 0).interval(values)
+    width = (clustered[1] - clustered[0]) / (naive[1] - naive[0])
+    assert width == pytest.approx(math.sqrt(10), rel=0.15)
+    half = 1.96 * 50 / math.sqrt(40)  # normal approximation
+    assert clustered == pytest.approx([50 - half, 50 + half], abs=1.5)
+
+
+def test_differences_are_paired() -> None:
+    rng = np.random.default_rng(0)
+    ours = 100 * (rng.random(300) < 0.5)
+    bootstrap = ClusterBootstrap(range(300), 500, 0)
+    assert bootstrap.interval(ours - (ours + 2.0)) == pytest.approx([-2, -2])  # a constant has no spread

@@ -1,0 +1,115 @@
+"""The run directory: whole files or none, no two programs at once, logs that survive a kill."""
+
+import resource
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conftest import small_config
+from stage1.errors import Stage1Error, UsageError
+from stage1.files import to_json, write_atomic
+from stage1.runs import Run
+
+
+def new_run(path: Path) -> Run:
+    return Run.create(small_config(f"output={path}"))
+
+
+def test_the_stored_configuration_is_the_one_given(tmp_path: Path) -> None:
+    config = small_config(f"output={tmp_path / 'run'}", "compressor.dim=7", "losses.cosine=0.5")
+    assert Run.create(config).config == config
+
+
+def test_default_folders_are_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    first, second = Run.create(small_config()), Run.create(small_config())
+    assert first.path.name.endswith("-pca-residual-1")
+    assert second.path.name.endswith("-pca-residual-2")
+    assert Run.latest().path == second.path
+
+
+def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    with pytest.raises(UsageError, match="not empty"):
+        new_run(tmp_path)
+    assert [p.name for p in tmp_path.iterdir()] == ["mine.txt"]
+    new_run(tmp_path / "run")
+    with pytest.raises(UsageError, match="--resume"):
+        new_run(tmp_path / "run")
+
+
+def test_a_second_program_is_kept_out(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    code = (
+        "import sys; from pathlib import Path; from stage1.runs import Run\n"
+        "with Run(Path(sys.argv[1])).lock(): pass"
+    )
+    command = [sys.executable, "-c", code, str(run.path)]
+    with run.lock():
+        other = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert other.returncode != 0
+        assert "Another process is working" in other.stderr
+    assert subprocess.run(command, check=False).returncode == 0
+
+
+def test_a_failed_write_leaves_the_old_content_and_no_debris(tmp_path: Path) -> None:
+    """The disk is 'full' at 4096 bytes: a real limit of the operating system, in a process of its own."""
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+
+    def fill_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
+
+    code = (
+        "import sys; from pathlib import Path; from stage1.files import write_atomic\n"
+        "write_atomic(Path(sys.argv[1]), bytes(10_000))"
+    )
+    command = [sys.executable, "-c", code, str(path)]
+    result = subprocess.run(command, preexec_fn=fill_disk, capture_output=True, text=True, check=False)
+    assert "Stage1Error: Cannot write" in result.stderr
+    assert "Free some space" in result.stderr
+    assert path.read_bytes() == b"old"
+    assert [p.name for p in tmp_path.iterdir()] == ["file"]
+
+
+def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    for step in range(4):
+        run.log({"step": step})
+    with (run.path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    assert [entry["step"] for entry in run.metrics()] == [0, 1, 2, 3]
+    run.forget_after(1)
+    run.log({"step": 2})
+    assert [entry["step"] for entry in run.metrics()] == [0, 1, 2]
+
+
+def test_state_comes_back_whole_and_damage_is_noticed(tmp_path: Path) -> None:
+    run = new_run(tmp_path / "run")
+    assert run.load_state() is None
+    tensors = {"now.weight": torch.randn(3, 4), "optimizer.0.step": torch.tensor(5.0)}
+    run.save_state(tensors, {"step": 5, "best_error": 0.25})
+    state = run.load_state()
+    assert state is not None
+    assert state[1] == {"step": 5, "best_error": 0.25}
+    assert all(torch.equal(state[0][k], v) for k, v in tensors.items())
+    path = run.path / "state" / "state.safetensors"
+    path.write_bytes(path.read_bytes()[:-4])
+    with pytest.raises(UsageError, match="damaged"):
+        run.load_state()
+
+
+def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        Run.open(tmp_path / "nothing")
+    with pytest.raises(UsageError, match="holds no run"):
+        Run.open(tmp_path)
+
+
+def test_json_refuses_what_json_cannot_say() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        to_json({"f1": float("nan")})
+    assert issubclass(UsageError, Stage1Error)

@@ -1,0 +1,345 @@
+"""Training: it improves, it is reproducible, it survives kills, interrupts, NaN and lack of memory."""
+
+import json
+import math
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from conftest import SMALL, Cli, settings_args, small_config
+from stage1.bottleneck import Bottleneck
+from stage1.config import RunConfig
+from stage1.errors import TrainingError
+from stage1.inputs import Inputs, load_inputs
+from stage1.interfaces import Loss
+from stage1.plugins import Resolved, ResolvedLoss, load_plugins, resolve
+from stage1.progress import Progress
+from stage1.runs import Run
+from stage1.tensors import LossInputs
+from stage1.train import Trainer, learning_rate
+
+
+class Notes(Progress):
+    """Keeps what would be shown."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def trainer_for(
+    config: RunConfig, *, loss: type[Loss] | None = None, progress: Progress | None = None
+) -> Trainer:
+    inputs = load_inputs(config, Progress(), weights="table")
+    resolved: Resolved = resolve(config, load_plugins())
+    if loss is not None:
+        resolved = resolved._replace(losses={"test": ResolvedLoss(loss, loss.Config(), 1.0)})
+    return Trainer(resolved, inputs, load_plugins(), progress or Progress())
+
+
+def trained(path: Path, *settings: str, loss: type[Loss] | None = None) -> Run:
+    config = small_config(f"output={path}", *settings)
+    trainer = trainer_for(config, loss=loss)
+    run = Run.create(config)
+    trainer.train(run)
+    return run
+
+
+def weights(run: Run) -> dict[str, torch.Tensor]:
+    return load_file(run.path / "bottleneck.safetensors")
+
+
+def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+# -- what training does -------------------------------------------------------------------------------
+
+
+def test_training_starts_at_the_linear_optimum_and_only_gets_better(tmp_path: Path) -> None:
+    linear = trained(tmp_path / "linear", "adapter=linear")
+    residual = trained(tmp_path / "residual", "train.steps=60")
+    [closed_form] = linear.metrics()
+    first, *_, last = residual.metrics()
+    assert first["step"] == 0
+    assert first["selection"]["recon"] == pytest.approx(closed_form["selection"]["recon"], rel=1e-6)
+    assert last["selection"]["recon"] < 0.9 * first["selection"]["recon"]
+    assert residual.best_selection()["selection"]["recon"] <= first["selection"]["recon"]
+
+
+def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
+    """A learning rate this large soon makes everything worse than the closed-form start."""
+    run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0")
+    best = run.best_selection()
+    assert best["step"] == 0
+    inputs = load_inputs(run.config, Progress(), weights="table")
+    adapter: Any = Bottleneck.from_pretrained(run.path, table=inputs.table).adapter
+    assert float(adapter.correction.net[-1].weight.abs().max()) == 0
+
+
+def test_early_stop(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", "train.lr=1", "train.patience=2", "train.steps=1000")
+    assert run.metrics()[-1]["step"] == 20
+
+
+def test_seed_decides_everything(tmp_path: Path) -> None:
+    one, two = (trained(tmp_path / name, "train.batch_tokens=100") for name in ("one", "two"))
+    other = trained(tmp_path / "other", "train.batch_tokens=100", "seed=1")
+    assert same(weights(one), weights(two))
+    assert not same(weights(one), weights(other))
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = small_config("train.steps=100", "train.lr=1", "train.warmup=0.1")
+    rates = [learning_rate(step, config) for step in range(100)]
+    assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
+    assert rates[10] == 1
+    assert all(a > b for a, b in pairwise(rates[10:]))
+    assert rates[-1] < 0.01
+
+
+# -- whole prompts and the LLM ------------------------------------------------------------------------
+
+
+class NextToken(Loss):
+    """Cross-entropy of the prompt's own next tokens, read from the rebuilt prompt."""
+
+    name = "test"
+    needs_llm = True
+    tokenwise = False
+
+    def forward(self, inputs: LossInputs) -> torch.Tensor:
+        assert inputs.llm is not None
+        logits = inputs.llm.student.logits[:, :-1]
+        targets, counted = inputs.ids[:, 1:], inputs.weights[:, 1:] > 0
+        loss = torch.nn.functional.cross_entropy(logits[counted], targets[counted])
+        self.teacher_has_gradient = inputs.llm.teacher.logits.requires_grad
+        return loss
+
+
+def test_a_loss_through_the_llm_trains_the_bottleneck_and_leaves_the_llm_alone(tmp_path: Path) -> None:
+    few = ("train.steps=4", "train.check_every=2", "train.batch_prompts=4")
+    config = small_config(f"output={tmp_path / 'run'}", *few)
+    trainer = trainer_for(config, loss=NextToken)
+    assert not trainer.fast
+    before = {k: v.clone() for k, v in trainer.llm.state_dict().items()}
+    run = Run.create(config)
+    trainer.train(run)
+    losses = [entry["test"] for entry in run.metrics() if "test" in entry]
+    assert len(losses) == 2
+    assert all(p.grad is None for p in trainer.llm.parameters())
+    assert same(before, trainer.llm.state_dict())
+    adapter: Any = trainer.bottleneck.adapter
+    assert adapter.correction.net[0].weight.grad is not None
+    loss: Any = trainer.objective.losses["test"]
+    assert loss.teacher_has_gradient is False
+
+
+def test_token_wise_training_never_loads_the_llm(
+    small_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any, **__: Any) -> None:
+        raise AssertionError("the LLM was loaded")
+
+    monkeypatch.setattr("stage1.train.load_llm", refuse)
+    assert trainer_for(small_config()).llm is None
+    with pytest.raises(AssertionError, match="was loaded"):
+        trainer_for(small_config(), loss=NextToken)
+
+
+# -- trouble ------------------------------------------------------------------------------------------
+
+
+class NanAtStepFive(Loss):
+    """Becomes NaN after a few calls."""
+
+    name = "test"
+    calls = 0
+
+    def forward(self, inputs: LossInputs) -> torch.Tensor:
+        type(self).calls += 1
+        error = inputs.mean((inputs.reconstruction - inputs.original).square().mean(-1))
+        return error * (math.nan if self.calls == 6 else 1.0)
+
+
+def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None:
+    NanAtStepFive.calls = 0
+    with pytest.raises(TrainingError, match="step 5") as caught:
+        trained(tmp_path / "run", loss=NanAtStepFive)
+    assert "--resume" in caught.value.remedy
+    state = Run(tmp_path / "run").load_state()
+    assert state is not None
+    assert state[1]["step"] == 5
+    assert all(t.isfinite().all() for t in state[0].values())
+    assert not Run(tmp_path / "run").trained
+
+
+class Hungry(Loss):
+    """Runs out of memory on batches of more than 300 positions."""
+
+    name = "test"
+
+    def forward(self, inputs: LossInputs) -> torch.Tensor:
+        if inputs.ids.numel() > 300:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return inputs.mean((inputs.reconstruction - inputs.original).square().mean(-1)) / inputs.variance
+
+
+def test_out_of_memory_halves_the_batch_and_changes_nothing_else(tmp_path: Path) -> None:
+    config = small_config("train.steps=3", f"output={tmp_path / 'hungry'}")
+    notes = Notes()
+    hungry = trainer_for(config, loss=Hungry, progress=notes)
+    hungry.train(Run.create(config))
+    assert hungry.parts >= 2
+    assert any("Out of memory" in note for note in notes.notes)
+    plain = weights(trained(tmp_path / "plain", "train.steps=3"))
+    for name, value in weights(Run(tmp_path / "hungry")).items():
+        torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-5)
+
+
+def test_a_full_disk_is_said_and_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
+    """Files may grow to 200 kB, a real limit of the operating system: the resumable state does not fit."""
+
+    def fill_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+
+    command = [sys.executable, "-m", "stage1", "train", "--no-eval", "--output", "run"]
+    command += settings_args([*SMALL, "train.save_every=5"])
+    done = subprocess.run(
+        command, cwd=tmp_path, preexec_fn=fill_disk, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Cannot write run/state/state.safetensors" in done.stderr
+    assert "--resume" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not list((tmp_path / "run" / "state").iterdir())
+    resumed = [*command[:4], "--no-eval", "--quiet", "--resume", "--output", "run"]
+    assert subprocess.run(resumed, cwd=tmp_path, check=False).returncode == 0
+
+
+# -- kill, interrupt, resume --------------------------------------------------------------------------
+
+LONG = (
+    "train.steps=400",
+    "train.check_every=20",
+    "train.save_every=7",
+    "train.batch_tokens=128",
+    "train.patience=100",
+)
+
+
+def start(run: Path, *more: str) -> subprocess.Popen[str]:
+    args = ["train", "--no-eval", "--output", str(run), *settings_args([*SMALL, *LONG]), *more]
+    command = [sys.executable, "-m", "stage1", *args]
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ)
+
+
+def until_training(process: subprocess.Popen[str], run: Path) -> None:
+    """Wait for the first resumable state."""
+    deadline = time.time() + 120
+    while not (run / "state" / "state.safetensors").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.time() < deadline
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    run = tmp_path_factory.mktemp("whole") / "run"
+    process = start(run)
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    return weights(Run(run))
+
+
+def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
+    uninterrupted: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    run, chance = tmp_path / "run", random.Random(3)
+    process = start(run)
+    for _ in range(3):
+        until_training(process, run)
+        time.sleep(chance.uniform(0, 0.7))
+        process.kill()
+        process.communicate()
+        process = start(run, "--resume")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert same(weights(Run(run)), uninterrupted)
+    steps = [entry["step"] for entry in Run(run).metrics()]
+    assert steps == sorted(set(steps))  # nothing logged twice
+    assert not list(run.glob("**/.*safetensors*"))
+
+
+def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
+    uninterrupted: dict[str, torch.Tensor], tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    process = start(run)
+    until_training(process, run)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=120)
+    assert process.returncode == 130, err
+    assert f"stage1 train --resume --output {run}" in err
+    assert "Traceback" not in err
+    state = Run(run).load_state()
+    assert state is not None
+    assert state[1]["step"] > 0
+    process = start(run, "--resume")
+    _, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert same(weights(Run(run)), uninterrupted)
+
+
+def test_resuming_with_other_settings_is_refused(tmp_path: Path, cli: Cli) -> None:
+    run = trained(tmp_path / "run")
+    other = ("--compressor", "random_projection", "--seed", "4")
+    result = cli("train", "--resume", "--output", str(run.path), *other)
+    assert result.returncode == 2
+    assert "compressor.name" in result.stderr
+    assert "seed" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+# -- several processes --------------------------------------------------------------------------------
+
+
+def test_two_processes_train_one_run(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launch = [
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
+    settings = settings_args([*SMALL, "train.batch_tokens=200"])
+    args = ["train", "--no-eval", "--json", "--output", str(run), *settings]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch, "-m", "stage1", *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)
+    assert result.returncode == 0, result.stderr
+    shown = json.loads(result.stdout)  # one process speaks, and speaks JSON
+    assert shown["run"] == str(run)
+    manifest = Run(run).read_manifest()
+    assert manifest["processes"] == 2
+    alone = trained(tmp_path / "alone", "train.batch_tokens=200")
+    for name, value in weights(Run(run)).items():  # the same draws, averaged over two halves
+        torch.testing.assert_close(value, weights(alone)[name], rtol=1e-2, atol=1e-4)
