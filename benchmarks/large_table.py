@@ -11,6 +11,7 @@ import argparse
 import json
 import resource
 import time
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -81,6 +82,15 @@ def main() -> None:
         optimizer.step()
         losses.append(float(total.detach()))
     times["training"] = time.perf_counter() - begun
+    begun = time.perf_counter()
+    weighted = replace(stats, counts=training_shares(stats, 0.5))
+    with torch.no_grad():
+        bottleneck.adapter.refit(bottleneck.encode_rows, weighted)
+    times["closed_form_last_layer"] = time.perf_counter() - begun
+    with torch.no_grad():
+        batch = batches.batch(0)
+        rebuilt = bottleneck(batch.embeds, batch.cross)
+        refitted, _ = objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance))
     print(
         json.dumps(
             {
@@ -91,7 +101,7 @@ def main() -> None:
                 "explained_variance": float(pca.explained_variance.sum()),
                 "seconds": {name: round(value, 2) for name, value in times.items()},
                 "seconds_per_step": times["training"] / args.steps,
-                "loss_first_last": [losses[0], losses[-1]],
+                "loss_first_last_refitted": [losses[0], losses[-1], float(refitted)],
                 "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
                 "threads": torch.get_num_threads(),
             },

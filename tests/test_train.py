@@ -73,16 +73,49 @@ def test_training_starts_at_the_linear_optimum_and_only_gets_better(tmp_path: Pa
     linear = trained(tmp_path / "linear", "adapter=linear")
     residual = trained(tmp_path / "residual", "train.steps=60")
     [closed_form] = linear.metrics()
-    first, *_, last = residual.metrics()
+    first = residual.metrics()[0]
+    last = next(entry for entry in residual.metrics() if entry["step"] == 60)
     assert first["step"] == 0
     assert first["selection"]["recon"] == pytest.approx(closed_form["selection"]["recon"], rel=1e-6)
     assert last["selection"]["recon"] < 0.9 * first["selection"]["recon"]
     assert residual.best_selection()["selection"]["recon"] <= first["selection"]["recon"]
 
 
+def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path: Path) -> None:
+    """It is far better than what the gradient reached, and only taken where least squares was the aim."""
+    for adapter in ("residual", "mlp"):
+        run = trained(tmp_path / adapter, f"adapter={adapter}", "data.train=6000")
+        *_, gradient, solved = run.metrics()
+        assert solved["refit"] is True
+        assert solved["selection"]["recon"] < 0.9 * gradient["selection"]["recon"]
+        assert run.best_selection() == solved
+    other = trained(tmp_path / "other", "losses.cosine=0.1")
+    assert not any("refit" in entry for entry in other.metrics())
+
+
+def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
+    """At the least-squares optimum the gradient of the training objective for that layer vanishes."""
+    trainer = trainer_for(small_config(f"output={tmp_path / 'run'}", "train.steps=5", "data.train=6000"))
+    trainer.train(Run.create(trainer.config))
+    batch = trainer.batches.batch(0)
+    inputs = LossInputs(
+        batch.embeds,
+        trainer.bottleneck(batch.embeds, batch.cross),
+        batch.weights,
+        batch.ids,
+        trainer.stats.variance,
+    )
+    total, _ = trainer.objective(inputs)
+    adapter: Any = trainer.bottleneck.adapter
+    last = adapter.correction.net[-1]
+    first = adapter.correction.net[0]
+    solved, learnt = torch.autograd.grad(total, [last.weight, first.weight])
+    assert float(solved.norm()) < 0.05 * float(learnt.norm())
+
+
 def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
     """A learning rate this large soon makes everything worse than the closed-form start."""
-    run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0")
+    run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0", "losses.cosine=0.001")
     best = run.best_selection()
     assert best["step"] == 0
     inputs = load_inputs(run.config, Progress(), weights="table")
@@ -91,7 +124,8 @@ def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
 
 
 def test_early_stop(tmp_path: Path) -> None:
-    run = trained(tmp_path / "run", "train.lr=1", "train.patience=2", "train.steps=1000")
+    diverging = ("train.lr=1", "losses.cosine=0.001", "train.patience=2", "train.steps=1000")
+    run = trained(tmp_path / "run", *diverging)
     assert run.metrics()[-1]["step"] == 20
 
 

@@ -95,7 +95,7 @@ class DataConfig(_Section):
 class TrainConfig(_Section):
     """The training loop."""
 
-    steps: int = Field(400, ge=0, description="Optimiser steps at most; 0 keeps the closed-form start.")
+    steps: int = Field(200, ge=0, description="Optimiser steps at most; 0 keeps the closed-form start.")
     batch_tokens: int = Field(4096, gt=0, description="Distinct tokens per step on the token-wise path.")
     batch_prompts: int = Field(16, gt=0, description="Prompts per step where the order of tokens matters.")
     lr: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")

@@ -127,6 +127,14 @@ class Adapter(Component):
     def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
         """Start from a closed form, usually the least-squares decoder of the codes. Optional."""
 
+    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+        """Solve in closed form what is linear given the rest, the last layer for example. Optional.
+
+        Called once, after the last step of training on distinct tokens under losses that say
+        `least_squares`; `stats.counts` are weighted as training weighs them. The result is kept only if it
+        lowers the selection error.
+        """
+
     def attach(self, encode: Encoder, table: Tensor) -> None:
         """Called after building and after loading with what the receiver owns anyway. Optional.
 
@@ -149,6 +157,9 @@ class Loss(Component):
 
     aligned: ClassVar[bool] = True
     """True if it compares position with position, which a length-changing compressor rules out."""
+
+    least_squares: ClassVar[bool] = False
+    """True if weighted least squares minimises it, so that training may end with `Adapter.refit`."""
 
     def __init__(self, config: Any) -> None:
         super().__init__()

@@ -45,15 +45,22 @@ def training_shares(stats: TokenStats, uniform: float) -> Tensor:
     return (1 - uniform) * stats.shares + uniform / len(stats.ids)
 
 
-def least_squares(codes: Tensor, targets: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+def least_squares(
+    codes: Tensor, targets: Tensor, shares: Tensor, ridge: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Affine least squares: A [d, D] and b [D] minimising Σᵢ sᵢ ‖cᵢ A + b − tᵢ‖², in float64.
 
-    `codes` [U, d], `targets` [U, D], `shares` [U] summing to 1. Directions in which the codes do not
-    vary get no weight (pseudo-inverse), so duplicate or empty code dimensions do no harm.
+    `codes` [U, d], `targets` [U, D], `shares` [U] summing to 1. `ridge` adds that share of the codes' mean
+    variance to every direction's; without it, directions in which the codes do not vary get no weight
+    (pseudo-inverse), so duplicate or empty code dimensions do no harm.
     """
     inner = weighted_cross_moment(codes, codes, shares)
     outer = weighted_cross_moment(codes, targets, shares)
-    weight = torch.linalg.pinv(inner, hermitian=True) @ outer
+    if ridge:
+        inner.diagonal().add_(ridge * inner.diagonal().mean())
+        weight = torch.linalg.solve(inner, outer)
+    else:
+        weight = torch.linalg.pinv(inner, hermitian=True) @ outer
     bias = weighted_mean(shares, targets) - weighted_mean(shares, codes) @ weight
     return weight, bias
 

@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -60,6 +61,11 @@ class Objective(nn.Module):
     def tokenwise(self) -> bool:
         """True if every term is a weighted mean over positions that looks at one position at a time."""
         return not self.needs_llm and all(loss.tokenwise for loss in self.losses.values())
+
+    @property
+    def least_squares(self) -> bool:
+        """True if weighted least squares minimises every term."""
+        return all(loss.least_squares for loss in self.losses.values())
 
     def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The total and each term's own value."""
@@ -151,6 +157,7 @@ class Trainer:
             self.run.forget_after(self.step if state else -1)
         with self._deferred_interrupt():
             self._loop(fresh=state is None)
+            self._refit()
         self.bottleneck.load_state_dict(self.best)
         if self.main:
             self.bottleneck.save_pretrained(
@@ -178,6 +185,16 @@ class Trainer:
                     self._save()
                 if self._stop_signal:
                     raise KeyboardInterrupt
+
+    def _refit(self) -> None:
+        """End with the adapter's closed form, where least squares is what was trained for: one more step."""
+        if self.optimizer is None or not (self.fast and self.objective.least_squares):
+            return
+        weighted = replace(self.stats, counts=training_shares(self.stats, self.config.train.uniform))
+        with torch.no_grad():
+            self.bottleneck.adapter.refit(self.bottleneck.encode_rows, weighted)
+        self.step += 1
+        self._check({"refit": True})
 
     def _optimise(self) -> dict[str, float]:
         """One optimiser step; returns what is worth logging."""

@@ -29,8 +29,12 @@ class Linear(Adapter):
         self.weight.copy_(weight)
         self.bias.copy_(bias)
 
+    def decode(self, codes: Tensor) -> Tensor:
+        """Embeddings [..., D] of codes [..., d]."""
+        return codes @ self.weight + self.bias
+
     def forward(self, code: Code) -> Tensor:
-        return code.vectors @ self.weight + self.bias
+        return self.decode(code.vectors)
 
 
 @hookimpl

@@ -9,6 +9,10 @@ from torch import Tensor, nn
 
 from stage1 import Adapter, Code, ComponentConfig, TokenStats, hookimpl
 from stage1.interfaces import Encoder
+from stage1.tokens import least_squares
+
+RIDGE = 1e-5
+"""Share of the hidden units' mean variance that keeps the solved last layer from chasing noise."""
 
 
 class MLPConfig(ComponentConfig):
@@ -23,7 +27,8 @@ class MLP(Adapter):
 
     Codes are standardised on the way in and embeddings un-standardised on the way out, both with
     statistics of the training prompts: Llama's embeddings have an RMS near 0.01, where a freshly
-    initialised network would spend its training on finding the scale.
+    initialised network would spend its training on finding the scale. Training on distinct tokens ends by
+    solving the last layer exactly, by ridge regression on the hidden units.
     """
 
     name = "mlp"
@@ -52,9 +57,22 @@ class MLP(Adapter):
         self.embed_mean.copy_(stats.mean)
         self.embed_scale.fill_(max(stats.variance, 1e-30) ** 0.5)
 
+    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+        self.solve(encode(stats.embeds), stats.embeds, stats.shares)
+
+    def solve(self, codes: Tensor, targets: Tensor, shares: Tensor) -> None:
+        """Give the last layer its optimum for `codes` [U, d] and `targets` [U, D], given the hidden units."""
+        hidden = self.net[:-1](self._standardise(codes))
+        wanted = (targets - self.embed_mean) / self.embed_scale
+        weight, bias = least_squares(hidden, wanted, shares, RIDGE)
+        last = self.net[-1]
+        last.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})
+
+    def _standardise(self, codes: Tensor) -> Tensor:
+        return (codes - self.code_mean) / self.code_scale
+
     def forward(self, code: Code) -> Tensor:
-        standard = (code.vectors - self.code_mean) / self.code_scale
-        rebuilt: Tensor = self.net(standard) * self.embed_scale + self.embed_mean
+        rebuilt: Tensor = self.net(self._standardise(code.vectors)) * self.embed_scale + self.embed_mean
         return rebuilt
 
 

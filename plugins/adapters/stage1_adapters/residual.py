@@ -30,6 +30,10 @@ class Residual(Adapter):
         self.correction.warm_start(encode, stats)
         self.correction.embed_mean.zero_()  # the linear part already carries the mean
 
+    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+        codes = encode(stats.embeds)
+        self.correction.solve(codes, stats.embeds - self.linear.decode(codes), stats.shares)
+
     def forward(self, code: Code) -> Tensor:
         rebuilt: Tensor = self.linear(code) + self.correction(code)
         return rebuilt

@@ -12,6 +12,7 @@ class Recon(Loss):
     """
 
     name = "recon"
+    least_squares = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         error = (inputs.reconstruction - inputs.original).square().mean(-1)  # [B, L]
