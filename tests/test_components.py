@@ -26,7 +26,7 @@ def build(compressor: str, adapter: str, stats: TokenStats, *options: str) -> Bo
 
 def recon(bottleneck: Bottleneck, stats: TokenStats) -> float:
     mask = torch.ones(1, len(stats.ids), dtype=torch.bool)
-    rebuilt = bottleneck(stats.embeds[None], mask)[0]
+    rebuilt = bottleneck(stats.embeds[None], mask)[0].detach()
     return float(stats.shares @ (rebuilt - stats.embeds).double().square().mean(1)) / stats.variance
 
 

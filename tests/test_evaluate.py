@@ -13,11 +13,12 @@ from random_llama import WIDTH, random_llama
 from stage1 import evaluate as module
 from stage1.bottleneck import Bottleneck
 from stage1.config import merge, validate
+from stage1.data import spread
 from stage1.errors import UsageError
 from stage1.evaluate import Evaluation, evaluate, verdict
 from stage1.inputs import Inputs, load_inputs
 from stage1.llm import load_llm
-from stage1.lm import generate_answers
+from stage1.lm import QATask, Stage1LM, generate_answers
 from stage1.progress import Progress
 from stage1.squad import score
 from test_measure import fitted, pairs
@@ -361,3 +362,16 @@ def test_raw_equals_text_on_a_gpu(dtype: str, inputs: Inputs) -> None:
     evaluation = run(bottleneck, there)
     assert evaluation.results["raw_equals_text"]
     assert evaluation.predictions["bottleneck"] == evaluation.predictions["text"]
+
+
+def test_the_embedded_model_answers_a_thousand_questions() -> None:
+    """What compression costs can only be seen on a model that answers: F1 at least 85 in the text row."""
+    whole = load_inputs(small_config("eval.limit=1000"), Progress(), weights="all", everything_is_test=True)
+    questions = spread(whole.data.test, 1000)
+    prompts = whole.prompts(questions)
+    model = load_llm(whole.folder, dtype="auto", device=whole.device)
+    lm = Stage1LM(model, whole.tokenizer, prompts=prompts, batch_size=64)
+    answers = generate_answers(lm, QATask("tiny-squad", questions, prompts, 32))
+    reached = score(questions, {q.id: a for q, a in zip(questions, answers, strict=True)})
+    assert reached.n == 1000
+    assert reached.f1 >= 85

@@ -267,7 +267,7 @@ def test_a_full_disk_is_said_and_leaves_a_run_that_goes_on(tmp_path: Path) -> No
 # -- kill, interrupt, resume --------------------------------------------------------------------------
 
 LONG = (
-    "train.steps=400",
+    "train.steps=1000",
     "train.check_every=20",
     "train.save_every=7",
     "train.batch_tokens=128",
@@ -283,9 +283,11 @@ def start(run: Path, *more: str) -> subprocess.Popen[str]:
 
 
 def until_training(process: subprocess.Popen[str], run: Path) -> None:
-    """Wait for the first resumable state."""
+    """Wait until this process has saved a resumable state of its own."""
+    state = run / "state" / "state.safetensors"
+    before = state.stat().st_mtime_ns if state.exists() else 0
     deadline = time.time() + 120
-    while not (run / "state" / "state.safetensors").exists():
+    while not state.exists() or state.stat().st_mtime_ns == before:
         assert process.poll() is None, process.communicate()
         assert time.time() < deadline
         time.sleep(0.01)
@@ -307,7 +309,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
     process = start(run)
     for _ in range(3):
         until_training(process, run)
-        time.sleep(chance.uniform(0, 0.7))
+        time.sleep(chance.uniform(0, 0.25))
         process.kill()
         process.communicate()
         process = start(run, "--resume")
