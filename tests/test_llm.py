@@ -20,7 +20,6 @@ from stage1.config import ModelConfig
 from stage1.errors import UsageError
 from stage1.llm import (
     context_length,
-    embedding_width,
     load_llm,
     load_table,
     load_tokenizer,
@@ -102,12 +101,12 @@ def test_table_under_other_names(llama: Path, broken: Path, tmp_path: Path) -> N
         load_table(broken)
 
 
-def test_sizes_come_from_the_configuration_alone(llama: Path, broken: Path) -> None:
+def test_the_context_length_comes_from_the_configuration_alone(llama: Path, broken: Path) -> None:
     (broken / "model.safetensors").unlink()
-    assert (context_length(broken), embedding_width(broken)) == (512, WIDTH)
+    assert context_length(broken) == 512
     other_names = {"model_type": "gpt2", "n_embd": 48, "n_positions": 64, "n_head": 4, "n_layer": 1}
     (broken / "config.json").write_text(json.dumps(other_names))
-    assert (context_length(broken), embedding_width(broken)) == (64, 48)
+    assert context_length(broken) == 64
 
 
 # -- hashes -----------------------------------------------------------------------------------------------

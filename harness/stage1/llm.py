@@ -192,11 +192,6 @@ def context_length(folder: Path, trust_remote_code: bool = False) -> int:
     return length
 
 
-def embedding_width(folder: Path, trust_remote_code: bool = False) -> int:
-    """D, the width of the model's input embeddings."""
-    return int(_declared_table(folder, trust_remote_code)[1][1])
-
-
 # -- the embedding table -----------------------------------------------------------------------------------
 
 
