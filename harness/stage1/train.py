@@ -91,6 +91,7 @@ class Trainer:
         note_truncation(prompts, "training", progress)
         self.stats = count_tokens(prompts, inputs.table)
         self.held_out_stats = count_tokens(self.held_out, inputs.table)
+        self.shares = training_shares(self.stats, self.config.train.uniform)
         self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
         self.batches = self._batches(prompts)
         self.llm: Any = self._load_llm() if self.objective.needs_llm else None
@@ -112,12 +113,11 @@ class Trainer:
 
     def _batches(self, prompts: list[Prompt]) -> Batches:
         train, seed = self.config.train, self.config.seed
-        shares = training_shares(self.stats, train.uniform)
         share = {"rank": self.accelerator.process_index, "processes": self.accelerator.num_processes}
         if self.fast:
-            return TokenBatches(self.stats, shares, train.batch_tokens, seed, **share)
+            return TokenBatches(self.stats, self.shares, train.batch_tokens, seed, **share)
         table = self.inputs.table
-        return PromptBatches(prompts, table, self.stats, shares, train.batch_prompts, seed, **share)
+        return PromptBatches(prompts, table, self.stats, self.shares, train.batch_prompts, seed, **share)
 
     def _load_llm(self) -> Any:
         config, inputs = self.config, self.inputs
@@ -190,8 +190,8 @@ class Trainer:
         """End with the adapter's closed form, where least squares is what was trained for: one more step."""
         if self.optimizer is None or not (self.fast and self.objective.least_squares):
             return
-        weighted = replace(self.stats, counts=training_shares(self.stats, self.config.train.uniform))
-        with torch.no_grad():
+        weighted = replace(self.stats, counts=self.shares)
+        with self.progress.task("Solving the last layer"), torch.no_grad():
             self.bottleneck.adapter.refit(self.bottleneck.encode_rows, weighted)
         self.step += 1
         self._check({"refit": True})
