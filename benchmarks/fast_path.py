@@ -11,6 +11,7 @@ takes a few gradient steps on the weighted distinct tokens and solves the last l
 import argparse
 import json
 import time
+from typing import Any
 
 import torch
 
@@ -19,11 +20,12 @@ from stage1.bottleneck import Bottleneck
 from stage1.config import RunConfig, merge, validate
 from stage1.data import Prompt
 from stage1.inputs import Inputs, load_inputs
+from stage1.objective import Objective
 from stage1.plugins import load_plugins, resolve
 from stage1.progress import Progress
 from stage1.tensors import LossInputs, TokenStats
 from stage1.tokens import count_tokens
-from stage1.train import Objective, learning_rate
+from stage1.train import learning_rate
 
 BATCH_PROMPTS = 16
 
@@ -44,7 +46,10 @@ def train(bottleneck: Bottleneck, batches: Batches, config: RunConfig, variance:
             group["lr"] = learning_rate(step, config)
         batch = batches.batch(step)
         rebuilt = bottleneck(batch.embeds, batch.cross)
-        total, _ = objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, variance))
+        total: Any = objective.total(
+            objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, variance)),
+            objective.weights(0),
+        )
         optimizer.zero_grad()
         total.backward()
         torch.nn.utils.clip_grad_norm_(bottleneck.parameters(), config.train.clip)

@@ -19,10 +19,11 @@ import torch
 from stage1.batches import TokenBatches
 from stage1.bottleneck import Bottleneck
 from stage1.config import merge, validate
+from stage1.objective import Objective
 from stage1.plugins import load_plugins, resolve
 from stage1.tensors import LossInputs, TokenStats
 from stage1.tokens import training_shares
-from stage1.train import Objective, learning_rate
+from stage1.train import learning_rate
 
 VOCABULARY, WIDTH, USED, DIM = 128_256, 4096, 25_000, 512
 
@@ -76,7 +77,7 @@ def main() -> None:
         batch = batches.batch(step)
         rebuilt = bottleneck(batch.embeds, batch.cross)
         inputs = LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
-        total, _ = objective(inputs)
+        total: Any = objective.total(objective(inputs), objective.weights(0))
         optimizer.zero_grad()
         total.backward()
         optimizer.step()
@@ -90,7 +91,10 @@ def main() -> None:
     with torch.no_grad():
         batch = batches.batch(0)
         rebuilt = bottleneck(batch.embeds, batch.cross)
-        refitted, _ = objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance))
+        refitted = objective.total(
+            objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)),
+            objective.weights(0),
+        )
     print(
         json.dumps(
             {

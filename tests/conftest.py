@@ -21,7 +21,14 @@ from stage1.tensors import TokenStats
 ROOT = Path(__file__).resolve().parent.parent
 SQUAD = ROOT.parent / "shared" / "data" / "squad"
 
-SMALL = ("data.train=300", "data.selection=60", "train.steps=40", "train.check_every=10", "eval.limit=24")
+SMALL = (
+    "data.train=300",
+    "data.selection=60",
+    "train.steps=40",
+    "train.check_every=10",
+    "train.check_questions=8",
+    "eval.limit=24",
+)
 """Settings that make a whole run on the embedded model a matter of seconds."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]

@@ -13,7 +13,7 @@ from stage1.errors import ConfigError
 from stage1.plugins import load_plugins, resolve
 from stage1.tensors import LossInputs, TokenStats
 
-COMPRESSORS = ["pca", "random_projection", "identity"]
+COMPRESSORS = ["pca", "random_projection", "learned_linear", "identity"]
 DECODERS = ["linear", "mlp", "residual", "codebook"]
 
 
@@ -88,7 +88,10 @@ def test_residual_starts_at_the_linear_optimum(stats: TokenStats) -> None:
     linear, residual = (build("pca", name, stats, "compressor.dim=6") for name in ("linear", "residual"))
     mask = torch.ones(1, 200, dtype=torch.bool)
     assert torch.equal(linear(stats.embeds[None], mask), residual(stats.embeds[None], mask))
-    assert not list(linear.parameters())
+    assert all(parameter.requires_grad for parameter in linear.adapter.parameters())
+    trained = {name for name, parameter in residual.named_parameters() if parameter.requires_grad}
+    assert trained
+    assert not any(name.startswith("adapter.linear.") for name in trained)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 120.0])
@@ -159,3 +162,46 @@ def test_recon_does_not_depend_on_the_scale_of_the_model(stats: TokenStats) -> N
         scaled = TokenStats(stats.ids, stats.counts, stats.embeds * scale)
         errors.append(recon(build("pca", "linear", scaled, "compressor.dim=6"), scaled))
     assert errors == pytest.approx([errors[0]] * 3, rel=1e-2)
+
+
+def test_learned_linear_starts_as_pca(stats: TokenStats) -> None:
+    pca, learned = (build(name, "linear", stats, "compressor.dim=6") for name in ("pca", "learned_linear"))
+    mask = torch.ones(1, 200, dtype=torch.bool)
+    embeds = stats.embeds[None]
+    assert torch.equal(pca.encode(embeds, mask).vectors, learned.encode(embeds, mask).vectors)
+    inverse, ours = (bottleneck.rebuild_linear(embeds, mask)[0].detach() for bottleneck in (pca, learned))
+    torch.testing.assert_close(ours, inverse, rtol=0, atol=1e-6)
+    assert {name for name, _ in learned.compressor.named_parameters()} == {"weight", "bias"}
+
+
+def test_learned_linear_inverse_is_right_after_training(stats: TokenStats) -> None:
+    """It gives back the code, and of all vectors with that code the one nearest to the mean embedding."""
+    learned = build("learned_linear", "linear", stats, "compressor.dim=6")
+    compressor: Any = learned.compressor
+    mask = torch.ones(1, 200, dtype=torch.bool)
+    optimizer = torch.optim.SGD(learned.parameters(), lr=0.05)
+    for _ in range(20):
+        optimizer.zero_grad()
+        (learned(stats.embeds[None], mask) - stats.embeds).square().sum(-1).mean().backward()
+        optimizer.step()
+    with torch.no_grad():
+        compressor.weight += 0.3 * torch.randn(6, 24, generator=torch.Generator().manual_seed(2))
+        compressor.bias += 0.1
+        code = compressor(stats.embeds[None], mask)
+        back = compressor.inverse(code)
+        torch.testing.assert_close(compressor(back, mask).vectors, code.vectors, rtol=1e-4, atol=1e-5)
+        away = (back[0] - compressor.mean).double()
+        weight = compressor.weight.double()
+        in_rows = away @ torch.linalg.pinv(weight) @ weight  # the part of it in the row space
+    torch.testing.assert_close(in_rows, away, rtol=1e-4, atol=1e-5)
+
+
+def test_linear_solves_again_what_training_has_moved(stats: TokenStats) -> None:
+    bottleneck = build("pca", "linear", stats, "compressor.dim=6")
+    adapter: Any = bottleneck.adapter
+    start = adapter.weight.detach().clone()
+    with torch.no_grad():
+        adapter.weight.zero_()
+    adapter.refit(bottleneck.encode_rows, stats)
+    torch.testing.assert_close(adapter.weight.detach(), start, rtol=1e-5, atol=1e-6)
+    assert adapter.weight.requires_grad

@@ -17,6 +17,7 @@ from stage1.config import (
     EvalConfig,
     LossChoice,
     ModelConfig,
+    Phase,
     RunConfig,
     TrainConfig,
     issues_of,
@@ -137,13 +138,16 @@ def test_losses_of_a_flag_replace_the_objective_and_set_adds_to_it() -> None:
 @pytest.mark.parametrize(
     ("text", "parsed"),
     [
-        ("recon", ("recon", 1.0)),
-        ("cosine=0.1", ("cosine", 0.1)),
-        ("other-pkg:mse=1e-3", ("other-pkg:mse", 1e-3)),
+        ("recon", ("recon", {"weight": 1.0})),
+        ("cosine=0.1", ("cosine", {"weight": 0.1})),
+        ("other-pkg:mse=1e-3", ("other-pkg:mse", {"weight": 1e-3})),
+        ("kl=auto", ("kl", {"weight": "auto"})),
+        ("kl=0.5@ramp:200", ("kl", {"weight": 0.5, "ramp": 200})),
+        ("kl=auto@ramp:20", ("kl", {"weight": "auto", "ramp": 20})),
     ],
 )
-def test_parse_loss(text: str, parsed: tuple[str, float]) -> None:
-    assert parse_loss(text) == (parsed[0], {"weight": parsed[1]})
+def test_parse_loss(text: str, parsed: tuple[str, dict[str, Any]]) -> None:
+    assert parse_loss(text) == parsed
 
 
 @pytest.mark.parametrize("text", ["recon=", "recon=much", "=1", "", " =2"])
@@ -263,13 +267,20 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
         return {"name": draw(st.text(min_size=1)), **given}
 
     positive = st.floats(min_value=1e-300, allow_infinity=False)
+    weight = positive | st.just("auto")
+    term = weight | st.fixed_dictionaries({"weight": weight, "ramp": st.integers(0, 10**9)})
+    losses = st.dictionaries(names, term, min_size=1, max_size=3)
+    changed = st.fixed_dictionaries({}, optional={"lr": positive, "steps": st.integers(0, 10**9)})
+    share = st.floats(0, 1, exclude_min=True)
+    then = st.none() | st.fixed_dictionaries({"losses": losses, "train": changed, "below": share})
     tree = {
         "model": draw(
             st.text() | st.fixed_dictionaries({"name": st.text(), "revision": st.none() | st.text()})
         ),
         "compressor": plugin(),
         "adapter": plugin(),
-        "losses": draw(st.dictionaries(names, positive, min_size=1, max_size=3)),
+        "losses": draw(losses),
+        "then": draw(then),
         "magnitude": draw(st.sampled_from(["free", "vocab", "sent"])),
         "train": {"lr": draw(positive), "steps": draw(st.integers(0, 10**9))},
         "eval": {
@@ -341,6 +352,10 @@ def test_the_error_shows_one_line_an_issue_and_exits_with_2() -> None:
         ("train.warmup", 1.1),
         ("train.uniform", -0.1),
         ("train.patience", 0),
+        ("train.check_questions", 0),
+        ("train.checkpointing", "perhaps"),
+        ("keep_special", "perhaps"),
+        ("init", 3),
         ("train.batch_tokens", 2.5),
         ("data.train", 0),
         ("data.max_prompt_tokens", 0),
@@ -473,7 +488,15 @@ def test_the_json_schema_allows_the_short_forms() -> None:
 
 
 def test_every_setting_is_described() -> None:
-    sections: list[type[BaseModel]] = [RunConfig, ModelConfig, DataConfig, TrainConfig, EvalConfig]
+    sections: list[type[BaseModel]] = [
+        RunConfig,
+        ModelConfig,
+        DataConfig,
+        TrainConfig,
+        Phase,
+        EvalConfig,
+        LossChoice,
+    ]
     for section in sections:
         for name, field in section.model_fields.items():
             kind = field.annotation

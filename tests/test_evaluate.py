@@ -10,7 +10,7 @@ import torch
 
 from conftest import small_config
 from random_llama import WIDTH, random_llama
-from stage1 import evaluate as module
+from stage1 import rows as module
 from stage1.bottleneck import Bottleneck
 from stage1.config import merge, validate
 from stage1.data import spread
@@ -77,6 +77,7 @@ def test_results_have_their_schema(squeezed: Evaluation) -> None:
     results = squeezed.results
     assert list(results) == [
         "schema",
+        "protocol",
         "rows",
         "rate",
         "reconstruction",

@@ -1,5 +1,7 @@
 """The histogram over the vocabulary against the slow, obvious loop over prompts: the same numbers."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -9,10 +11,10 @@ from stage1.batches import PromptBatches, TokenBatches, collate
 from stage1.bottleneck import Bottleneck
 from stage1.data import Prompt
 from stage1.inputs import Inputs
+from stage1.objective import Objective
 from stage1.plugins import load_plugins, resolve
 from stage1.tensors import LossInputs, TokenStats
 from stage1.tokens import count_tokens, least_squares, training_shares
-from stage1.train import Objective
 
 
 def crossing_rows(prompts: list[Prompt], table: torch.Tensor) -> torch.Tensor:
@@ -67,7 +69,7 @@ def build(*settings: str) -> Bottleneck:
 
 def gradient(bottleneck: Bottleneck, objective: Objective, inputs: LossInputs) -> torch.Tensor:
     bottleneck.zero_grad()
-    total, _ = objective(inputs)
+    total: Any = objective.total(objective(inputs), objective.weights(0))
     total.backward()
     return torch.cat([p.grad.flatten() for p in bottleneck.parameters() if p.grad is not None])
 
@@ -114,8 +116,9 @@ def test_drawn_batches_have_the_shares_as_expectation() -> None:
 def test_processes_share_a_batch_without_overlap(small_inputs: Inputs, prompts: list[Prompt]) -> None:
     stats = count_tokens(prompts, small_inputs.table)
 
-    def make(**share: int) -> PromptBatches:
-        return PromptBatches(prompts, small_inputs.table, stats, stats.shares, 4, 3, **share)
+    def make(rank: int = 0, processes: int = 1) -> PromptBatches:
+        table = small_inputs.table
+        return PromptBatches(prompts, table, stats, stats.shares, 4, 3, rank=rank, processes=processes)
 
     whole = [make().batch(step) for step in range(20)]  # 80 prompts: over the end of an epoch of 60
     parts = [[make(rank=r, processes=2).batch(step) for r in (0, 1)] for step in range(20)]

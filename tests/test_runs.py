@@ -10,7 +10,7 @@ import torch
 
 from conftest import small_config
 from stage1.errors import Stage1Error, UsageError
-from stage1.files import to_json, write_atomic
+from stage1.files import TEMPORARY, to_json, write_atomic
 from stage1.runs import Run
 
 
@@ -113,3 +113,14 @@ def test_json_refuses_what_json_cannot_say() -> None:
     with pytest.raises(ValueError, match="not JSON compliant"):
         to_json({"f1": float("nan")})
     assert issubclass(UsageError, Stage1Error)
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
+    run = Run.create(small_config(f"output={tmp_path / 'run'}"))
+    leftover = run.path / "state" / f".state.safetensors.x7{TEMPORARY}"
+    leftover.write_bytes(b"half")
+    with run.lock(ours=False):
+        assert leftover.exists()  # another process may be writing it
+    with run.lock():
+        assert not leftover.exists()
+    assert (run.path / "config.yaml").exists()

@@ -70,7 +70,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 
 def test_training_starts_at_the_linear_optimum_and_only_gets_better(tmp_path: Path) -> None:
-    linear = trained(tmp_path / "linear", "adapter=linear")
+    linear = trained(tmp_path / "linear", "adapter=linear", "train.steps=0")
     residual = trained(tmp_path / "residual", "train.steps=60")
     [closed_form] = linear.metrics()
     first = residual.metrics()[0]
@@ -89,7 +89,7 @@ def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path
         assert solved["refit"] is True
         assert solved["selection"]["recon"] < 0.9 * gradient["selection"]["recon"]
         assert run.best_selection() == solved
-    other = trained(tmp_path / "other", "losses.cosine=0.1")
+    other = trained(tmp_path / "other", "losses={cosine: 1}")
     assert not any("refit" in entry for entry in other.metrics())
 
 
@@ -105,7 +105,7 @@ def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
         batch.ids,
         trainer.stats.variance,
     )
-    total, _ = trainer.objective(inputs)
+    total: Any = trainer.objective.total(trainer.objective(inputs), {"recon": 1.0})
     adapter: Any = trainer.bottleneck.adapter
     last = adapter.correction.net[-1]
     first = adapter.correction.net[0]
@@ -126,7 +126,9 @@ def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
 def test_early_stop(tmp_path: Path) -> None:
     diverging = ("train.lr=1", "losses.cosine=0.001", "train.patience=2", "train.steps=1000")
     run = trained(tmp_path / "run", *diverging)
-    assert run.metrics()[-1]["step"] == 20
+    *_, stopped, refit = run.metrics()
+    assert stopped["step"] == 20
+    assert refit["refit"] is True
 
 
 def test_seed_decides_everything(tmp_path: Path) -> None:
@@ -157,10 +159,10 @@ class NextToken(Loss):
 
     def forward(self, inputs: LossInputs) -> torch.Tensor:
         assert inputs.llm is not None
-        logits = inputs.llm.student.logits[:, :-1]
+        logits = inputs.llm.head(inputs.llm.student.prompt[:, :-1])
         targets, counted = inputs.ids[:, 1:], inputs.weights[:, 1:] > 0
         loss = torch.nn.functional.cross_entropy(logits[counted], targets[counted])
-        self.teacher_has_gradient = inputs.llm.teacher.logits.requires_grad
+        self.teacher_has_gradient = inputs.llm.teacher.prompt.requires_grad
         return loss
 
 
@@ -169,13 +171,15 @@ def test_a_loss_through_the_llm_trains_the_bottleneck_and_leaves_the_llm_alone(t
     config = small_config(f"output={tmp_path / 'run'}", *few)
     trainer = trainer_for(config, loss=NextToken)
     assert not trainer.fast
-    before = {k: v.clone() for k, v in trainer.llm.state_dict().items()}
+    assert trainer.llm is not None
+    llm = trainer.llm.model
+    before = {k: v.clone() for k, v in llm.state_dict().items()}
     run = Run.create(config)
     trainer.train(run)
-    losses = [entry["test"] for entry in run.metrics() if "test" in entry]
+    losses = [entry["terms"]["test"]["value"] for entry in run.metrics() if "terms" in entry]
     assert len(losses) == 2
-    assert all(p.grad is None for p in trainer.llm.parameters())
-    assert same(before, trainer.llm.state_dict())
+    assert all(p.grad is None for p in llm.parameters())
+    assert same(before, llm.state_dict())
     adapter: Any = trainer.bottleneck.adapter
     assert adapter.correction.net[0].weight.grad is not None
     loss: Any = trainer.objective.losses["test"]
@@ -188,7 +192,7 @@ def test_token_wise_training_never_loads_the_llm(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the LLM was loaded")
 
-    monkeypatch.setattr("stage1.train.load_llm", refuse)
+    monkeypatch.setattr("stage1.rows.load_llm", refuse)
     assert trainer_for(small_config()).llm is None
     with pytest.raises(AssertionError, match="was loaded"):
         trainer_for(small_config(), loss=NextToken)
@@ -318,7 +322,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
     assert same(weights(Run(run)), uninterrupted)
     steps = [entry["step"] for entry in Run(run).metrics()]
     assert steps == sorted(set(steps))  # nothing logged twice
-    assert not list(run.glob("**/.*safetensors*"))
+    assert not list(run.glob("**/.*safetensors*"))  # nor anything half-written left behind
 
 
 def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(

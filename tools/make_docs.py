@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from stage1.config import ComponentChoice, RunConfig
+from stage1.config import ComponentChoice, Phase, RunConfig
 from stage1.plugins import Option, docs, load_plugins
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
@@ -36,6 +36,9 @@ def run_options() -> Iterator[Option]:
     sections = {name: field.annotation for name, field in RunConfig.model_fields.items()}
     for option in docs(RunConfig):
         section = sections[option.name]
+        if option.name == "then":
+            yield option
+            section = Phase
         if isinstance(section, type) and issubclass(section, BaseModel) and section is not ComponentChoice:
             for inner in docs(section):
                 yield inner._replace(name=f"{option.name}.{inner.name}")

@@ -11,9 +11,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from stage1.data import Prompt
-from stage1.tensors import TokenStats
+from stage1.tensors import Answers, TokenStats
 
 
 class Batch(NamedTuple):
@@ -24,12 +25,23 @@ class Batch(NamedTuple):
     attention: Tensor  # [B, L] bool: not padding
     cross: Tensor  # [B, L] bool: crosses the bottleneck
     weights: Tensor  # [B, L] float32: what a position counts, 0 where it does not cross
+    whole_prompts: bool = True  # False: distinct tokens side by side
+    answers: Answers | None = None  # gold continuations, under a teacher-forced loss
+
+    @property
+    def pieces(self) -> int:
+        """The most parts that `split` can make: prompts, or the tokens of a batch without prompts."""
+        return len(self.ids) if self.whole_prompts else self.ids.numel()
 
     def split(self, parts: int) -> Iterator["Batch"]:
-        """The batch in `parts` smaller ones, along the prompts or, where there is one row, its positions."""
-        dim = 0 if len(self.ids) > 1 else 1
-        pieces = [field.chunk(parts, dim) for field in self]
-        return (Batch(*fields) for fields in zip(*pieces, strict=True))
+        """The batch in `parts` smaller ones, along the prompts or, in a batch of tokens, its positions."""
+        dim = 0 if self.whole_prompts else 1
+        names = ("ids", "embeds", "attention", "cross", "weights")
+        chunks = [getattr(self, name).chunk(parts, dim) for name in names]
+        answers = zip(*(field.chunk(parts) for field in self.answers), strict=True) if self.answers else None
+        for ids, embeds, attention, cross, weights in zip(*chunks, strict=True):
+            own = Answers(*next(answers)) if answers else None
+            yield Batch(ids, embeds, attention, cross, weights, self.whole_prompts, own)
 
 
 class Batches(Protocol):
@@ -64,11 +76,15 @@ class TokenBatches:
             weights = torch.ones(len(picked), device=picked.device)
         all_true = torch.ones(1, len(picked), dtype=torch.bool, device=picked.device)
         embeds = self.stats.embeds[picked]
-        return Batch(self.stats.ids[picked][None], embeds[None], all_true, all_true, weights[None])
+        fields = (self.stats.ids[picked][None], embeds[None], all_true, all_true, weights[None])
+        return Batch(*fields, whole_prompts=False)
 
 
 class PromptBatches:
-    """Whole prompts, left-padded, in an order shuffled anew each epoch."""
+    """Whole prompts, left-padded, in an order shuffled anew each epoch.
+
+    `answers` are the prompts' gold continuations as token ids, in the same order.
+    """
 
     def __init__(
         self,
@@ -79,10 +95,12 @@ class PromptBatches:
         size: int,
         seed: int,
         *,
+        answers: Sequence[list[int]] | None = None,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
         self.prompts, self.table, self.size, self.seed = prompts, table, size, seed
+        self.answers = answers
         self.rank, self.processes = rank, processes
         # An occurrence's weight makes a token's total what `shares` asks for, however often it occurs.
         self.weight = torch.zeros(len(table), device=table.device)
@@ -92,7 +110,11 @@ class PromptBatches:
     def batch(self, step: int) -> Batch:
         """See `Batches`."""
         numbers = range(step * self.size + self.rank, (step + 1) * self.size, self.processes)
-        return collate([self.prompts[self._shuffled(n)] for n in numbers], self.table, self.weight)
+        picked = [self._shuffled(n) for n in numbers]
+        batch = collate([self.prompts[i] for i in picked], self.table, self.weight)
+        if self.answers is None:
+            return batch
+        return batch._replace(answers=collate_answers([self.answers[i] for i in picked], self.table))
 
     def _shuffled(self, number: int) -> int:
         epoch, position = divmod(number, len(self.prompts))
@@ -112,6 +134,14 @@ def collate(prompts: Sequence[Prompt], table: Tensor, weight: Tensor) -> Batch:
         ids[row, start:], attention[row, start:], cross[row, start:] = prompt.ids, True, prompt.cross
     tokens, attends, crosses = (torch.from_numpy(a).to(table.device) for a in (ids, attention, cross))
     return Batch(tokens, table[tokens].float(), attends, crosses, weight[tokens] * crosses)
+
+
+def collate_answers(answers: Sequence[list[int]], table: Tensor) -> Answers:
+    """Right-padded continuations with their embeddings in float32."""
+    ids = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True).to(table.device)
+    lengths = torch.tensor([len(answer) for answer in answers], device=table.device)
+    mask = torch.arange(ids.shape[1], device=table.device) < lengths[:, None]
+    return Answers(ids, table[ids].float(), mask)
 
 
 def step_seed(seed: int, step: int) -> int:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from stage1.config import ComponentChoice, ModelConfig, RunConfig
-from stage1.errors import ConfigError, UsageError
+from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
 from stage1.interfaces import Adapter, Compressor
 from stage1.llm import load_table, locate, table_sha256
@@ -101,6 +101,27 @@ class Bottleneck(nn.Module):
             torch.manual_seed(seed + 1)
             adapter = resolved.adapter_cls(resolved.adapter_config, compressor.code_dim, embed_dim)
         return cls(compressor, adapter, magnitude)
+
+    def start_from(self, source: str | Path, table: Tensor) -> None:
+        """Take over the weights of another run's bottleneck of the same making.
+
+        Raises:
+            ConfigError: its compressor or adapter is another one, or has other options.
+            UsageError: it cannot be loaded (`from_pretrained`).
+        """
+        other = Bottleneck.from_pretrained(source, table=table)
+        issues = []
+        for part, ours, theirs in (
+            ("compressor", self.compressor, other.compressor),
+            ("adapter", self.adapter, other.adapter),
+        ):
+            wanted, found = ({"name": c.name, **dump_options(c.config)} for c in (ours, theirs))
+            if type(ours) is not type(theirs) or wanted != found:
+                issues.append(ConfigIssue(part, f"{source} was trained with {found}, you ask for {wanted}."))
+        if issues:
+            raise ConfigError(issues)
+        self.load_state_dict(other.state_dict())
+        self.attach(table)
 
     @property
     def tokenwise(self) -> bool:
@@ -294,6 +315,7 @@ def _resolve_record(record: dict[str, Any], folder: Path) -> Resolved:
             compressor=ComponentChoice(**choices["compressor"]),
             adapter=ComponentChoice(**choices["adapter"]),
         )
-        return resolve(config, registry)
+        # The default objective is none of the checkpoint's business, and need not go with its compressor.
+        return resolve(config.model_copy(update={"losses": {}}), registry)
     except (ConfigError, ValidationError) as error:
         raise _damaged(folder, str(error).splitlines()[0]) from None

@@ -1,6 +1,7 @@
 """The configuration of a run. Imports no torch: `stage1 config show` and every usage error stay instant.
 
-Precedence, lowest first: the defaults below, a YAML file, the command line's flags, `--set key=value`.
+Precedence, lowest first: the defaults below, a recipe, a YAML file, the command line's flags,
+`--set key=value`.
 """
 
 import json
@@ -11,7 +12,7 @@ from types import UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from stage1.errors import ConfigError, ConfigIssue, UsageError, suggest
@@ -42,7 +43,11 @@ class LossChoice(BaseModel):
 
     model_config = ConfigDict(extra="allow")
 
-    weight: float = Field(1.0, gt=0, allow_inf_nan=False, description="Factor of this term in the objective.")
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
+        1.0,
+        description="Factor of this term in the objective; auto: 1 / running mean of its values.",
+    )
+    ramp: int = Field(0, ge=0, description="Steps over which the weight rises from zero.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -55,7 +60,10 @@ def _component(value: Any) -> Any:
 
 
 def _loss(value: Any) -> Any:
-    if isinstance(value, int | float | str):  # a string too: `1e-3` is one in YAML 1.1
+    if isinstance(value, str):  # `0.5@ramp:200`; a bare number too: `1e-3` is a string in YAML 1.1
+        weight, at, ramp = value.partition("@ramp:")
+        return {"weight": weight.strip(), "ramp": ramp.strip()} if at else {"weight": value}
+    if isinstance(value, int | float):
         return {"weight": value}
     return {} if value is None else value
 
@@ -67,7 +75,7 @@ def _losses(value: Any) -> Any:
 Choice = Annotated[ComponentChoice, BeforeValidator(_component, json_schema_input_type=str | ComponentChoice)]
 Losses = Annotated[
     dict[str, LossChoice],
-    BeforeValidator(_losses, json_schema_input_type=dict[str, LossChoice | float | None]),
+    BeforeValidator(_losses, json_schema_input_type=dict[str, LossChoice | float | str | None]),
 ]
 
 
@@ -108,6 +116,31 @@ class TrainConfig(_Section):
     check_every: int = Field(50, gt=0, description="Steps between measurements on the selection split.")
     patience: int = Field(6, gt=0, description="Measurements without improvement before training stops.")
     save_every: int = Field(100, gt=0, description="Steps between resumable states.")
+    check_questions: int = Field(
+        100,
+        gt=0,
+        description="Selection questions of a measurement where the LLM is at hand: their F1 is logged, and "
+        "objectives that read the LLM are measured on them.",
+    )
+    checkpointing: bool = Field(
+        False, description="Compute the LLM's activations twice instead of keeping them: less memory."
+    )
+
+
+class Phase(_Section):
+    """A second phase of training, for where the first leaves too much of the LLM's F1 behind."""
+
+    below: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="Share of the text row's F1 on the selection split under which the second phase is run.",
+    )
+    losses: Losses = Field(min_length=1, description="Terms of the second phase's objective, by plugin name.")
+    train: TrainConfig = Field(
+        default_factory=TrainConfig,
+        description="Settings of `train` that the second phase changes; the others stay as they are.",
+    )
 
 
 class EvalConfig(_Section):
@@ -142,7 +175,14 @@ class RunConfig(_Section):
     )
     scope: Literal["prompt", "context"] = Field("prompt", description="Which part of the prompt crosses.")
     raw_anchor: bool = Field(False, description="Leave the closing `\\nAnswer:` uncompressed.")
+    keep_special: bool = Field(True, description="Special tokens (BOS) cross raw, whatever the scope.")
+    init: Path | None = Field(
+        None, description="Trained run whose bottleneck to start from, instead of the closed forms."
+    )
     train: TrainConfig = TrainConfig()
+    then: Phase | None = Field(
+        None, description="Second phase, run where the first one's F1 on the selection split is too low."
+    )
     eval: EvalConfig = EvalConfig()
     seed: int = Field(0, ge=0, lt=2**31, description="Seeds every source of randomness.")
     device: Literal["auto", "cpu", "cuda", "mps"] | Annotated[str, Field(pattern=r"^cuda:\d+$")] = Field(
@@ -152,6 +192,15 @@ class RunConfig(_Section):
         "auto", description="Type the LLM runs in; auto: float32 on the CPU, the model's own elsewhere."
     )
     output: Path | None = Field(None, description="Run directory; default: a new one under `runs/`.")
+
+    @model_validator(mode="after")
+    def _complete_second_phase(self) -> "RunConfig":
+        """Spell out `then.train`, so that it says everything by itself when it is written and read again."""
+        if self.then is not None:
+            changed = self.then.train.model_dump(exclude_unset=True)
+            train = self.train.model_copy(update=changed)
+            self.then = self.then.model_copy(update={"train": train})
+        return self
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML; `stage1 train` takes it back unchanged."""
@@ -202,15 +251,20 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
 
 
 def parse_loss(text: str) -> tuple[str, dict[str, Any]]:
-    """`cosine=0.1` as ("cosine", {"weight": 0.1}); `recon` has weight 1."""
-    name, equals, weight = text.partition("=")
-    remedy = "Write NAME or NAME=WEIGHT, as in cosine=0.1."
+    """`cosine=0.1`, `kl=auto` or `kl=0.5@ramp:200` as name and settings; `recon` has weight 1."""
+    name, equals, value = text.partition("=")
+    remedy = "Write NAME, NAME=WEIGHT, NAME=auto or NAME=WEIGHT@ramp:STEPS, as in kl=0.5@ramp:200."
     if not name.strip():
         raise UsageError(f"--loss {text!r} names no loss.", remedy)
-    try:
-        return name.strip(), {"weight": float(weight) if equals else 1.0}
+    choice = _loss(value if equals else 1.0)
+    try:  # what is a number but not a valid one is told together with all that is wrong elsewhere
+        if choice["weight"] != "auto":
+            choice["weight"] = float(choice["weight"])
+        if "ramp" in choice:
+            choice["ramp"] = int(choice["ramp"])
     except ValueError:
-        raise UsageError(f"--loss {text!r}: {weight!r} is not a number.", remedy) from None
+        raise UsageError(f"--loss {text!r}: {value!r} is no weight.", remedy) from None
+    return name.strip(), choice
 
 
 DEFAULTS: dict[str, str] = {
@@ -227,7 +281,7 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
         child = tree.get(key)
         if depth == 0 and key in ("model", "data", "compressor", "adapter"):
             child = _component(child)  # `compressor: pca` is short for `compressor: {name: pca}`
-        elif depth == 1 and path[0] == "losses":
+        elif path[:depth] in (["losses"], ["then", "losses"]):
             child = _loss(child)  # `recon: 0.1` is short for `recon: {weight: 0.1}`
         child = {} if child is None else child
         if not isinstance(child, dict):
@@ -239,6 +293,25 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
         tree[key] = child
         tree = child
     tree[path[-1]] = value
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree `base` with what `over` says instead.
+
+    Sections are merged key by key; losses, and a section that names its plugin, replace what was there.
+    """
+    tree = dict(base)
+    for key, value in over.items():
+        old = tree.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and key != "losses"
+            and "name" not in value
+        ):
+            value = overlay(old, value)
+        tree[key] = value
+    return tree
 
 
 def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:

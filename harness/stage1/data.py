@@ -181,11 +181,15 @@ class _Encoding(NamedTuple):
         """For each token: it is an ordinary one and its last character is in `first` to `stop`."""
         return [first <= last < stop and not s for last, s in zip(self.lasts, self.special, strict=True)]
 
-    def crossing(self, scope: Literal["prompt", "context"], raw_anchor: bool) -> list[bool]:
+    def crossing(
+        self, scope: Literal["prompt", "context"], *, raw_anchor: bool, keep_special: bool
+    ) -> list[bool]:
         """For each token: it crosses the bottleneck."""
         if scope == "context":
-            return self.within(self.context.start, self.context.stop)
-        return self.within(0, len(self.text) - (len(ANCHOR) if raw_anchor else 0))
+            cross = self.within(self.context.start, self.context.stop)
+        else:
+            cross = self.within(0, len(self.text) - (len(ANCHOR) if raw_anchor else 0))
+        return cross if keep_special else [c or bool(s) for c, s in zip(cross, self.special, strict=True)]
 
     def context_tokens(self) -> int:
         """The number of tokens in the context."""
@@ -205,6 +209,7 @@ def build_prompts(
     *,
     scope: Literal["prompt", "context"],
     raw_anchor: bool,
+    keep_special: bool = True,
     max_tokens: int,
     with_context: bool = True,
     progress: Progress | None = None,
@@ -212,13 +217,14 @@ def build_prompts(
     """Tokenize questions and mark the positions that cross the bottleneck.
 
     A token belongs to the segment of its last character: in `scope="context"`, the piece ".\\n" that ends the
-    context and begins the next line stays raw. Special tokens always do.
+    context and begins the next line stays raw.
 
     Args:
         questions: what to ask.
         tokenizer: a fast one, for it must tell the place of every token.
         scope: whether the whole prompt crosses or the context alone.
         raw_anchor: leave the closing `\\nAnswer:` uncompressed.
+        keep_special: special tokens (BOS) cross raw, whatever the scope.
         max_tokens: the longest prompt, special tokens included. A longer one loses the end of its context.
         with_context: False leaves out the context line altogether.
         progress: told of every prompt done.
@@ -232,9 +238,9 @@ def build_prompts(
             batch = questions[start : start + BATCH]
             contexts = [q.context if with_context else None for q in batch]
             fitted = _fit(batch, contexts, tokenizer, max_tokens)
-            prompts += [
-                Prompt(q.id, e.text, e.ids, e.crossing(scope, raw_anchor), lost) for q, e, lost in fitted
-            ]
+            for q, e, lost in fitted:
+                cross = e.crossing(scope, raw_anchor=raw_anchor, keep_special=keep_special)
+                prompts.append(Prompt(q.id, e.text, e.ids, cross, lost))
             done(len(batch))
     return prompts
 
@@ -297,6 +303,13 @@ def _encode(pairs: list[tuple[str, str | None]], tokenizer: "PreTrainedTokenizer
         )
         for text, context, ids, places, special in rows
     ]
+
+
+def answer_ids(questions: Sequence[Question], tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
+    """The gold continuations as token ids: a space, the first answer, a newline."""
+    texts = [f" {question.answers[0]}\n" for question in questions]
+    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return ids
 
 
 def note_truncation(prompts: Sequence[Prompt], which: str, progress: Progress) -> None:

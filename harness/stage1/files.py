@@ -9,6 +9,9 @@ from typing import Any
 
 from stage1.errors import Stage1Error
 
+TEMPORARY = ".stage1-tmp"
+"""How the names of files end that are being written."""
+
 
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either the old or the new content, whatever happens meanwhile.
@@ -18,7 +21,9 @@ def write_atomic(path: Path, content: bytes) -> None:
     """
     temporary = None
     try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=f".{path.name}.", delete=False) as file:
+        with tempfile.NamedTemporaryFile(
+            dir=path.parent, prefix=f".{path.name}.", suffix=TEMPORARY, delete=False
+        ) as file:
             temporary = Path(file.name)
             file.write(content)
             file.flush()
@@ -31,6 +36,13 @@ def write_atomic(path: Path, content: bytes) -> None:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a process that was killed in the middle of a `write_atomic` left in `folder` or below."""
+    for leftover in folder.rglob(f".*{TEMPORARY}"):
+        with contextlib.suppress(OSError):
+            leftover.unlink(missing_ok=True)
 
 
 def cannot_write(path: Path, error: OSError) -> Stage1Error:

@@ -34,6 +34,7 @@ class Inputs:
             self.tokenizer,
             scope=self.config.scope,
             raw_anchor=self.config.raw_anchor,
+            keep_special=self.config.keep_special,
             max_tokens=longest_prompt(self.config, self.folder),
             with_context=with_context,
         )

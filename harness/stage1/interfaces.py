@@ -130,9 +130,9 @@ class Adapter(Component):
     def refit(self, encode: Encoder, stats: TokenStats) -> None:
         """Solve in closed form what is linear given the rest, the last layer for example. Optional.
 
-        Called once, after the last step of training on distinct tokens under losses that say
-        `least_squares`; `stats.counts` are weighted as training weighs them. The result is kept only if it
-        lowers the selection error.
+        Called once, after the last step of training on distinct tokens under an objective with a loss that
+        says `least_squares`; `stats.counts` are weighted as training weighs them. The result is kept only
+        if it lowers the selection error.
         """
 
     def attach(self, encode: Encoder, table: Tensor) -> None:
@@ -153,7 +153,11 @@ class Loss(Component):
     """A term of the training objective."""
 
     needs_llm: ClassVar[bool] = False
-    """True if it reads `inputs.llm`; the LLM is loaded only then."""
+    """True if it reads `inputs.llm`; the LLM is loaded only then, and training goes prompt by prompt."""
+
+    teacher_forced: ClassVar[bool] = False
+    """True if it reads `inputs.llm.answers`: the gold answer's own embeddings, which no evaluation has.
+    Runs trained so are marked wherever they are shown."""
 
     aligned: ClassVar[bool] = True
     """True if it compares position with position, which a length-changing compressor rules out."""
@@ -164,6 +168,14 @@ class Loss(Component):
     def __init__(self, config: Any) -> None:
         super().__init__()
         self.config = config
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """Which layers' outputs (1 is the first) it reads of `inputs.llm`; None: the last states.
+
+        Where no loss reads the last states, the LLM is run only as far as the deepest of these layers.
+        """
+        return None
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """A scalar, lower is better; the docstring says its unit (nats, or none)."""

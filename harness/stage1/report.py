@@ -1,9 +1,11 @@
 """Results for people: the table, the verdict, the next commands, the model card."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.markup import escape
 from rich.table import Table
 
 from stage1.errors import UsageError
@@ -19,17 +21,23 @@ ROWS = {
 }
 """What each row of an evaluation shows, in the order of the table."""
 
+TEACHER_FORCED = "Teacher-forced: a loss saw the gold answers in training."
+"""The mark of results that the other losses' do not compare with."""
+
 
 def _interval(value: float, interval: list[float]) -> str:
     return f"{value:5.1f}  [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
-def cells(row: Mapping[str, Any]) -> list[str]:
-    """One row of results as text: name, meaning, F1, exact match, difference to `text`."""
+def cells(row: Mapping[str, Any], *, teacher_forced: bool = False) -> list[str]:
+    """One row of results as text: name, meaning, F1, exact match, difference to `text`.
+
+    `teacher_forced` marks the bottleneck as trained on the gold answers.
+    """
     against = row["row"] != "text"
     return [
         row["row"],
-        ROWS[row["row"]],
+        ROWS[row["row"]] + (", teacher-forced" if teacher_forced and row["row"] == "bottleneck" else ""),
         _interval(row["f1"], row["f1_ci95"]),
         _interval(row["exact_match"], row["exact_match_ci95"]),
         _interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if against else "",
@@ -39,19 +47,26 @@ def cells(row: Mapping[str, Any]) -> list[str]:
 HEADER = ("row", "what the LLM receives", "F1 [95 %]", "exact match [95 %]", "F1 − text [95 %]")
 
 
+def _marked(results: Mapping[str, Any]) -> bool:
+    return bool(results.get("teacher_forced"))  # runs of stage1 0.1 do not say; none was
+
+
 def table(results: Mapping[str, Any]) -> Table:
     """The six rows."""
     columns = Table(box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(HEADER):
         columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
     for row in results["rows"]:
-        columns.add_row(*cells(row), style="bold" if row["row"] == "bottleneck" else "")
+        style = "bold" if row["row"] == "bottleneck" else ""
+        columns.add_row(*cells(row, teacher_forced=_marked(results)), style=style)
     return columns
 
 
 def summary(results: Mapping[str, Any]) -> Iterator[str]:
-    """Rate, reconstruction and verdict, a line each."""
+    """What crossed, rate, reconstruction and verdict, a line each."""
     rate, rebuilt = results["rate"], results["reconstruction"]
+    if rules := results.get("protocol"):  # results of earlier versions do not say
+        yield f"Rules  {_rules(rules)}"
     yield (
         f"Rate   {rate['bits_per_token']:.1f} bits per token: {_times(rate['vs_bf16'])} bf16 embeddings, "
         f"{_times(rate['vs_token_ids'])} token ids, {_times(rate['vs_text'])} UTF-8 text"
@@ -62,7 +77,51 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
             f"norm ratio {rebuilt['norm_ratio']:.3f}, "
             f"tokens recovered {100 * rebuilt['token_recovery']:.1f} %"
         )
-    yield f"Verdict: {results['verdict']['text']}"
+    yield f"Verdict: {results['verdict']['text']}{_origin(results)}"
+
+
+def _origin(results: Mapping[str, Any]) -> str:
+    """Which phase the result is of and why, and whether training saw the gold answers."""
+    said = ""
+    if phases := results.get("phases"):
+        last = max(phase["phase"] for phase in phases if phase["trained"])
+        said = f" Result of phase {last} of {len(phases)}: {phases[-1]['reason']}."
+    return f"{said} {TEACHER_FORCED}" if _marked(results) else said
+
+
+def sweep_table(record: Mapping[str, Any]) -> Table:
+    """One line for each cell of a sweep, averaged over its seeds."""
+    compare = record["compare"]
+    columns = Table(box=None, pad_edge=False, header_style="bold")
+    for axis in record["axes"]:
+        columns.add_column(escape(axis), no_wrap=True)
+    heads = ["runs", "bits/token", "F1 [95 %]", "spread"]
+    against = [f"F1 − {compare['axis']}={_value(compare['value'])} [95 %]"] if compare else []
+    for head in (*heads, *against):
+        columns.add_column(escape(head), no_wrap=True, justify="right")
+    for average in record["averages"]:
+        spread = average["f1_spread"]
+        line = [_value(value) for value in average["settings"].values()]
+        line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
+        line += [_interval(average["f1"], average["f1_ci95"]), "" if spread is None else f"{spread:.2f}"]
+        if compare:
+            found = average["compared"]
+            line.append(_interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
+        columns.add_row(*map(escape, line))
+    return columns
+
+
+def _value(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def _rules(rules: Mapping[str, Any]) -> str:
+    anchor = "raw" if rules["raw_anchor"] or rules["scope"] == "context" else "crosses"
+    special = "raw" if rules["keep_special"] else "cross"
+    return (
+        f"scope {rules['scope']}, closing `Answer:` {anchor}, special tokens {special}, "
+        f"magnitude {rules['magnitude']}"
+    )
 
 
 def _times(ratio: float) -> str:
@@ -107,6 +166,8 @@ def model_card(run: Run, results: Mapping[str, Any] | None) -> str:
         "```",
         "",
     ]
+    if manifest.get("teacher_forced"):
+        lines += [f"**{TEACHER_FORCED}**", ""]
     if results is not None:
         lines += ["## Results", "", *markdown_table(results), "", *(f"- {s}" for s in summary(results)), ""]
         lines += [f"Data: `{config.data.name}`, seed {config.seed}.", ""]
@@ -120,7 +181,7 @@ def markdown_table(results: Mapping[str, Any]) -> Iterator[str]:
     yield f"| {' | '.join(HEADER)} |"
     yield f"|{'---|' * len(HEADER)}"
     for row in results["rows"]:
-        yield f"| {' | '.join(cells(row))} |"
+        yield f"| {' | '.join(cells(row, teacher_forced=_marked(results)))} |"
 
 
 PUBLISHED = ["bottleneck.json", "bottleneck.safetensors", "config.yaml", "manifest.json", "results.json"]

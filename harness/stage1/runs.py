@@ -2,6 +2,7 @@
 
     RUN/ config.yaml  manifest.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
          predictions/<row>.jsonl  state/state.safetensors (resume)
+         phase1/ (the first of two phases, with selection.json: whether the second is run)
 
 Every file is written atomically; `state.safetensors` is one file, so weights, optimiser and step cannot
 disagree.
@@ -24,7 +25,7 @@ from torch import Tensor
 
 from stage1.config import RunConfig, read_yaml, validate
 from stage1.errors import UsageError
-from stage1.files import cannot_write, write_atomic, write_json
+from stage1.files import cannot_write, remove_leftovers, write_atomic, write_json
 
 LIBRARIES = ("stage1", "torch", "transformers", "lm-eval", "accelerate", "safetensors", "datasets")
 
@@ -81,7 +82,9 @@ class Run:
     @classmethod
     def latest(cls) -> "Run":
         """The newest run under `runs/` that is not finished."""
-        folders = [p.parent for p in Path("runs").glob("*/config.yaml") if not cls(p.parent).trained]
+        found = [p.parent for p in Path("runs").glob("*/config.yaml")]
+        # A first phase lies in its run's own folder, which may be called runs/.
+        folders = [p for p in found if not cls(p).trained and not (p.parent / "config.yaml").exists()]
         if not folders:
             raise UsageError("There is no unfinished run under runs/.", "Name one: --resume --output RUN.")
         return cls(max(folders, key=lambda p: p.stat().st_mtime))
@@ -94,6 +97,7 @@ class Run:
             return
         try:
             with FileLock(self.path / ".lock", timeout=0):
+                remove_leftovers(self.path)
                 yield
         except Timeout:
             raise UsageError(
@@ -186,7 +190,7 @@ class Run:
 
     def best_selection(self) -> dict[str, Any]:
         """The log entry of the checkpoint that was chosen."""
-        return min(self.metrics(), key=lambda entry: entry["selection"]["recon"])
+        return min(self.metrics(), key=lambda entry: entry["selection"]["score"])
 
     def forget_after(self, step: int) -> None:
         """Drop the log entries after `step`: a resumed run writes them again."""

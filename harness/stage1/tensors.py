@@ -4,10 +4,10 @@ B prompts, L positions of a prompt, M vectors of its code, d dimensions of a cod
 D width of the LLM's embeddings, V entries of its vocabulary, U distinct tokens in use.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -86,32 +86,83 @@ class Embedded(NamedTuple):
     attention: Tensor  # [B, L] bool: all positions but padding
 
 
+class Answers(NamedTuple):
+    """Gold continuations, for losses that say they are `teacher_forced`."""
+
+    ids: Tensor  # [B, A] right-padded
+    embeds: Tensor  # [B, A, D] their rows of the embedding table, raw
+    mask: Tensor  # [B, A] bool: not padding
+
+
+@dataclass(frozen=True)
+class States:
+    """What the frozen LLM makes of a batch of prompts, before any logit is computed."""
+
+    last: Tensor | None  # [B, M + A, D] after the final norm: what the LLM's head turns into logits
+    layers: Mapping[int, Tensor]  # layer k (1 is the first) → its output [B, M + A, D]
+    answer_length: int = 0  # A
+
+    @property
+    def prompt(self) -> Tensor:
+        """[B, M, D] last states at the prompt's positions; position i predicts token i + 1."""
+        return self._last[:, : self._last.shape[1] - self.answer_length]
+
+    @property
+    def answering(self) -> Tensor:
+        """[B, A, D] last states at the positions that predict the answer's tokens."""
+        return self._last[:, -self.answer_length - 1 : -1]
+
+    @property
+    def _last(self) -> Tensor:
+        if self.last is None:
+            raise ValueError("The loss that reads the last states must not name `layers`.")
+        return self.last
+
+
 class LLMOutputs:
     """What the frozen LLM says on the original and on the rebuilt prompts, each computed at most once.
 
-    Two losses that read `student` share one forward pass; a loss that reads neither costs none.
+    Two losses that read `student` share one forward pass; a loss that reads neither costs none. Logits are
+    never held whole: losses compute them chunk by chunk from the states (`stage1.chunked`).
+
+    Attributes:
+        head: last states [N, D] to logits [N, V], in the LLM's own type.
+        original, rebuilt: the prompts [B, L, D] and [B, M, D]; raw positions are the same in both.
+        ordinary: [B, L] bool, tokens of the original prompts that are neither padding nor special.
+        answers: gold continuations; None unless a loss of the objective is `teacher_forced`.
     """
 
-    def __init__(self, forward: Callable[[Embedded], Any], original: Embedded, rebuilt: Embedded) -> None:
+    def __init__(
+        self,
+        forward: Callable[[Embedded, Answers | None], States],
+        head: Callable[[Tensor], Tensor],
+        original: Embedded,
+        rebuilt: Embedded,
+        ordinary: Tensor,
+        answers: Answers | None = None,
+    ) -> None:
         self._forward = forward
-        self.original = original
-        self.rebuilt = rebuilt  # raw positions are the original's; M need not equal L
+        self.head = head
+        self.original, self.rebuilt = original, rebuilt
+        self.ordinary = ordinary
+        self.answers = answers
 
     @cached_property
-    def student(self) -> Any:
-        """The model output (logits [B, M, V], …) on the rebuilt prompts; gradients reach the bottleneck."""
-        return self._forward(self.rebuilt)
+    def student(self) -> States:
+        """The states on the rebuilt prompts; gradients reach the bottleneck."""
+        return self._forward(self.rebuilt, self.answers)
 
     @cached_property
-    def teacher(self) -> Any:
-        """The model output on the original prompts, without gradient."""
+    def teacher(self) -> States:
+        """The states on the original prompts, without gradient."""
         with torch.no_grad():
-            return self._forward(self.original)
+            return self._forward(self.original, self.answers)
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """Everything a loss may look at. No answer is in here: training sees what evaluation sees."""
+    """Everything a loss may look at. Training sees what evaluation sees: there is no answer in here, but in
+    `llm.answers` for a loss that says it is `teacher_forced`."""
 
     original: Tensor  # [B, L, D]
     reconstruction: Tensor  # [B, M, D]; M = L unless the compressor changes the length

@@ -7,7 +7,7 @@ after step *k − 1* alone, so a run that was killed and resumed ends with the s
 import math
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -17,23 +17,24 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from stage1.batches import Batch, Batches, PromptBatches, TokenBatches, collate, step_seed
+from stage1.batches import Batch, Batches, PromptBatches, TokenBatches, step_seed
 from stage1.bottleneck import Bottleneck
 from stage1.config import RunConfig
-from stage1.data import Prompt, note_truncation
+from stage1.data import Prompt, answer_ids, note_truncation
 from stage1.errors import TrainingError
+from stage1.frozen import FrozenLLM
 from stage1.inputs import Inputs
-from stage1.interfaces import Component, Loss
-from stage1.llm import load_llm
+from stage1.interfaces import Component
+from stage1.objective import Objective, contributions, gradients
 from stage1.plugins import Registry, Resolved
 from stage1.progress import Progress
+from stage1.rows import load_model
 from stage1.runs import Run
-from stage1.tensors import Embedded, LLMOutputs, LossInputs, TokenStats
-from stage1.tokens import ReconstructionError, count_tokens, training_shares
-
-ROWS = 4096
-"""Tokens rebuilt at a time when the selection error is measured."""
+from stage1.selection import Selection
+from stage1.tensors import Embedded, LLMOutputs, LossInputs
+from stage1.tokens import count_tokens, training_shares
 
 
 def make_accelerator(device: torch.device) -> Accelerator:
@@ -43,40 +44,18 @@ def make_accelerator(device: torch.device) -> Accelerator:
     return Accelerator(cpu=device.type == "cpu")
 
 
-class Objective(nn.Module):
-    """The weighted sum of the losses."""
-
-    def __init__(self, resolved: Resolved) -> None:
-        super().__init__()
-        self.losses: dict[str, Loss] = {name: c.cls(c.config) for name, c in resolved.losses.items()}
-        self.weights = {name: choice.weight for name, choice in resolved.losses.items()}
-        self._registered = nn.ModuleList(self.losses.values())  # so that `.to(device)` reaches them
-
-    @property
-    def needs_llm(self) -> bool:
-        """True if a term reads the LLM's outputs."""
-        return any(loss.needs_llm for loss in self.losses.values())
-
-    @property
-    def tokenwise(self) -> bool:
-        """True if every term is a weighted mean over positions that looks at one position at a time."""
-        return not self.needs_llm and all(loss.tokenwise for loss in self.losses.values())
-
-    @property
-    def least_squares(self) -> bool:
-        """True if weighted least squares minimises every term."""
-        return all(loss.least_squares for loss in self.losses.values())
-
-    def forward(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
-        """The total and each term's own value."""
-        values: dict[str, Tensor] = {name: loss(inputs) for name, loss in self.losses.items()}
-        return torch.stack([self.weights[name] * value for name, value in values.items()]).sum(), values
-
-
 class Trainer:
     """One training run, from prompts to the saved bottleneck."""
 
-    def __init__(self, resolved: Resolved, inputs: Inputs, registry: Registry, progress: Progress) -> None:
+    def __init__(
+        self,
+        resolved: Resolved,
+        inputs: Inputs,
+        registry: Registry,
+        progress: Progress,
+        *,
+        ask: bool = False,
+    ) -> None:
         self.config: RunConfig = inputs.config
         self.inputs, self.registry, self.progress = inputs, registry, progress
         self.accelerator = make_accelerator(inputs.device)
@@ -85,16 +64,17 @@ class Trainer:
         self.bottleneck = Bottleneck.build(
             resolved, self.config.magnitude, inputs.table.shape[1], self.config.seed
         ).to(inputs.device)
+        model = load_model(inputs, progress) if ask or self.objective.needs_llm else None
+        self.llm = self._frozen(model) if model and self.objective.needs_llm else None
         with progress.task("Tokenising prompts"):
             prompts = inputs.prompts(inputs.data.train)
-            self.held_out = inputs.prompts(inputs.data.selection)
+            self.selection = Selection(inputs, model)
         note_truncation(prompts, "training", progress)
         self.stats = count_tokens(prompts, inputs.table)
-        self.held_out_stats = count_tokens(self.held_out, inputs.table)
         self.shares = training_shares(self.stats, self.config.train.uniform)
         self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
         self.batches = self._batches(prompts)
-        self.llm: Any = self._load_llm() if self.objective.needs_llm else None
+        self.special = torch.tensor(inputs.tokenizer.all_special_ids, device=inputs.device)
         self.parts = 1  # pieces a batch is worked off in; doubled when memory runs out
         self.step, self.best_step, self.best_error, self.stale = 0, 0, math.inf, 0
         self.best: dict[str, Tensor] = {}
@@ -112,22 +92,31 @@ class Trainer:
     # -- setting up -----------------------------------------------------------------------------------
 
     def _batches(self, prompts: list[Prompt]) -> Batches:
-        train, seed = self.config.train, self.config.seed
-        share = {"rank": self.accelerator.process_index, "processes": self.accelerator.num_processes}
+        train, seed, inputs = self.config.train, self.config.seed, self.inputs
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         if self.fast:
-            return TokenBatches(self.stats, self.shares, train.batch_tokens, seed, **share)
-        table = self.inputs.table
-        return PromptBatches(prompts, table, self.stats, self.shares, train.batch_prompts, seed, **share)
+            size = train.batch_tokens
+            return TokenBatches(self.stats, self.shares, size, seed, rank=rank, processes=processes)
+        answers = answer_ids(inputs.data.train, inputs.tokenizer) if self.objective.teacher_forced else None
+        return PromptBatches(
+            prompts,
+            inputs.table,
+            self.stats,
+            self.shares,
+            train.batch_prompts,
+            seed,
+            answers=answers,
+            rank=rank,
+            processes=processes,
+        )
 
-    def _load_llm(self) -> Any:
-        config, inputs = self.config, self.inputs
-        with self.progress.task("Loading the LLM"):
-            return load_llm(
-                inputs.folder,
-                dtype=config.dtype,
-                device=inputs.device,
-                trust_remote_code=config.model.trust_remote_code,
-            )
+    def _frozen(self, model: PreTrainedModel) -> FrozenLLM:
+        return FrozenLLM(
+            model,
+            layers=self.objective.layers,
+            last=self.objective.reads_last_states,
+            checkpointing=self.config.train.checkpointing,
+        )
 
     def _prepare(self) -> None:
         trainable = [p for p in self.bottleneck.parameters() if p.requires_grad]
@@ -145,8 +134,7 @@ class Trainer:
         self.run = run
         state = run.load_state()
         if state is None:
-            with self.progress.task(f"Fitting {self.bottleneck.compressor.name}"):
-                self.bottleneck.fit(self.stats, self.inputs.table)
+            self._start()
             self._prepare()
         else:
             self.bottleneck.attach(self.inputs.table)
@@ -158,6 +146,8 @@ class Trainer:
         with self._deferred_interrupt():
             self._loop(fresh=state is None)
             self._refit()
+        if self.llm is not None:
+            self.llm.assert_frozen()
         self.bottleneck.load_state_dict(self.best)
         if self.main:
             self.bottleneck.save_pretrained(
@@ -168,6 +158,14 @@ class Trainer:
             )
             self.run.drop_state()
         self.accelerator.wait_for_everyone()
+
+    def _start(self) -> None:
+        """Begin with the closed forms, or with what another run has learned."""
+        if self.config.init is not None:
+            self.bottleneck.start_from(self.config.init, self.inputs.table)
+            return
+        with self.progress.task(f"Fitting {self.bottleneck.compressor.name}"):
+            self.bottleneck.fit(self.stats, self.inputs.table)
 
     def _loop(self, *, fresh: bool) -> None:
         steps = self.config.train.steps if self.optimizer else 0
@@ -196,48 +194,88 @@ class Trainer:
         self.step += 1
         self._check({"refit": True})
 
-    def _optimise(self) -> dict[str, float]:
+    def _optimise(self) -> dict[str, Any]:
         """One optimiser step; returns what is worth logging."""
         torch.manual_seed(step_seed(self.config.seed, self.step))  # dropout and the like in plugins
         self.module.train()
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.step, self.config)
         batch = self.batches.batch(self.step)
+        if self.objective.lacks_means:
+            self._observe(self._sparing_memory(batch, self._values))
+        weights = self.objective.weights(self.step)
+        values = self._sparing_memory(batch, lambda piece, share: self._backward(piece, share, weights))
+        norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.train.clip))
+        self._refuse_nan({**values, "gradient norm": norm})
+        report = self._compare_gradients(batch) if self._checks_next else {}
+        self.optimizer.step()
+        self._observe(values)
+        total = sum(weights[name] * value for name, value in values.items())
+        terms = contributions(values, weights)
+        lr = self.optimizer.param_groups[0]["lr"]
+        return {"lr": lr, "loss": total, "terms": terms, "grad_norm": norm, **report}
+
+    @property
+    def _checks_next(self) -> bool:
+        return (
+            self.step + 1
+        ) % self.config.train.check_every == 0 or self.step + 1 == self.config.train.steps
+
+    def _sparing_memory(
+        self, batch: Batch, work: Callable[[Batch, Tensor], Mapping[str, Tensor]]
+    ) -> dict[str, float]:
+        """Do `work` on the batch in `self.parts` pieces, more where memory runs out; the terms' means."""
+        whole = batch.weights.sum()
         while True:
-            self.optimizer.zero_grad()
+            if self.optimizer is not None:
+                self.optimizer.zero_grad()
+            sums: dict[str, float] = {}
             try:
-                terms = self._backward(batch)
-                break
+                for piece in batch.split(self.parts):
+                    share = piece.weights.sum() / whole
+                    if not share:
+                        continue  # nothing of this piece crosses the bottleneck
+                    for name, value in work(piece, share).items():
+                        sums[name] = sums.get(name, 0.0) + float(value.detach() * share)
+                return sums
             except Exception as error:
-                if not should_reduce_batch_size(error) or self.parts >= batch.ids.numel():
+                if not should_reduce_batch_size(error) or self.parts >= batch.pieces:
                     raise
             self.parts *= 2
             self.progress.note(f"Out of memory at step {self.step}: working in {self.parts} parts per batch.")
-        norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.train.clip))
-        self._refuse_nan({**terms, "gradient norm": norm})
-        self.optimizer.step()
-        return {"lr": self.optimizer.param_groups[0]["lr"], **terms, "grad_norm": norm}
 
-    def _backward(self, batch: Batch) -> dict[str, float]:
-        """Accumulate the gradient of the batch in `self.parts` pieces; returns the total and the terms."""
-        whole = batch.weights.sum()
-        sums: dict[str, float] = {}
-        for piece in batch.split(self.parts):
-            share = piece.weights.sum() / whole
-            if not share:
-                continue  # nothing of this piece crosses the bottleneck
-            total, terms = self.objective(self._loss_inputs(piece))
-            self.accelerator.backward(total * share)
-            for name, value in {"loss": total, **terms}.items():
-                sums[name] = sums.get(name, 0.0) + float(value.detach() * share)
-        return sums
+    def _values(self, piece: Batch, _share: Tensor) -> Mapping[str, Tensor]:
+        with torch.no_grad():
+            values: Mapping[str, Tensor] = self.objective(self._loss_inputs(piece))
+        return values
 
-    def _loss_inputs(self, batch: Batch) -> LossInputs:
-        rebuilt = self.module(batch.embeds, batch.cross)
+    def _backward(self, piece: Batch, share: Tensor, weights: Mapping[str, float]) -> Mapping[str, Tensor]:
+        values: Mapping[str, Tensor] = self.objective(self._loss_inputs(piece))
+        self.accelerator.backward(self.objective.total(values, weights) * share)
+        return values
+
+    def _observe(self, values: Mapping[str, float]) -> None:
+        """Tell the objective the terms' values, averaged over the processes so that their weights agree."""
+        mine = torch.tensor(list(values.values()), dtype=torch.float64, device=self.inputs.device)
+        every = self.accelerator.reduce(mine, "mean")
+        self.objective.observe(dict(zip(values, every.tolist(), strict=True)))
+
+    def _compare_gradients(self, batch: Batch) -> dict[str, Any]:
+        """The terms' own gradients on (the first piece of) the batch, where there are several terms."""
+        if len(self.objective.losses) < 2:
+            return {}
+        piece = next(batch.split(self.parts))
+        values = self.objective(self._loss_inputs(piece, self.bottleneck))  # no reduction over processes
+        return {"gradients": gradients(values, [p for p in self.bottleneck.parameters() if p.requires_grad])}
+
+    def _loss_inputs(self, batch: Batch, module: nn.Module | None = None) -> LossInputs:
+        rebuilt = (module or self.module)(batch.embeds, batch.cross)
         llm = None
         if self.llm is not None:
             original = Embedded(batch.embeds, batch.attention)
-            llm = LLMOutputs(self._run_llm, original, self._in_place(batch, rebuilt))
+            ordinary = batch.attention & ~torch.isin(batch.ids, self.special)
+            spliced = self._in_place(batch, rebuilt)
+            llm = LLMOutputs(self.llm, self.llm.head, original, spliced, ordinary, batch.answers)
         return LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, self.stats.variance, llm)
 
     def _in_place(self, batch: Batch, rebuilt: Tensor) -> Embedded:
@@ -245,15 +283,6 @@ class Trainer:
         if self.bottleneck.compressor.changes_length:
             return self.bottleneck.splice(original, batch.cross, self.bottleneck.rebuild)
         return self.bottleneck.splice(original, batch.cross, lambda *_: (rebuilt, batch.cross))
-
-    def _run_llm(self, prompts: Embedded) -> Any:
-        positions = (prompts.attention.long().cumsum(1) - 1).clamp(min=0)
-        return self.llm(
-            inputs_embeds=prompts.embeds.to(self.llm.dtype),
-            attention_mask=prompts.attention.long(),
-            position_ids=positions,
-            use_cache=False,
-        )
 
     def _refuse_nan(self, values: Mapping[str, float]) -> None:
         bad = [name for name, value in values.items() if not math.isfinite(value)]
@@ -268,12 +297,11 @@ class Trainer:
 
     # -- selection ------------------------------------------------------------------------------------
 
-    def _check(self, logged: Mapping[str, float]) -> None:
+    def _check(self, logged: Mapping[str, Any]) -> None:
         """Measure on the selection split, remember the best weights, log."""
         self.module.eval()
-        with torch.no_grad():
-            measured = self._held_out_error()
-        error = torch.tensor(measured["recon"], device=self.inputs.device)
+        measured = self.selection.measure(self.bottleneck, self.objective, self._loss_inputs)
+        error = torch.tensor(measured["score"], device=self.inputs.device)
         chosen = float(broadcast(error))  # every process must come to the same decision
         self.stale += 1
         if chosen < self.best_error:
@@ -283,31 +311,6 @@ class Trainer:
         if self.main:
             self.run.log(entry)
             self.registry.emit("stage1_step", run=self.run.path, step=self.step, metrics=entry)
-
-    def _held_out_error(self) -> dict[str, float]:
-        errors, stats = ReconstructionError(), self.held_out_stats
-        if self.bottleneck.tokenwise:
-            chunks = zip(torch.split(stats.embeds, ROWS), torch.split(stats.counts, ROWS), strict=True)
-            for rows, counts in chunks:
-                mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
-                errors.add(rows, self.bottleneck(rows[None], mask)[0], counts)
-            return errors.summary(stats.variance)
-        return self._held_out_prompts(errors, stats)
-
-    def _held_out_prompts(self, errors: ReconstructionError, stats: TokenStats) -> dict[str, float]:
-        even = torch.ones(len(self.inputs.table), device=self.inputs.device)
-        size, objective, seen = self.config.train.batch_prompts, 0.0, 0.0
-        for start in range(0, len(self.held_out), size):
-            batch = collate(self.held_out[start : start + size], self.inputs.table, even)
-            if self.bottleneck.compressor.changes_length:
-                weight = float(batch.weights.sum())
-                objective += weight * float(self.objective(self._loss_inputs(batch))[0])
-                seen += weight
-            else:
-                rebuilt = self.bottleneck(batch.embeds, batch.cross)[batch.cross]
-                errors.add(batch.embeds[batch.cross], rebuilt, batch.weights[batch.cross])
-        # Vectors that match no position have no reconstruction error; the objective itself decides then.
-        return {"recon": objective / seen} if seen else errors.summary(stats.variance)
 
     # -- interruption ---------------------------------------------------------------------------------
 
@@ -339,6 +342,8 @@ class Trainer:
             "best_error": self.best_error,
             "stale": self.stale,
             "parts": self.parts,
+            "running": self.objective.running,
+            "typical": self.selection.typical,
         }
         self.run.save_state(tensors, facts)
 
@@ -356,6 +361,7 @@ class Trainer:
             self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": slots})
         self.step, self.best_step = facts["step"], facts["best_step"]
         self.best_error, self.stale, self.parts = facts["best_error"], facts["stale"], facts["parts"]
+        self.objective.running, self.selection.typical = facts["running"], facts["typical"]
 
 
 def learning_rate(step: int, config: RunConfig) -> float:

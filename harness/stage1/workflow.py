@@ -1,7 +1,7 @@
 """What the commands do, as functions: train a run, evaluate a run."""
 
 import traceback
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,15 +13,15 @@ from stage1.config import RunConfig, merge, validate
 from stage1.errors import ConfigError, ConfigIssue, PluginError, Stage1Error
 from stage1.inputs import Inputs, load_inputs
 from stage1.interfaces import Component
-from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
+from stage1.phases import Training, announced
+from stage1.plugins import Registry, fully_resolved, load_plugins, magnitude_clash, resolve
 from stage1.progress import Progress
 from stage1.runs import Run
-from stage1.train import Trainer
 
 if TYPE_CHECKING:  # lm-eval takes a second to load, which training alone need not wait for
     from stage1.evaluate import Evaluation
 
-CHANGEABLE = ("train.", "eval.", "device", "output")
+CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output")
 """Settings that may change when a run is resumed; any other makes it another run."""
 
 
@@ -33,11 +33,17 @@ class Outcome(NamedTuple):
 
 
 def train_run(
-    config: RunConfig, progress: Progress, *, resume: Run | None = None, with_evaluation: bool = True
+    config: RunConfig,
+    progress: Progress,
+    *,
+    resume: Run | None = None,
+    with_evaluation: bool = True,
+    rows: Collection[str] | None = None,
 ) -> Outcome:
     """Train a bottleneck, save it in a run directory, and evaluate it.
 
-    Everything that can be wrong with the request is found before anything is written.
+    Everything that can be wrong with the request is found before anything is written. `rows` are those to
+    ask in the evaluation, see `evaluate`.
 
     Raises:
         UsageError: the configuration, model, data or folder cannot be used.
@@ -47,20 +53,19 @@ def train_run(
     registry = load_plugins()
     resolved = resolve(config, registry)
     config = fully_resolved(config, resolved)
-    inputs = load_inputs(config, progress, weights="all" if with_evaluation else "table")
+    losses = [*resolved.losses.values(), *resolved.then_losses.values()]
+    asks = with_evaluation or config.then is not None or any(loss.cls.needs_llm for loss in losses)
+    inputs = load_inputs(config, progress, weights="all" if asks else "table")
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")
-        return Outcome(resume, _evaluate(resume, inputs, progress) if with_evaluation else None)
-    trainer = Trainer(resolved, inputs, registry, progress)
+        return Outcome(resume, _evaluate(resume, inputs, progress, rows=rows) if with_evaluation else None)
+    training = Training(config, resolved, inputs, registry, progress, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume)
-    with run.lock(ours=trainer.main):
-        if trainer.main:
-            run.write_config(config)
-            run.write_manifest(_provenance(trainer))
-        _train_watched(trainer, run, registry)
-        if not with_evaluation or not trainer.main:
+    with run.lock(ours=training.main):
+        _train_watched(training, run)
+        if not with_evaluation or not training.main:
             return Outcome(run, None)
-        return Outcome(run, _evaluate(run, inputs, progress))
+        return Outcome(run, _evaluate(run, inputs, progress, rows=rows))
 
 
 def _shared_run(config: RunConfig, resume: Run | None) -> Run:
@@ -80,15 +85,13 @@ def _shared_run(config: RunConfig, resume: Run | None) -> Run:
     return Run(made[0])
 
 
-def _train_watched(trainer: Trainer, run: Run, registry: Registry) -> None:
+def _train_watched(training: Training, run: Run) -> None:
     """Train, telling the event plugins how it went and naming the plugin that raised."""
-    registry.emit("stage1_run_start", run=run.path, config=trainer.config)
-    status = "failed"
+    registry = training.registry
     try:
-        trainer.train(run)
-        status = "done"
+        with announced(run, training.config, registry):
+            training.train(run)
     except KeyboardInterrupt:
-        status = "interrupted"
         raise KeyboardInterrupt(f"Go on with: stage1 train --resume --output {run.path}") from None
     except Stage1Error:
         raise
@@ -96,8 +99,6 @@ def _train_watched(trainer: Trainer, run: Run, registry: Registry) -> None:
         if (blamed := _blame(error, registry)) is None:
             raise
         raise PluginError(blamed, f"The run can go on: stage1 train --resume --output {run.path}") from error
-    finally:
-        registry.emit("stage1_run_end", run=run.path, status=status)
 
 
 def _blame(error: Exception, registry: Registry) -> str | None:
@@ -114,23 +115,6 @@ def _blame(error: Exception, registry: Registry) -> str | None:
                 f"({Path(last.filename).name}, line {last.lineno})."
             )
     return None
-
-
-def _provenance(trainer: Trainer) -> dict[str, Any]:
-    inputs, registry = trainer.inputs, trainer.registry
-    plugins = {}
-    for part, component in trainer.components.items():
-        distribution, version = registry.owner(type(component))
-        plugins[part] = {"name": component.name, "distribution": distribution, "version": version}
-    return {
-        "seed": inputs.config.seed,
-        "device": str(inputs.device),
-        "processes": trainer.accelerator.num_processes,
-        "plugins": plugins,
-        "hashes": {"embedding_table": inputs.table_hash, "test_questions": inputs.data.sha256},
-        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.counts.sum())},
-        "batches": "distinct tokens" if trainer.fast else "prompts",
-    }
 
 
 def resume_run(run: Run, given: RunConfig) -> RunConfig:
@@ -160,11 +144,16 @@ def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+PROTOCOL = {"scope", "raw_anchor", "keep_special", "magnitude"}
+"""Settings that say what crosses the bottleneck."""
+
+
 def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> Outcome:
     """Evaluate a trained run from its folder alone.
 
-    `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size or a
-    device. Results on the run's own questions go into its folder; others are only returned.
+    `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size, a
+    device, or other rules for what crosses (`PROTOCOL`). Results on the run's own questions and under its
+    own rules go into its folder; others are only returned.
 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
@@ -172,19 +161,37 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     run.require_trained()
     own = run.config
     config = validate(merge(own.model_dump(mode="json"), overrides, []))
+    if config.magnitude != own.magnitude:
+        registry = load_plugins()
+        compressor = registry.get("compressor", config.compressor.name)
+        if issues := list(magnitude_clash(config, compressor, registry)):
+            raise ConfigError(issues)
     other_data = config.data.name != own.data.name
     inputs = load_inputs(config, progress, weights="all", everything_is_test=other_data)
-    keep = not other_data and config.eval.limit == own.eval.limit
+    same_rules = config.model_dump(include=PROTOCOL) == own.model_dump(include=PROTOCOL)
+    keep = not other_data and config.eval.limit == own.eval.limit and same_rules
     return Outcome(run, _evaluate(run, inputs, progress, keep=keep))
 
 
-def _evaluate(run: Run, inputs: Inputs, progress: Progress, *, keep: bool = True) -> "Evaluation":
+def _evaluate(
+    run: Run,
+    inputs: Inputs,
+    progress: Progress,
+    *,
+    keep: bool = True,
+    rows: Collection[str] | None = None,
+) -> "Evaluation":
     """Ask the questions through the bottleneck as it was saved; with `keep` the run gets the results."""
     from stage1.baselines import default_cache
     from stage1.evaluate import evaluate
 
     bottleneck = Bottleneck.from_pretrained(run.path, table=inputs.table)
-    evaluation = evaluate(bottleneck, inputs, cache=default_cache(), progress=progress)
+    bottleneck.magnitude = inputs.config.magnitude
+    evaluation = evaluate(bottleneck, inputs, cache=default_cache(), progress=progress, rows=rows)
+    manifest = run.read_manifest()
+    evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
+    if "phases" in manifest:
+        evaluation.results["phases"] = manifest["phases"]
     if keep:
         run.write_evaluation(evaluation.results, evaluation.predictions)
     load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)

@@ -10,6 +10,7 @@ app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, o
 @app.command()
 def show(
     config: options.ConfigFile = None,
+    recipe: options.Recipe = None,
     model: options.Model = None,
     revision: options.Revision = None,
     data: options.Data = None,
@@ -31,7 +32,7 @@ def show(
         compressor__name=compressor,
         adapter__name=adapter,
     )
-    chosen = options.configuration(config, flags, settings)
+    chosen = options.configuration(config, flags, settings, recipe=recipe)
     whole = fully_resolved(chosen, resolve(chosen, load_plugins()))
     typer.echo(to_json(whole.model_dump(mode="json")) if json else whole.to_yaml(), nl=False)
 

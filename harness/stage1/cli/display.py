@@ -4,8 +4,10 @@ Progress goes to standard error, so that standard output holds the result alone.
 """
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import typer
 from rich.console import Console
@@ -49,15 +51,28 @@ def show_outcome(outcome: Outcome, *, json: bool, quiet: bool) -> None:
             console.print(f"Speed  {speed.questions_per_second:.0f} questions per second", markup=False)
     else:
         best = run.best_selection()
-        console.print(
-            f"Trained; selection error (recon) {best['selection']['recon']:.4f} at step {best['step']}."
-        )
+        console.print(f"Trained; selection score {best['selection']['score']:.4f} at step {best['step']}.")
     if quiet:
         return
     console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)
     console.print("Next:")
     for command in report.next_commands(run, results):
         console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+def show_sweep(record: Mapping[str, Any], folder: Path, *, json: bool) -> None:
+    """The closing word of `sweep`: JSON alone, or a line for each cell and what failed."""
+    if json:
+        typer.echo(to_json(record), nl=False)
+        return
+    console = make_console()
+    console.print(report.sweep_table(record))
+    failed = [cell for cell in record["cells"] if cell["error"]]
+    if failed:
+        console.print(f"\n{len(failed)} of {len(record['cells'])} runs failed:", markup=False)
+    for cell in failed:
+        console.print(f"  {cell['run']}: {cell['error'].splitlines()[0]}", markup=False, soft_wrap=True)
+    console.print(f"\nSweep: {folder}", markup=False, soft_wrap=True)
 
 
 SLOW = 1.0

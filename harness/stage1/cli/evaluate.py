@@ -20,13 +20,20 @@ def eval_(
     limit: Annotated[int | None, typer.Option(min=1, help="Test questions at most.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")] = None,
     device: options.Device = None,
+    scope: options.Scope = None,
+    raw_anchor: options.RawAnchor = None,
+    keep_special: options.KeepSpecial = None,
+    magnitude: options.Magnitude = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.")
     ] = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure a trained run again: the same numbers, or those on other questions."""
+    """Measure a trained run again: the same numbers, or those on other questions or under other rules.
+
+    Only results on the run's own questions and under its own rules go into its folder.
+    """
     if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
         raise UsageError(f"--batch-size {batch_size!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
     from stage1.cli.display import make_progress, show_outcome
@@ -40,6 +47,10 @@ def eval_(
         eval__limit=limit,
         eval__batch_size=int(batch_size) if batch_size and batch_size != "auto" else batch_size,
         device=device,
+        scope=scope,
+        raw_anchor=raw_anchor,
+        keep_special=keep_special,
+        magnitude=magnitude,
     )
     outcome = evaluate_run(Run.open(run), overrides, make_progress(quiet=quiet))
     if output and outcome.evaluation:

@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from stage1.config import RunConfig, merge, parse_loss, read_yaml, validate
+from stage1.config import RunConfig, merge, overlay, parse_loss, read_yaml, validate
+from stage1.recipes import find, recipes
 
 
 def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
@@ -22,8 +23,21 @@ def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
     return names
 
 
+def complete_recipe(incomplete: str) -> list[tuple[str, str]]:
+    """Shell completion with the recipes."""
+    return [(r.name, r.summary) for r in recipes() if r.name.startswith(incomplete)]
+
+
 ConfigFile = Annotated[
     Path | None, typer.Argument(metavar="CONFIG.yaml", help="Settings; flags and --set override them.")
+]
+Recipe = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=complete_recipe,
+        help="Settings to start from, see `stage1 recipes`; CONFIG.yaml, flags and --set override them.",
+    ),
 ]
 Model = Annotated[
     str | None, typer.Option(help="`tiny` (embedded, the default), a model folder, or a Hugging Face Hub id.")
@@ -42,7 +56,7 @@ AdapterName = Annotated[
 LossNames = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="NAME[=WEIGHT]",
+        metavar="NAME[=WEIGHT|auto][@ramp:STEPS]",
         autocompletion=complete("loss"),
         help="A term of the objective; may be repeated. Default: recon.",
     ),
@@ -53,6 +67,14 @@ Magnitude = Annotated[
 Scope = Annotated[str | None, typer.Option(metavar="prompt|context", help="What crosses the bottleneck.")]
 RawAnchor = Annotated[
     bool | None, typer.Option("--raw-anchor/--no-raw-anchor", help="Leave the closing `Answer:` raw.")
+]
+KeepSpecial = Annotated[
+    bool | None,
+    typer.Option("--keep-special/--no-keep-special", help="Special tokens (BOS) cross raw. Default: yes."),
+]
+Init = Annotated[
+    Path | None,
+    typer.Option(metavar="RUN", help="Start from this trained run's bottleneck, not from closed forms."),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seeds everything random.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
@@ -80,8 +102,14 @@ def flags_given(losses: list[str] | None = None, **values: Any) -> dict[str, Any
 
 
 def configuration(
-    file: Path | None, flags: dict[str, Any], settings: list[str] | None, base: dict[str, Any] | None = None
+    file: Path | None,
+    flags: dict[str, Any],
+    settings: list[str] | None,
+    base: dict[str, Any] | None = None,
+    *,
+    recipe: str | None = None,
 ) -> RunConfig:
-    """The run's configuration: defaults < `base` < YAML file < flags < `--set`."""
-    tree = {**(base or {}), **(read_yaml(file) if file else {})}
+    """The run's configuration: defaults < `base` < recipe < YAML file < flags < `--set`."""
+    tree = overlay(base or {}, find(recipe).settings if recipe else {})
+    tree = overlay(tree, read_yaml(file) if file else {})
     return validate(merge(tree, flags, settings or []))

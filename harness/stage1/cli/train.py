@@ -11,6 +11,7 @@ from stage1.cli import options
 
 def train(
     config: options.ConfigFile = None,
+    recipe: options.Recipe = None,
     model: options.Model = None,
     revision: options.Revision = None,
     data: options.Data = None,
@@ -20,6 +21,8 @@ def train(
     magnitude: options.Magnitude = None,
     scope: options.Scope = None,
     raw_anchor: options.RawAnchor = None,
+    keep_special: options.KeepSpecial = None,
+    init: options.Init = None,
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -50,6 +53,8 @@ def train(
         magnitude=magnitude,
         scope=scope,
         raw_anchor=raw_anchor,
+        keep_special=keep_special,
+        init=str(init) if init else None,
         seed=seed,
         device=device,
         dtype=dtype,
@@ -57,7 +62,7 @@ def train(
     )
     if not resume:
         # What is wrong with settings and plugins is said before the seconds that transformers takes to load.
-        chosen = options.configuration(config, flags, settings)
+        chosen = options.configuration(config, flags, settings, recipe=recipe)
         from stage1.plugins import load_plugins, resolve
 
         resolve(chosen, load_plugins())
@@ -71,7 +76,7 @@ def train(
         run = Run.open(output) if output else Run.latest()
         flags["output"] = str(run.path)
         base = run.config.model_dump(mode="json")
-        chosen = resume_run(run, options.configuration(config, flags, settings, base))
+        chosen = resume_run(run, options.configuration(config, flags, settings, base, recipe=recipe))
     progress = make_progress(quiet=quiet or helper)
     outcome = train_run(chosen, progress, resume=run, with_evaluation=not no_eval)
     if not helper:

@@ -10,6 +10,7 @@ from stage1.plugins.resolution import Resolved as Resolved
 from stage1.plugins.resolution import ResolvedLoss as ResolvedLoss
 from stage1.plugins.resolution import dump_options as dump_options
 from stage1.plugins.resolution import fully_resolved as fully_resolved
+from stage1.plugins.resolution import magnitude_clash as magnitude_clash
 from stage1.plugins.resolution import resolve as resolve
 from stage1.plugins.schema import Option as Option
 from stage1.plugins.schema import config_schema as config_schema

@@ -1,7 +1,7 @@
 """From a configuration's names and options to classes and validated options, all errors at once."""
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
@@ -17,7 +17,8 @@ class ResolvedLoss(NamedTuple):
 
     cls: type[Loss]
     config: BaseModel
-    weight: float
+    weight: float | Literal["auto"]
+    ramp: int = 0  # steps over which the weight rises from zero
 
 
 class Resolved(NamedTuple):
@@ -28,6 +29,7 @@ class Resolved(NamedTuple):
     adapter_cls: type[Adapter]
     adapter_config: BaseModel
     losses: dict[str, ResolvedLoss]  # by the name that the configuration uses
+    then_losses: dict[str, ResolvedLoss]  # the second phase's; empty where there is none
 
 
 def resolve(config: RunConfig, registry: Registry) -> Resolved:
@@ -40,24 +42,32 @@ def resolve(config: RunConfig, registry: Registry) -> Resolved:
         raise ConfigError(issues)
     compressor = registry.get("compressor", config.compressor.name)
     adapter = registry.get("adapter", config.adapter.name)
-    losses = {}
-    for name, choice in config.losses.items():
-        loss = registry.get("loss", name)
-        losses[name] = ResolvedLoss(loss, loss.Config.model_validate(choice.options), choice.weight)
     return Resolved(
         compressor,
         compressor.Config.model_validate(config.compressor.options),
         adapter,
         adapter.Config.model_validate(config.adapter.options),
-        losses,
+        _losses(config.losses, registry),
+        _losses(config.then.losses if config.then else {}, registry),
     )
 
 
+def _losses(choices: Mapping[str, LossChoice], registry: Registry) -> dict[str, ResolvedLoss]:
+    resolved = {}
+    for name, choice in choices.items():
+        loss = registry.get("loss", name)
+        options = loss.Config.model_validate(choice.options)
+        resolved[name] = ResolvedLoss(loss, options, choice.weight, choice.ramp)
+    return resolved
+
+
 def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
+    then = config.then.losses if config.then else {}
     choices: list[tuple[Kind, str, str, dict[str, Any]]] = [
         ("compressor", "compressor", config.compressor.name, config.compressor.options),
         ("adapter", "adapter", config.adapter.name, config.adapter.options),
         *(("loss", f"losses.{name}", name, choice.options) for name, choice in config.losses.items()),
+        *(("loss", f"then.losses.{name}", name, choice.options) for name, choice in then.items()),
     ]
     classes: dict[str, Any] = {}
     for kind, path, name, options in choices:
@@ -100,7 +110,16 @@ def _clashes(
                 f"it compares position with position, and the compressor {name!r} changes the length. "
                 f"{_choose('a compressor that keeps the length', keep, 'another loss', unaligned)}",
             )
-    if config.magnitude == "sent":
+    yield from magnitude_clash(config, compressor, registry)
+
+
+def magnitude_clash(
+    config: RunConfig, compressor: type[Compressor], registry: Registry
+) -> Iterator[ConfigIssue]:
+    """What is wrong with `config.magnitude` behind this compressor."""
+    if config.magnitude == "sent" and compressor.changes_length:
+        name = config.compressor.name
+        keep = registry.names("compressor", lambda cls: not cls.changes_length)
         yield ConfigIssue(
             "magnitude",
             f"'sent' transmits the RMS at each position, and the compressor {name!r} changes the length. "
@@ -119,17 +138,22 @@ def fully_resolved(config: RunConfig, resolved: Resolved) -> RunConfig:
     """`config` with every option of its plugins spelt out, the defaults too."""
     compressor = dump_options(resolved.compressor_config)
     adapter = dump_options(resolved.adapter_config)
-    losses = {
-        name: LossChoice(weight=loss.weight, **dump_options(loss.config))
-        for name, loss in resolved.losses.items()
-    }
+    then = config.then and config.then.model_copy(update={"losses": _spelt_out(resolved.then_losses)})
     return config.model_copy(
         update={
             "compressor": ComponentChoice(name=config.compressor.name, **compressor),
             "adapter": ComponentChoice(name=config.adapter.name, **adapter),
-            "losses": losses,
+            "losses": _spelt_out(resolved.losses),
+            "then": then,
         }
     )
+
+
+def _spelt_out(losses: Mapping[str, ResolvedLoss]) -> dict[str, LossChoice]:
+    return {
+        name: LossChoice(weight=loss.weight, ramp=loss.ramp, **dump_options(loss.config))
+        for name, loss in losses.items()
+    }
 
 
 def dump_options(options: BaseModel) -> dict[str, Any]:

@@ -23,6 +23,9 @@ LIMITS = {
 }
 """JSON Schema's keywords in words."""
 
+RAMPED = {"type": "string", "pattern": r"^(auto|[0-9.]+(e-?[0-9]+)?)@ramp:[0-9]+$"}
+"""The short form of a loss's weight that rises: `0.5@ramp:200`."""
+
 
 class Option(NamedTuple):
     """One option of a component."""
@@ -89,7 +92,7 @@ def config_schema(registry: Registry) -> dict[str, Any]:
     """The JSON Schema of a configuration file, with the options of every installed plugin."""
     schema = RunConfig.model_json_schema()
     definitions, settings = schema["$defs"], schema["properties"]
-    weight = definitions["LossChoice"]["properties"]["weight"]
+    common = definitions["LossChoice"]["properties"]  # weight and ramp
     del definitions["ComponentChoice"], definitions["LossChoice"]
     for kind, default in DEFAULTS.items():
         bare, full = [], []
@@ -102,16 +105,18 @@ def config_schema(registry: Registry) -> dict[str, Any]:
         settings[kind] = {**settings[kind], "anyOf": [{"type": "string", "enum": bare}, *full]}
     terms: dict[str, Any] = {}
     for names, options in _plugins(registry, "loss", definitions):
-        short = [] if "required" in options else [{"type": "null"}, weight]
-        term = {"anyOf": [*short, {**options, "properties": {"weight": weight, **options["properties"]}}]}
+        short = [] if "required" in options else [{"type": "null"}, common["weight"], RAMPED]
+        term = {"anyOf": [*short, {**options, "properties": {**common, **options["properties"]}}]}
         terms |= dict.fromkeys(names, term)
-    settings["losses"] = {
-        **{key: settings["losses"][key] for key in ("title", "description", "default")},
-        "type": "object",
-        "properties": terms,
-        "additionalProperties": False,
-        "minProperties": 1,
-    }
+    for section in (settings, definitions["Phase"]["properties"]):
+        said = section["losses"]
+        section["losses"] = {
+            **{key: said[key] for key in ("title", "description", "default") if key in said},
+            "type": "object",
+            "properties": terms,
+            "additionalProperties": False,
+            "minProperties": 1,
+        }
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

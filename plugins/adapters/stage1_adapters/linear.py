@@ -1,7 +1,7 @@
 """The least-squares decoder."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1 import Adapter, Code, ComponentConfig, TokenStats, hookimpl
 from stage1.interfaces import Encoder
@@ -9,22 +9,25 @@ from stage1.tokens import least_squares
 
 
 class Linear(Adapter):
-    """ê = z A + b with the least count-weighted squared error over the training prompts' tokens.
+    """ê = z A + b, started at the least count-weighted squared error over the training prompts' tokens.
 
-    In closed form, from the codes as they come off the wire; no gradient step is taken. It is what any
-    trained adapter has to beat.
+    The start is a closed form, from the codes as they come off the wire; with `--set train.steps=0` it is
+    the result, which any trained adapter has to beat. Gradient steps then follow whatever losses are
+    asked for. Training on distinct tokens under `recon` ends with the closed form for its own weights.
     """
 
     name = "linear"
 
     def __init__(self, config: ComponentConfig, code_dim: int, embed_dim: int) -> None:
         super().__init__(config, code_dim, embed_dim)
-        self.weight: Tensor
-        self.bias: Tensor
-        self.register_buffer("weight", torch.zeros(code_dim, embed_dim))  # [d, D]
-        self.register_buffer("bias", torch.zeros(embed_dim))  # [D]
+        self.weight = nn.Parameter(torch.zeros(code_dim, embed_dim))  # [d, D]
+        self.bias = nn.Parameter(torch.zeros(embed_dim))  # [D]
 
     def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+        self.refit(encode, stats)
+
+    @torch.no_grad()
+    def refit(self, encode: Encoder, stats: TokenStats) -> None:
         weight, bias = least_squares(encode(stats.embeds), stats.embeds, stats.shares)
         self.weight.copy_(weight)
         self.bias.copy_(bias)

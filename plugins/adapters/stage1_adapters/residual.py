@@ -20,7 +20,7 @@ class Residual(Adapter):
 
     def __init__(self, config: MLPConfig, code_dim: int, embed_dim: int) -> None:
         super().__init__(config, code_dim, embed_dim)
-        self.linear = Linear(config, code_dim, embed_dim)
+        self.linear = Linear(config, code_dim, embed_dim).requires_grad_(False)
         self.correction = MLP(config, code_dim, embed_dim)
         for parameter in self.correction.net[-1].parameters():
             nn.init.zeros_(parameter)

@@ -1,0 +1,60 @@
+"""`stage1 sweep`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stage1.cli import options
+from stage1.config import read_yaml
+from stage1.errors import UsageError
+
+
+def sweep(
+    over: Annotated[
+        list[str],
+        typer.Option(
+            metavar="KEY=V1,V2,…",
+            help="A setting, as --set takes it, and its values, or `recipe` and recipes; may be repeated.",
+        ),
+    ],
+    output: Annotated[
+        Path, typer.Option(metavar="FOLDER", help="Where the runs go; the same one goes on with a sweep.")
+    ],
+    config: options.ConfigFile = None,
+    seeds: Annotated[str, typer.Option(metavar="S1,S2,…", help="Every cell is run with each.")] = "0",
+    compare: Annotated[
+        str | None,
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="A value of an --over: adds the paired difference to the cell that has this value instead.",
+        ),
+    ] = None,
+    settings: options.Settings = None,
+    all_rows: Annotated[
+        bool, typer.Option("--all-rows", help="Also ask the rows `linear` and `mean` in every run.")
+    ] = False,
+    json: options.Json = False,
+    quiet: options.Quiet = False,
+) -> None:
+    """Train and evaluate every combination of some settings' values, for several seeds.
+
+    Every combination is checked before the first is trained. Runs that are there already are kept.
+    """
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {seeds!r} are not whole numbers.", "Write, for example, 0,1,2.") from None
+    file = read_yaml(config) if config else {}
+    from stage1.cli.display import make_progress, show_sweep
+    from stage1.grid import Axis, plan
+    from stage1.sweep import Baseline, Sweep
+
+    axes = [Axis.parse(text) for text in over]
+    cells = plan(file, settings or [], axes, numbers, output)
+    baseline = Baseline.parse(compare, cells) if compare else None
+    grid = Sweep(output, axes, cells, baseline)
+    grid.run(make_progress(quiet=quiet), all_rows=all_rows)
+    show_sweep(grid.record(), output, json=json)
+    if grid.errors:
+        raise typer.Exit(1)

@@ -1,0 +1,187 @@
+"""What the LLM receives in place of a prompt, and the answers it gives to it."""
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from stage1.baselines import Baselines
+from stage1.bottleneck import Bottleneck, Rebuild
+from stage1.data import Prompt, Question
+from stage1.errors import UsageError
+from stage1.inputs import Inputs
+from stage1.llm import load_llm, model_sha256
+from stage1.lm import Embed, QATask, Stage1LM, generate_answers
+from stage1.measure import rebuilt_rows
+from stage1.progress import Progress
+from stage1.squad import exact_match, f1
+from stage1.tensors import Embedded, TokenStats
+
+AUTO_BATCH = {"cpu": 32}
+AUTO_BATCH_ELSEWHERE = 128
+"""Prompts at a time under `batch_size: auto`: a start, halved when memory runs out. lm-eval's own search
+tries the model's full length, however short the prompts are."""
+
+
+class Row(NamedTuple):
+    """One way of showing the prompts to the LLM."""
+
+    name: str
+    prompts: list[Prompt]
+    embed: Embed | None
+    key: Any  # JSON: what its answers depend on beside model and settings; None: on the bottleneck
+
+
+class Throughput(NamedTuple):
+    """How fast a row was answered; no part of the results, which must not depend on the machine's load."""
+
+    seconds: float
+    questions_per_second: float
+    prompt_tokens_per_second: float
+
+
+def load_model(inputs: Inputs, progress: Progress) -> PreTrainedModel:
+    """The LLM of `inputs`, frozen.
+
+    Raises:
+        UsageError: it cannot be used, or it changes what it looks up in its embedding table.
+    """
+    with progress.task("Loading the LLM"):
+        model = load_llm(
+            inputs.folder,
+            dtype=inputs.config.dtype,
+            device=inputs.device,
+            trust_remote_code=inputs.config.model.trust_remote_code,
+        )
+    _refuse_other_embeddings(model, inputs.table)
+    return model
+
+
+def _refuse_other_embeddings(model: PreTrainedModel, table: Tensor) -> None:
+    """Some models scale what they look up: their embedding is not the row that the bottleneck has seen."""
+    some = torch.arange(0, len(table), max(1, len(table) // 1000), device=table.device)
+    if not torch.equal(model.get_input_embeddings()(some), table[some].to(model.dtype)):
+        raise UsageError(
+            f"{type(model).__name__} changes its embeddings after looking them up, which is not supported.",
+            "Use a model of the Llama family.",
+        )
+
+
+@torch.no_grad()
+def through(
+    bottleneck: Bottleneck,
+    rebuild: Rebuild,
+    embedding: torch.nn.Module,
+    table: Tensor,
+    stats: TokenStats,
+    prompts: Sequence[Prompt],
+) -> Embed | None:
+    """Prompts whose crossing positions went through `rebuild`; None if the compressor knows no inverse."""
+
+    def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
+        return bottleneck.splice(Embedded(table[ids].float(), attention), cross, rebuild)
+
+    try:
+        if bottleneck.tokenwise:
+            return lookup(embedding, stats, rebuilt_rows(rebuild, stats.embeds), len(table))
+        ids = torch.tensor([prompts[0].ids], device=table.device)
+        cross = torch.tensor([prompts[0].cross], device=table.device)
+        embed(ids, cross, torch.ones_like(cross))
+    except NotImplementedError:
+        if rebuild == bottleneck.rebuild_linear:
+            return None
+        raise
+    return embed
+
+
+def lookup(embedding: torch.nn.Module, stats: TokenStats, rows: Tensor, vocabulary: int) -> Embed:
+    """Prompts in which every crossing token of `stats` is its row of `rows` [U, D]."""
+    place = torch.zeros(vocabulary, dtype=torch.long, device=rows.device)
+    place[stats.ids] = torch.arange(len(stats.ids), device=rows.device)
+
+    def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
+        raw = embedding(ids)
+        return Embedded(torch.where(cross[..., None], rows[place[ids]].to(raw.dtype), raw), attention)
+
+    return embed
+
+
+def scores(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """F1 and exact match of each answer, 0 to 100."""
+    pairs = list(zip(answers, questions, strict=True))
+    return {
+        "f1": np.array([100 * f1(text, question.answers) for text, question in pairs]),
+        "exact_match": np.array([100 * exact_match(text, question.answers) for text, question in pairs]),
+    }
+
+
+class Asker:
+    """Asks one row after the other, or finds its answers in the cache."""
+
+    def __init__(
+        self,
+        inputs: Inputs,
+        model: PreTrainedModel,
+        questions: list[Question],
+        cache: Path | None,
+        progress: Progress,
+    ) -> None:
+        self.inputs, self.model, self.questions, self.progress = inputs, model, questions, progress
+        settings = inputs.config.eval
+        automatic = AUTO_BATCH.get(inputs.device.type, AUTO_BATCH_ELSEWHERE)
+        self.batch_size = automatic if settings.batch_size == "auto" else settings.batch_size
+        self.throughput: dict[str, Throughput | None] = {}
+        with progress.task("Hashing the model"):
+            model_hash = model_sha256(inputs.folder) if cache else ""
+        common = {
+            "protocol": QATask.VERSION,
+            "model": model_hash,
+            "max_new_tokens": settings.max_new_tokens,
+            "dtype": str(model.dtype),
+            "device": _device_name(inputs.device),
+            # In half precision the padding, so the batch, can tip an answer.
+            "batch_size": self.batch_size,
+            "versions": [torch.__version__, transformers.__version__],
+        }
+        self.baselines = Baselines(cache, common, progress)
+
+    def ask(self, row: Row) -> list[str]:
+        """The row's answers as generated, in the order of the questions."""
+        ids = [question.id for question in self.questions]
+        if row.key is not None and (known := self.baselines.read(row.key, ids)) is not None:
+            self.progress.note(f"{row.name}: the bare model's answers are in the cache.")
+            self.throughput[row.name] = None
+            return known
+        name, length = task_name(self.inputs), self.inputs.config.eval.max_new_tokens
+        lm = Stage1LM(
+            self.model,
+            self.inputs.tokenizer,
+            embed=row.embed,
+            prompts=row.prompts,
+            batch_size=self.batch_size,
+            progress=self.progress,
+            label=f"Asking: {row.name}",
+        )
+        started = time.perf_counter()
+        answers = generate_answers(lm, QATask(name, self.questions, row.prompts, length))
+        seconds = time.perf_counter() - started
+        tokens = sum(len(prompt.ids) for prompt in row.prompts)
+        self.throughput[row.name] = Throughput(seconds, len(answers) / seconds, tokens / seconds)
+        if row.key is not None:
+            self.baselines.write(row.key, ids, answers)
+        return answers
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def task_name(inputs: Inputs) -> str:
+    """What results call the questions: the data set's name, or its file's without the folder."""
+    return Path(inputs.data.name).name

@@ -1,0 +1,33 @@
+"""Cross-entropy on the gold answer."""
+
+from torch import Tensor
+
+from stage1 import Loss, LossInputs, hookimpl
+from stage1.chunked import token_cross_entropy
+
+
+class AnswerCE(Loss):
+    """TEACHER-FORCED: cross-entropy of the gold answer's tokens after the rebuilt prompt. Nats per token.
+
+    The answer's own embeddings, raw, follow the prompt in the LLM's input, which no evaluation has; runs
+    trained so are marked wherever they are shown. The newline that ends the answer is one of its tokens.
+    """
+
+    name = "answer_ce"
+    needs_llm = True
+    teacher_forced = True
+    aligned = False
+    tokenwise = False
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        llm = inputs.llm
+        assert llm is not None  # noqa: S101 - the harness gives it to a loss that says `needs_llm`
+        answers = llm.answers
+        assert answers is not None  # noqa: S101 - likewise, for `teacher_forced`
+        states = llm.student.answering[answers.mask]  # [N, D]
+        return token_cross_entropy(states, answers.ids[answers.mask], llm.head).mean()
+
+
+@hookimpl
+def stage1_losses() -> type[Loss]:
+    return AnswerCE

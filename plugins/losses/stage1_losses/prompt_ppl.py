@@ -1,0 +1,31 @@
+"""Perplexity of the prompt, read from its reconstruction."""
+
+from torch import Tensor
+
+from stage1 import Loss, LossInputs, hookimpl
+from stage1.chunked import token_cross_entropy
+
+
+class PromptPPL(Loss):
+    """Cross-entropy of the prompt's own next tokens, read from the rebuilt prompt alone. Nats per token.
+
+    The logarithm of the perplexity: 0 is certainty, ln |V| is guessing. No answer and no original prompt is
+    looked at. Position i predicts token i + 1; the pair counts where position i is not padding and token
+    i + 1 is neither padding nor special.
+    """
+
+    name = "prompt_ppl"
+    needs_llm = True
+    tokenwise = False
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        llm = inputs.llm
+        assert llm is not None  # noqa: S101 - the harness gives it to a loss that says `needs_llm`
+        counted = llm.rebuilt.attention[:, :-1] & llm.ordinary[:, 1:]  # [B, L - 1]
+        states = llm.student.prompt[:, :-1][counted]  # [N, D]
+        return token_cross_entropy(states, inputs.ids[:, 1:][counted], llm.head).mean()
+
+
+@hookimpl
+def stage1_losses() -> type[Loss]:
+    return PromptPPL

@@ -1,0 +1,276 @@
+"""What crosses the bottleneck: the embeddings that the LLM receives, under every rule and by every way."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+
+from conftest import Result, settings_args, small_config
+from stage1 import rows as module
+from stage1.bottleneck import rms
+from stage1.data import spread
+from stage1.inputs import Inputs, load_inputs
+from stage1.interfaces import Loss
+from stage1.llm import load_llm
+from stage1.lm import Stage1LM
+from stage1.plugins import ResolvedLoss, load_plugins, resolve
+from stage1.progress import Progress
+from stage1.tensors import LossInputs
+from stage1.train import Trainer
+from stage1_compressors.pca import PCA
+
+Invoke = Callable[..., Result]
+FEW = (
+    "data.train=40",
+    "data.selection=8",
+    "train.steps=2",
+    "train.check_every=2",
+    "train.check_questions=1",
+    "train.batch_prompts=4",
+    "eval.limit=4",
+    "eval.max_new_tokens=1",
+    "compressor.ratio=4",
+    "adapter=linear",
+)
+OWN: dict[str, Any] = {"scope": "prompt", "raw_anchor": False, "keep_special": True, "magnitude": "free"}
+CHANGES: list[dict[str, Any]] = [
+    {},
+    {"scope": "context"},
+    {"raw_anchor": True},
+    {"keep_special": False},
+    {"magnitude": "vocab"},
+    {"magnitude": "sent"},
+    {"scope": "context", "keep_special": False, "magnitude": "sent"},
+    {"raw_anchor": True, "keep_special": False, "magnitude": "vocab"},
+]
+UNDER = pytest.mark.parametrize(
+    "change", CHANGES, ids=lambda change: " ".join(map(str, change.items())) or "own"
+)
+
+
+class Prefill(NamedTuple):
+    """Prompts as the LLM received them."""
+
+    ids: Tensor  # [B, L]
+    attention: Tensor  # [B, L] bool
+    embeds: Tensor  # [B, L, D]
+
+
+@pytest.fixture
+def received(monkeypatch: pytest.MonkeyPatch) -> list[Prefill]:
+    """The prompts of the row `bottleneck`, taken at the decoder's own door."""
+    prefills: list[Prefill] = []
+    asking: list[tuple[Tensor, Tensor]] = []  # the prompts in hand, until their prefill came by
+
+    def watched(*args: Any, **kwargs: Any) -> Any:
+        model: Any = load_llm(*args, **kwargs)
+
+        def note(_module: Any, _args: Any, given: dict[str, Any]) -> None:
+            if asking:
+                ids, attention = asking.pop()
+                prefills.append(Prefill(ids, attention.bool(), given["inputs_embeds"].clone()))
+
+        model.model.register_forward_pre_hook(note, with_kwargs=True)
+        return model
+
+    def generate(lm: Stage1LM, ids: Tensor, attention: Tensor, *rest: Any) -> Tensor:
+        if lm.label == "Asking: bottleneck":
+            asking.append((ids, attention))
+        return own(lm, ids, attention, *rest)
+
+    own = Stage1LM._generate
+    monkeypatch.setattr(Stage1LM, "_generate", generate)
+    monkeypatch.setattr(module, "load_llm", watched)
+    return prefills
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Inputs:
+    return load_inputs(small_config(*FEW), Progress(), weights="table")
+
+
+def positions(ids: Tensor, attention: Tensor, inputs: Inputs, rules: dict[str, Any]) -> Tensor:
+    """Where `ids` [B, L] cross, found in the prompts' text: [B, L] bool."""
+    cross = torch.zeros_like(attention)
+    everyone = [*inputs.data.train, *inputs.data.test]
+    for row, (tokens, attends) in enumerate(zip(ids, attention, strict=True)):
+        text = str(inputs.tokenizer.decode(tokens[attends], skip_special_tokens=True))
+        question = next(q for q in everyone if f"{q.context}\nQuestion: {q.question}\n" in text)
+        start, stop = (0, len(text)) if rules["scope"] == "prompt" else (9, 9 + len(question.context))
+        if rules["raw_anchor"]:
+            stop = min(stop, text.rindex("\nAnswer:"))
+        encoded = inputs.tokenizer(text, return_offsets_mapping=True)
+        assert encoded["input_ids"] == tokens[attends].tolist()
+        inside = [end > 0 and start < end <= stop for _, end in encoded["offset_mapping"]]
+        inside[0] = not rules["keep_special"]  # BOS, the only special token there is
+        cross[row, attends] = torch.tensor(inside)
+    return cross
+
+
+def check(prefill: Prefill, inputs: Inputs, rules: dict[str, Any]) -> None:
+    """Exactly the positions that ought to differ do, and are as long as the rule says."""
+    ids, attends, embeds = prefill
+    cross = positions(ids, attends, inputs, rules)
+    original = inputs.table[ids].float()
+    assert cross.any()
+    assert not cross[attends].all() or not (rules["keep_special"] or rules["raw_anchor"])
+    assert torch.equal((embeds != original).any(-1)[attends], cross[attends])
+    bos = ids == inputs.tokenizer.bos_token_id
+    assert (bos & attends).sum() == len(ids)
+    assert torch.equal(embeds[bos], original[bos]) is rules["keep_special"]
+
+    found, own = rms(embeds[cross])[:, 0], rms(original[cross])[:, 0]
+    vocabulary = rms(inputs.table.float()).mean()
+    is_own = torch.allclose(found, own, rtol=2**-8, atol=0)
+    is_bfloat16 = torch.allclose(found, own.bfloat16().float(), rtol=1e-4, atol=0)
+    is_vocabulary = torch.allclose(found, vocabulary.expand_as(found), rtol=1e-4, atol=0)
+    magnitude = rules["magnitude"]
+    assert (is_own, is_bfloat16, is_vocabulary) == (
+        magnitude == "sent",
+        magnitude == "sent",
+        magnitude == "vocab",
+    )
+
+
+def as_settings(rules: dict[str, Any]) -> list[str]:
+    return [f"{key}={json.dumps(value)}" for key, value in rules.items()]
+
+
+def as_flags(rules: dict[str, Any]) -> list[str]:
+    flags = []
+    for key, value in rules.items():
+        name = key.replace("_", "-")
+        flags += (
+            [f"--{name}" if value else f"--no-{name}"] if isinstance(value, bool) else [f"--{name}", value]
+        )
+    return flags
+
+
+def bits(inputs: Inputs, rules: dict[str, Any]) -> float:
+    """Bits per prompt token, counted by hand."""
+    total, tokens = 0.0, 0
+    questions = spread(inputs.data.test, 4)
+    for prompt in inputs.prompts(questions):
+        ids = torch.tensor([prompt.ids])
+        crossing = int(positions(ids, torch.ones_like(ids, dtype=torch.bool), inputs, rules).sum())
+        per_vector = 64 * 16 + (16 if rules["magnitude"] == "sent" else 0)  # 256 wide, ratio 4
+        total += crossing * per_vector + (len(prompt.ids) - crossing) * math.log2(len(inputs.table))
+        tokens += len(prompt.ids)
+    return total / tokens
+
+
+# -- evaluation -------------------------------------------------------------------------------------------
+
+
+@UNDER
+def test_a_run_of_its_own(
+    change: dict[str, Any], invoke: Invoke, received: list[Prefill], inputs: Inputs
+) -> None:
+    rules = OWN | change
+    done = invoke("train", "--output", "run", "--json", "-q", *settings_args([*FEW, *as_settings(change)]))
+    assert done.code == 0, done.err
+    check(received[-1], inputs, rules)  # the ones before are the selection's
+    results = json.loads(done.out)
+    assert results["protocol"] == rules
+    assert results["rate"]["bits_per_token"] == pytest.approx(bits(inputs, rules), rel=1e-9)
+
+
+def test_another_rule_at_the_evaluation(invoke: Invoke, received: list[Prefill], inputs: Inputs) -> None:
+    """One trained run under every rule: the table and the JSON say which, the run's results stay."""
+    assert invoke("train", "--output", "run", "-q", *settings_args(FEW)).code == 0
+    before = Path("run/results.json").read_bytes()
+    for change in CHANGES[1:]:
+        received.clear()
+        done = invoke("eval", "run", "--json", "-q", "--output", "other.json", *as_flags(change))
+        assert done.code == 0, done.err
+        (prefill,) = received
+        check(prefill, inputs, OWN | change)
+        results = json.loads(done.out)
+        assert results == json.loads(Path("other.json").read_text())
+        assert results["protocol"] == OWN | change
+        assert results["schema"] == 1
+        assert results["rate"]["bits_per_token"] == pytest.approx(bits(inputs, OWN | change), rel=1e-9)
+        assert Path("run/results.json").read_bytes() == before
+    shown = invoke("eval", "run", "-q", *as_flags(CHANGES[-1])).out
+    assert "scope prompt, closing `Answer:` raw, special tokens cross, magnitude vocab" in shown
+    received.clear()
+    Path("run/results.json").unlink()
+    assert invoke("eval", "run", "-q", *as_flags(OWN)).code == 0  # its own rules, spelt out: they are kept
+    check(received[0], inputs, OWN)
+    assert Path("run/results.json").read_bytes() == before
+
+
+def test_a_rule_back_to_the_default(invoke: Invoke, received: list[Prefill], inputs: Inputs) -> None:
+    trained_under = as_settings(CHANGES[-1])
+    assert invoke("train", "--output", "run", "-q", *settings_args([*FEW, *trained_under])).code == 0
+    received.clear()
+    assert invoke("eval", "run", "-q", *as_flags(OWN)).code == 0
+    check(received[0], inputs, OWN)
+
+
+def test_a_sweep_over_the_rules(invoke: Invoke, received: list[Prefill], inputs: Inputs) -> None:
+    axes = ["scope=prompt,context", "keep_special=true,false", "magnitude=vocab,sent"]
+    over = [part for axis in axes for part in ("--over", axis)]
+    fixed = settings_args([*FEW, "raw_anchor=true"])
+    done = invoke("sweep", *over, "--output", "s", "--json", "-q", *fixed)
+    assert done.code == 0, done.err
+    tested = [prefill for prefill in received if len(prefill.ids) == 4]  # a check asks one question
+    cells = json.loads(done.out)["cells"]
+    assert len(cells) == 8
+    for cell, prefill in zip(cells, tested, strict=True):
+        rules = OWN | {"raw_anchor": True} | cell["settings"]
+        check(prefill, inputs, rules)
+        assert cell["results"]["protocol"] == rules
+        assert cell["results"]["rate"]["bits_per_token"] == pytest.approx(bits(inputs, rules), rel=1e-9)
+
+
+def test_a_rule_that_the_compressor_cannot_keep(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert invoke("train", "--output", "run", "-q", *settings_args(FEW)).code == 0
+    before = Path("run/results.json").read_bytes()
+    monkeypatch.setattr(PCA, "changes_length", True)
+    done = invoke("eval", "run", "-q", "--magnitude", "sent")
+    assert done.code == 2
+    assert (
+        "magnitude: 'sent' transmits the RMS at each position, and the compressor 'pca' changes" in done.err
+    )
+    assert "Traceback" not in done.err
+    assert invoke("eval", "run", "-q", "--scope", "text").code == 2
+    assert Path("run/results.json").read_bytes() == before
+
+
+# -- training ---------------------------------------------------------------------------------------------
+
+
+class Looks(Loss):
+    """Keeps what the LLM would receive."""
+
+    name = "looks"
+    needs_llm = True
+    tokenwise = False
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        assert inputs.llm is not None
+        return inputs.llm.student.prompt.square().mean()
+
+
+@UNDER
+def test_the_llms_losses_see_the_same(change: dict[str, Any], inputs: Inputs) -> None:
+    config = small_config(*FEW, *as_settings(change))
+    registry = load_plugins()
+    resolved = resolve(config, registry)
+    resolved = resolved._replace(losses={"looks": ResolvedLoss(Looks, Looks.Config(), 1.0)})
+    trainer = Trainer(resolved, replace(inputs, config=config), registry, Progress())
+    trainer.bottleneck.fit(trainer.stats, inputs.table)
+    batch = trainer.batches.batch(0)
+    outputs = trainer._loss_inputs(batch, trainer.bottleneck).llm
+    assert outputs is not None
+    assert outputs.student.prompt.isfinite().all()
+    assert torch.equal(outputs.original.embeds, batch.embeds)
+    assert torch.equal(outputs.rebuilt.attention, batch.attention)
+    check(Prefill(batch.ids, batch.attention, outputs.rebuilt.embeds.detach()), inputs, OWN | change)

@@ -1,0 +1,423 @@
+"""The losses that use the frozen LLM, each against a slow, obvious loop over prompts and positions."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from conftest import small_config
+from stage1.batches import Batch, collate, collate_answers
+from stage1.bottleneck import splice
+from stage1.data import answer_ids
+from stage1.errors import ConfigError
+from stage1.frozen import FrozenLLM
+from stage1.inputs import Inputs, load_inputs
+from stage1.interfaces import Loss
+from stage1.objective import Objective
+from stage1.plugins import load_plugins, resolve
+from stage1.progress import Progress
+from stage1.rows import load_model
+from stage1.runs import Run
+from stage1.tensors import Answers, Embedded, LLMOutputs, LossInputs, States
+from stage1.train import Trainer
+
+LOSSES: dict[str, dict[str, Any]] = {
+    "prompt_ppl": {},
+    "kl": {"temperature": 2.0},
+    "hidden": {"layers": [3, 1]},
+    "answer_ce": {},
+    "answer_kl": {"tokens": 2, "temperature": 3.0},
+    "norm": {},
+}
+FIELDS = ("ids", "embeds", "attention", "cross", "weights")
+ZERO_WHEN_PERFECT = ("kl", "hidden", "answer_kl", "norm")
+
+
+class Case(NamedTuple):
+    """A padded batch, and the LLM that reads it."""
+
+    model: Any
+    batch: Batch
+    ordinary: Tensor  # [B, L]
+    noise: Tensor  # [B, L, D]
+
+    def reconstruction(self, noise: float = 1.0) -> Tensor:
+        return (self.batch.embeds + noise * self.noise).requires_grad_()
+
+    def inputs(self, rebuilt: Tensor, llm: FrozenLLM, row: int | None = None) -> LossInputs:
+        """What training gives the losses; with `row`, only that prompt counts."""
+        batch = self.batch
+        chosen = torch.ones(len(batch.ids), 1, dtype=torch.bool) if row is None else one_hot(row, batch)
+        original = Embedded(batch.embeds, batch.attention)
+        spliced = splice(original, batch.cross, lambda *_: (rebuilt, batch.cross))
+        assert batch.answers is not None
+        answers = batch.answers._replace(mask=batch.answers.mask & chosen)
+        outputs = LLMOutputs(llm, llm.head, original, spliced, self.ordinary & chosen, answers)
+        return LossInputs(batch.embeds, rebuilt, batch.weights * chosen, batch.ids, 1.0, outputs)
+
+
+def one_hot(row: int, batch: Batch) -> Tensor:
+    return (torch.arange(len(batch.ids)) == row)[:, None]
+
+
+def build_loss(name: str, **options: Any) -> Loss:
+    cls = load_plugins().get("loss", name)
+    loss: Loss = cls(cls.Config(**(options or LOSSES[name])))
+    return loss
+
+
+def frozen(case: Case, loss: Loss, **options: Any) -> FrozenLLM:
+    return FrozenLLM(case.model, layers=loss.layers or (), last=loss.layers is None, **options)
+
+
+@pytest.fixture(scope="module")
+def model(small_inputs: Inputs) -> Any:
+    return load_model(small_inputs, Progress())
+
+
+@pytest.fixture
+def case(small_inputs: Inputs, model: Any) -> Case:
+    """Three prompts of different lengths, a special token in the middle of one of them."""
+    questions = small_inputs.data.train[:40]
+    prompts = small_inputs.prompts(questions)
+    order = sorted(range(40), key=lambda i: len(prompts[i].ids))
+    picked = [order[0], order[20], order[-1]]
+    chosen = [prompts[i] for i in picked]
+    eos = small_inputs.tokenizer.eos_token_id
+    ids, cross = list(chosen[1].ids), list(chosen[1].cross)
+    ids[7], cross[7] = eos, False
+    chosen[1] = chosen[1]._replace(ids=ids, cross=cross)
+    batch = collate(chosen, small_inputs.table, torch.ones(len(small_inputs.table)))
+    answers = answer_ids([questions[i] for i in picked], small_inputs.tokenizer)
+    batch = batch._replace(answers=collate_answers(answers, small_inputs.table))
+    special = torch.tensor(small_inputs.tokenizer.all_special_ids)
+    ordinary = batch.attention & ~torch.isin(batch.ids, special)
+    assert len({len(prompt.ids) for prompt in chosen}) == 3
+    assert len({len(answer) for answer in answers}) > 1
+    noise = torch.randn(batch.embeds.shape, generator=torch.Generator().manual_seed(1))
+    scale = 1.5 * batch.embeds[batch.attention].std()
+    return Case(model, batch, ordinary, scale * noise)
+
+
+# -- the slow, obvious references: one prompt at a time, unpadded, from the model's own outputs -------------
+
+
+class Reading(NamedTuple):
+    """What the model says of one prompt followed by its answer, and what it says of the original."""
+
+    ids: list[int]
+    ordinary: list[bool]
+    answer: list[int]
+    logits: Tensor  # [L + A, V]
+    goal: Tensor  # [L + A, V] on the original
+    states: tuple[Tensor, ...]  # [L, D] after each layer
+    wanted: tuple[Tensor, ...]  # on the original
+
+
+def readings(case: Case, rebuilt: Tensor) -> Iterator[Reading]:
+    batch = case.batch
+    assert batch.answers is not None
+    for row, attends in enumerate(batch.attention):
+        raw = batch.answers.embeds[row][batch.answers.mask[row]]
+
+        def run(embeds: Tensor, attends: Tensor = attends, raw: Tensor = raw) -> Any:
+            whole = torch.cat([embeds[attends], raw])[None]
+            return case.model(inputs_embeds=whole, output_hidden_states=True)
+
+        ours = run(torch.where(batch.cross[row][:, None], rebuilt[row], batch.embeds[row]))
+        with torch.no_grad():
+            goal = run(batch.embeds[row])
+        length = int(attends.sum())
+        yield Reading(
+            batch.ids[row][attends].tolist(),
+            case.ordinary[row][attends].tolist(),
+            batch.answers.ids[row][batch.answers.mask[row]].tolist(),
+            ours.logits[0],
+            goal.logits[0],
+            tuple(h[0, :length] for h in ours.hidden_states),
+            tuple(h[0, :length] for h in goal.hidden_states),
+        )
+
+
+def divergence(logits: Tensor, goal: Tensor, temperature: float) -> Tensor:
+    guess, wanted = (log_softmax(x / temperature, -1) for x in (logits, goal))
+    return temperature**2 * kl_div(guess, wanted, log_target=True, reduction="sum")
+
+
+def slow_prompt_ppl(case: Case, rebuilt: Tensor) -> Tensor:
+    losses = [
+        -log_softmax(r.logits[i], -1)[r.ids[i + 1]]
+        for r in readings(case, rebuilt)
+        for i in range(len(r.ids) - 1)
+        if r.ordinary[i + 1]
+    ]
+    return torch.stack(losses).mean()
+
+
+def slow_kl(case: Case, rebuilt: Tensor) -> Tensor:
+    losses = [
+        divergence(r.logits[i], r.goal[i], 2.0)
+        for r in readings(case, rebuilt)
+        for i in range(len(r.ids))
+        if r.ordinary[i]
+    ]
+    return torch.stack(losses).mean()
+
+
+def slow_hidden(case: Case, rebuilt: Tensor) -> Tensor:
+    every = list(readings(case, rebuilt))
+    errors = []
+    for layer in (1, 3):
+        pairs = [
+            (r.states[layer][i], r.wanted[layer][i])
+            for r in every
+            for i in range(len(r.ids))
+            if r.ordinary[i]
+        ]
+        mean = torch.stack([t for _, t in pairs]).mean(0)
+        error = torch.stack([(s - t).square().sum() for s, t in pairs]).sum()
+        errors.append(error / torch.stack([(t - mean).square().sum() for _, t in pairs]).sum())
+    return (errors[0] + errors[1]) / 2
+
+
+def slow_answer_ce(case: Case, rebuilt: Tensor) -> Tensor:
+    losses = [
+        -log_softmax(r.logits[len(r.ids) - 1 + k], -1)[token]
+        for r in readings(case, rebuilt)
+        for k, token in enumerate(r.answer)
+    ]
+    return torch.stack(losses).mean()
+
+
+def slow_answer_kl(case: Case, rebuilt: Tensor) -> Tensor:
+    losses = [
+        divergence(r.logits[len(r.ids) - 1 + k], r.goal[len(r.ids) - 1 + k], 3.0)
+        for r in readings(case, rebuilt)
+        for k in range(min(2, len(r.answer)))
+    ]
+    return torch.stack(losses).mean()
+
+
+def slow_norm(case: Case, rebuilt: Tensor) -> Tensor:
+    crossing = [(b, i) for b, i in case.batch.cross.nonzero().tolist()]
+    logs = [(rebuilt[b, i].norm().log(), case.batch.embeds[b, i].norm().log()) for b, i in crossing]
+    return torch.stack([(ours - wanted).square() for ours, wanted in logs]).mean()
+
+
+SLOW: dict[str, Callable[[Case, Tensor], Tensor]] = {
+    "prompt_ppl": slow_prompt_ppl,
+    "kl": slow_kl,
+    "hidden": slow_hidden,
+    "answer_ce": slow_answer_ce,
+    "answer_kl": slow_answer_kl,
+    "norm": slow_norm,
+}
+
+
+def gradient(value: Tensor, of: Tensor) -> Tensor:
+    (found,) = torch.autograd.grad(value, of)
+    return found
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_value_and_gradient_equal_the_obvious_loop(name: str, case: Case) -> None:
+    """Padding and special tokens are in the batch, and not in the loop."""
+    loss, rebuilt = build_loss(name), case.reconstruction()
+    ours = loss(case.inputs(rebuilt, frozen(case, loss)))
+    slow = SLOW[name](case, rebuilt)
+    assert slow.item() > 0.01
+    assert ours.item() == pytest.approx(slow.item(), rel=1e-5, abs=1e-5)
+    wanted = gradient(slow, rebuilt)
+    torch.testing.assert_close(gradient(ours, rebuilt), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+
+
+@pytest.mark.parametrize("name", ZERO_WHEN_PERFECT)
+def test_zero_when_the_reconstruction_is_perfect(name: str, case: Case) -> None:
+    loss = build_loss(name)
+    assert float(loss(case.inputs(case.reconstruction(0), frozen(case, loss)))) == pytest.approx(0, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_prompt_alone_has_the_value_it_has_in_a_padded_batch(name: str, case: Case) -> None:
+    loss, rebuilt = build_loss(name), case.reconstruction()
+    llm = frozen(case, loss)
+    for row, attends in enumerate(case.batch.attention):
+        together = loss(case.inputs(rebuilt, llm, row=row))
+        length = int(attends.sum())
+        assert case.batch.answers is not None
+        own = slice(row, row + 1)
+        prompt = {name: getattr(case.batch, name)[own, -length:] for name in FIELDS}
+        answers = Answers(*(field[own] for field in case.batch.answers))
+        batch = case.batch._replace(**prompt, answers=answers)
+        lonely = Case(case.model, batch, case.ordinary[own, -length:], case.noise[own, -length:])
+        alone = loss(lonely.inputs(rebuilt[own, -length:], llm))
+        assert float(alone) == pytest.approx(float(together), rel=1e-5, abs=1e-6)
+
+
+def test_hidden_is_one_at_the_mean_state(case: Case) -> None:
+    loss = build_loss("hidden", layers=[2])
+    inputs = case.inputs(case.reconstruction(), frozen(case, loss))
+    assert inputs.llm is not None
+    states = inputs.llm.teacher.layers[2]
+    length = case.ordinary.shape[1]
+    mean = states[:, :length][case.ordinary].mean(0).expand_as(states)
+    inputs.llm.student = States(None, {2: mean})
+    assert float(loss(inputs)) == pytest.approx(1, rel=1e-5)
+
+
+def test_norm_knows_only_length_and_survives_zero_vectors(case: Case) -> None:
+    loss, embeds = build_loss("norm"), case.batch.embeds
+    llm = frozen(case, loss)
+    assert float(loss(case.inputs(-2 * embeds, llm))) == pytest.approx(0.6931**2, rel=1e-3)
+    nothing = torch.zeros_like(embeds, requires_grad=True)
+    value = loss(case.inputs(nothing, llm))
+    assert value.isfinite()
+    assert gradient(value, nothing).isfinite().all()
+
+
+# -- the frozen LLM -----------------------------------------------------------------------------------------
+
+
+def counted(module: Any) -> list[int]:
+    calls: list[int] = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+@pytest.fixture
+def fresh(small_inputs: Inputs) -> Any:
+    """A model of this test's own, to hang hooks on."""
+    return load_model(small_inputs, Progress())
+
+
+def test_no_gradient_reaches_the_llm(case: Case) -> None:
+    config = small_config(*(f"losses.{name}=1" for name in LOSSES))
+    objective, rebuilt = Objective(resolve(config, load_plugins())), case.reconstruction()
+    llm = FrozenLLM(case.model, layers=objective.layers, last=objective.reads_last_states)
+    values = objective(case.inputs(rebuilt, llm))
+    assert set(values) >= set(LOSSES)
+    total: Any = objective.total(values, objective.weights(0))
+    total.backward()
+    llm.assert_frozen()
+    assert rebuilt.grad is not None
+    assert float(rebuilt.grad.norm()) > 0
+    # No gradient of the other losses reaches positions that do not cross either; `recon` sees them weigh 0.
+    assert float(rebuilt.grad[~case.batch.cross].abs().max()) == 0
+
+
+def test_hidden_runs_only_the_layers_it_reads(case: Case, fresh: Any) -> None:
+    case, loss = case._replace(model=fresh), build_loss("hidden", layers=[2])
+    last_read, next_one = (counted(fresh.model.layers[k]) for k in (1, 2))
+    rebuilt = case.reconstruction()
+    gradient(loss(case.inputs(rebuilt, frozen(case, loss))), rebuilt)
+    assert len(last_read) == 2  # the student and the teacher
+    assert next_one == []
+
+
+def test_hidden_beside_a_loss_that_reads_the_last_states_is_the_same(case: Case) -> None:
+    loss, rebuilt = build_loss("hidden"), case.reconstruction()
+    short = loss(case.inputs(rebuilt, frozen(case, loss)))
+    whole = loss(case.inputs(rebuilt, FrozenLLM(case.model, layers=loss.layers or (), last=True)))
+    assert float(short) == float(whole)
+
+
+def test_a_layer_that_the_model_lacks_is_refused(case: Case) -> None:
+    with pytest.raises(ConfigError, match="no layer 5; choose from 1 to 4"):
+        frozen(case, build_loss("hidden", layers=[2, 5]))
+
+
+@pytest.mark.parametrize(
+    "options", ["hidden.layers=[]", "hidden.layers=[0]", "hidden.layers=[2, 2]", "kl.temperature=0"]
+)
+def test_options_that_make_no_sense_are_refused(options: str) -> None:
+    with pytest.raises(ConfigError, match=r"layers|temperature"):
+        resolve(small_config(f"losses.{options}"), load_plugins())
+
+
+def test_states_are_computed_once_for_all_losses(case: Case, fresh: Any) -> None:
+    case = case._replace(model=fresh)
+    calls = counted(fresh.model)
+    inputs = case.inputs(case.reconstruction(), FrozenLLM(fresh, layers=[1, 3]))
+    for name in LOSSES:
+        build_loss(name)(inputs)
+    assert len(calls) == 2  # the student and the teacher
+
+
+@pytest.mark.parametrize("name", ["prompt_ppl", "hidden"])
+def test_checkpointing_gives_equal_gradients(name: str, case: Case, fresh: Any) -> None:
+    case, loss, rebuilt = case._replace(model=fresh), build_loss(name), case.reconstruction()
+    calls = counted(fresh.model.layers[0].self_attn)
+    plain = gradient(loss(case.inputs(rebuilt, frozen(case, loss))), rebuilt)
+    once = len(calls)
+    again = gradient(loss(case.inputs(rebuilt, frozen(case, loss, checkpointing=True))), rebuilt)
+    assert len(calls) == 2 * once + 1  # the student's activations were computed again
+    torch.testing.assert_close(again, plain, rtol=0, atol=1e-6 * float(plain.abs().max()))
+
+
+def test_checkpointing_leaves_generation_alone(case: Case, fresh: Any) -> None:
+    """The same model answers the selection questions, and needs its cache for that."""
+    prompt = {"inputs_embeds": case.batch.embeds, "attention_mask": case.batch.attention.long()}
+    options = {"max_new_tokens": 12, "do_sample": False, "use_cache": True}
+    before = fresh.generate(**prompt, **options)
+    loss = build_loss("prompt_ppl")
+    loss(case.inputs(case.reconstruction(), frozen(case._replace(model=fresh), loss, checkpointing=True)))
+    assert torch.equal(fresh.generate(**prompt, **options), before)
+
+
+# -- in training --------------------------------------------------------------------------------------------
+
+FEW = (
+    "train.steps=4",
+    "train.check_every=2",
+    "train.save_every=1",
+    "train.batch_prompts=4",
+    "train.check_questions=4",
+    "data.train=40",
+)
+
+
+def trainer(path: Path, *settings: str) -> tuple[Trainer, Run]:
+    config = small_config(f"output={path}", *settings)
+    inputs = load_inputs(config, Progress(), weights="table")
+    run = Run(path) if path.exists() else Run.create(config)
+    return Trainer(resolve(config, load_plugins()), inputs, load_plugins(), Progress()), run
+
+
+def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:
+    settings = (*FEW, *(f"losses.{name}=auto" for name in LOSSES), "losses.hidden.layers=[1, 3]")
+    settings += ("compressor=learned_linear",)
+    whole, run = trainer(tmp_path / "whole", *settings)
+    whole.train(run)
+    stopped, other = trainer(tmp_path / "stopped", *settings)
+    stopped._stop_signal = 2  # as if Ctrl-C had come during the first step
+    with pytest.raises(KeyboardInterrupt):
+        stopped.train(other)
+    resumed, other = trainer(tmp_path / "stopped", *settings)
+    resumed.train(other)
+    one, two = (load_file(r.path / "bottleneck.safetensors") for r in (run, other))
+    assert one.keys() == two.keys()
+    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert run.metrics() == other.metrics()
+    assert set(run.metrics()[-1]["terms"]) >= set(LOSSES)
+
+
+def test_norm_keeps_a_run_on_the_fast_path(tmp_path: Path) -> None:
+    fast, _ = trainer(tmp_path / "run", "losses.norm=0.1")
+    assert fast.fast
+    assert fast.llm is None
+
+
+def test_learned_linear_and_its_adapter_improve_together(tmp_path: Path) -> None:
+    pair, run = trainer(tmp_path / "run", "compressor=learned_linear", "adapter=mlp", "losses.norm=0.01")
+    compressor: Any = pair.bottleneck.compressor
+    compressor.fit(pair.stats)
+    start = compressor.weight.detach().clone()
+    pair.train(run)
+    first, *_, last = run.metrics()
+    assert last["selection"]["recon"] < 0.9 * first["selection"]["recon"]
+    assert not torch.allclose(compressor.weight, start, atol=1e-3)

@@ -1,0 +1,176 @@
+"""Recipes: all of them work with what is installed, and a copy is the recipe."""
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from conftest import ROOT, SMALL, Result, settings_args
+from stage1.config import RunConfig, merge, overlay, validate
+from stage1.errors import UsageError
+from stage1.plugins import load_plugins, resolve
+from stage1.recipes import Recipe, find, recipes
+from stage1.runs import Run
+
+Invoke = Callable[..., Result]
+NAMES = ["distill", "phase1", "phase2", "teacher_forced", "two_phase"]
+
+
+def configured(recipe: Recipe) -> RunConfig:
+    return validate(merge(recipe.settings, {}, []))
+
+
+def test_all_are_there_each_with_a_line_that_says_what_it_does() -> None:
+    assert [recipe.name for recipe in recipes()] == NAMES
+    for recipe in recipes():
+        assert recipe.text.startswith(f"# {recipe.summary}\n"), recipe.name
+        assert 30 < len(recipe.summary) < 120, recipe.name
+    assert "eacher-forced" in find("teacher_forced").summary
+
+
+@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
+def test_a_recipe_fits_the_installed_plugins_and_leaves_the_choice_of_them_open(recipe: Recipe) -> None:
+    assert not recipe.settings.keys() & {"compressor", "adapter", "model", "data", "output"}
+    resolved = resolve(configured(recipe), load_plugins())
+    marked = [name for name, loss in resolved.losses.items() if loss.cls.teacher_forced]
+    marked += [name for name, loss in resolved.then_losses.items() if loss.cls.teacher_forced]
+    assert bool(marked) == (recipe.name == "teacher_forced")
+
+
+def test_what_the_recipes_differ_in() -> None:
+    losses = {name: {k: c.weight for k, c in configured(find(name)).losses.items()} for name in NAMES}
+    auto = {"recon": "auto", "cosine": "auto", "prompt_ppl": "auto"}
+    assert losses["phase1"] == losses["two_phase"] == {"recon": 1.0, "cosine": 0.1}
+    assert losses["phase2"] == auto
+    assert losses["teacher_forced"] == {"recon": 1.0, "answer_ce": 1.0}
+    assert losses["distill"]["kl"] == 1.0
+    then, alone = configured(find("two_phase")).then, configured(find("phase2"))
+    assert then is not None
+    assert (then.losses, then.train, then.below) == (alone.losses, alone.train, 0.85)
+    assert alone.train.steps == 40
+
+
+def test_an_unknown_recipe_gets_the_nearest_and_the_list(invoke: Invoke) -> None:
+    with pytest.raises(UsageError, match=r"'phase1'\?.*two_phase"):
+        find("phas1")
+    for command in (("train", "--recipe"), ("config", "show", "--recipe"), ("recipes", "show")):
+        done = invoke(*command, "phas1")
+        assert done.code == 2
+        assert "'phase1'" in done.err
+        assert len(done.err.splitlines()) == 2
+
+
+# -- precedence ---------------------------------------------------------------------------------------
+
+
+def test_a_file_changes_single_settings_of_a_recipe_and_replaces_its_losses(
+    invoke: Invoke, tmp_path: Path
+) -> None:
+    (tmp_path / "mine.yaml").write_text("train: {lr: 0.5, steps: 7}\nlosses: {cosine: 2}\nseed: 1\n")
+    args = ("--recipe", "phase2", "mine.yaml", "--compressor", "random_projection", "--set", "train.steps=9")
+    shown = yaml.safe_load(invoke("config", "show", *args).out)
+    assert (shown["train"]["steps"], shown["train"]["lr"], shown["train"]["check_every"]) == (9, 0.5, 20)
+    assert list(shown["losses"]) == ["cosine"]
+    assert (shown["compressor"]["name"], shown["seed"]) == ("random_projection", 1)
+
+
+def test_set_reaches_into_the_second_phase(invoke: Invoke) -> None:
+    settings = settings_args(["then.train.steps=50", "then.below=0.9", "then.losses.cosine.ramp=5"])
+    shown = yaml.safe_load(invoke("config", "show", "--recipe", "two_phase", *settings).out)["then"]
+    assert (shown["train"]["steps"], shown["train"]["lr"], shown["below"]) == (50, 1e-3, 0.9)
+    assert shown["losses"]["cosine"] == {"weight": "auto", "ramp": 5}
+    off = invoke("config", "show", "--recipe", "two_phase", "--set", "then=null")
+    assert yaml.safe_load(off.out)["then"] is None
+
+
+def test_overlaid_sections_are_merged_and_named_plugins_replaced() -> None:
+    base = {"compressor": {"name": "pca", "dim": 4}, "train": {"lr": 1, "steps": 2}, "losses": {"recon": 1}}
+    over = {"compressor": {"name": "pca"}, "train": {"lr": 3}, "losses": {"cosine": 1}, "seed": 1}
+    assert overlay(base, over) == {**over, "train": {"lr": 3, "steps": 2}}
+    assert base["train"] == {"lr": 1, "steps": 2}
+    assert overlay(base, {"compressor": {"dim": 5}})["compressor"] == {"name": "pca", "dim": 5}
+
+
+# -- the commands -------------------------------------------------------------------------------------
+
+
+def test_recipes_are_listed_and_shown(invoke: Invoke) -> None:
+    listed = invoke("recipes").out
+    assert all(recipe.name in listed and recipe.summary[:30] in listed for recipe in recipes())
+    assert [entry["name"] for entry in json.loads(invoke("recipes", "--json").out)] == NAMES
+    assert invoke("recipes", "show", "two_phase").out == find("two_phase").text
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_copy_gives_the_same_configuration(invoke: Invoke, name: str) -> None:
+    done = invoke("recipes", "copy", name)
+    assert f"stage1 train {name}.yaml" in done.out
+    copied = invoke("config", "show", f"{name}.yaml")
+    assert copied.code == 0
+    assert copied.out == invoke("config", "show", "--recipe", name).out
+
+
+def test_copying_overwrites_nothing(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("seed: 3\n")
+    done = invoke("recipes", "copy", "phase1", "mine.yaml")
+    assert done.code == 2
+    assert "mine.yaml exists already" in done.err
+    assert (tmp_path / "mine.yaml").read_text() == "seed: 3\n"
+    nowhere = invoke("recipes", "copy", "phase1", "no/such/folder.yaml")
+    assert nowhere.code == 2
+    assert "No such file" in nowhere.err
+
+
+def test_a_copy_trains_as_the_recipe_does(invoke: Invoke) -> None:
+    common = ("--no-eval", "--quiet", "--json", *settings_args([*SMALL, "train.steps=2"]))
+    invoke("recipes", "copy", "phase1", "mine.yaml")
+    assert invoke("train", "mine.yaml", "--output", "one", *common).code == 0
+    assert invoke("train", "--recipe", "phase1", "--output", "two", *common).code == 0
+    configs = [Run(Path(name)).config.model_copy(update={"output": None}) for name in ("one", "two")]
+    assert configs[0] == configs[1]
+    assert set(configs[0].losses) == {"recon", "cosine"}
+    weights = [Path(name, "bottleneck.safetensors").read_bytes() for name in ("one", "two")]
+    assert weights[0] == weights[1]
+
+
+def test_flags_for_a_start_and_for_special_tokens(invoke: Invoke) -> None:
+    common = ("--no-eval", "--quiet", "--json", *settings_args([*SMALL, "train.steps=2"]))
+    assert invoke("train", "--no-keep-special", "--output", "one", *common).code == 0
+    assert Run(Path("one")).config.keep_special is False
+    assert invoke("train", "--init", "one", "--output", "two", *common).code == 0
+    assert Run(Path("two")).config.init == Path("one")
+    assert Run(Path("two")).config.keep_special is True
+
+
+def test_shell_completion_knows_the_recipes() -> None:
+    words = {
+        "_STAGE1_COMPLETE": "complete_bash",
+        "COMP_WORDS": "stage1 train --recipe ph",
+        "COMP_CWORD": "3",
+    }
+    program = str(Path(sys.executable).with_name("stage1"))
+    done = subprocess.run([program], env={**os.environ, **words}, capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["phase1", "phase2"], done.stderr
+
+
+# -- packaging ----------------------------------------------------------------------------------------
+
+
+def test_reading_them_loads_no_torch() -> None:
+    code = "import sys; from stage1.recipes import recipes; [r.settings for r in recipes()]; "
+    code += "sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_the_wheel_contains_them(tmp_path: Path) -> None:
+    pytest.importorskip("hatchling")
+    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    [wheel] = tmp_path.glob("*.whl")
+    assert {f"stage1/recipes/{name}.yaml" for name in NAMES} <= set(zipfile.ZipFile(wheel).namelist())
