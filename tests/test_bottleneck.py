@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import small_config
+from plugin_sites import Site, compressor
 from stage1.bottleneck import Bottleneck, rms, splice
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
@@ -182,3 +183,18 @@ def test_a_hub_id_is_downloaded(stats: TokenStats, tmp_path: Path, monkeypatch: 
     Bottleneck.from_pretrained("someone/bottleneck", table=stats.embeds, revision="v2")
     assert (asked["repo"], asked["revision"]) == ("someone/bottleneck", "v2")
     assert asked["allow_patterns"] == ["bottleneck.json", "bottleneck.safetensors"]
+
+
+def test_a_compressor_that_changes_the_length_is_loaded_again(
+    site: Site, stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It does not go with the default objective, which is none of a checkpoint's business."""
+    site.install("lengths", {"pool": compressor("pool", body="changes_length = True; tokenwise = False")})
+    registry = site.load()
+    monkeypatch.setattr("stage1.bottleneck.load_plugins", lambda: registry)
+    config = small_config("compressor=pool", "adapter=mlp", "losses={answer_ce: 1}")
+    bottleneck = Bottleneck.build(resolve(config, registry), "free", 24, 0)
+    loaded = Bottleneck.from_pretrained(saved(bottleneck, stats, tmp_path), table=stats.embeds)
+    assert loaded.compressor.changes_length
+    for name, value in bottleneck.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value)

@@ -20,7 +20,6 @@ from stage1.config import (
     Phase,
     RunConfig,
     TrainConfig,
-    issues_of,
     merge,
     parse_loss,
     parse_setting,
@@ -28,6 +27,7 @@ from stage1.config import (
     validate,
 )
 from stage1.errors import ConfigError, UsageError
+from stage1.issues import issues_of
 
 
 def issues(tree: dict[Any, Any]) -> dict[str, str]:

@@ -255,7 +255,6 @@ class Looks(Loss):
     tokenwise = False
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        assert inputs.llm is not None
         return inputs.llm.student.prompt.square().mean()
 
 
@@ -269,7 +268,6 @@ def test_the_llms_losses_see_the_same(change: dict[str, Any], inputs: Inputs) ->
     trainer.bottleneck.fit(trainer.stats, inputs.table)
     batch = trainer.batches.batch(0)
     outputs = trainer._loss_inputs(batch, trainer.bottleneck).llm
-    assert outputs is not None
     assert outputs.student.prompt.isfinite().all()
     assert torch.equal(outputs.original.embeds, batch.embeds)
     assert torch.equal(outputs.rebuilt.attention, batch.attention)

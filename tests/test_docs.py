@@ -4,16 +4,22 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import make_docs
 import pytest
 import typer
 
-from conftest import ROOT
+from conftest import ROOT, small_config
+from plugin_sites import Site
 from stage1 import hookspecs
 from stage1.cli import app
-from stage1.plugins import docs, load_plugins
+from stage1.inputs import load_inputs
+from stage1.plugins import docs, load_plugins, resolve
+from stage1.progress import Progress
+from stage1.runs import Run
+from stage1.train import Trainer
 
 DOCS = ROOT / "docs"
 
@@ -96,3 +102,16 @@ def test_importing_stage1_and_help_load_neither_torch_nor_plugins() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"
     assert "train" in result.stdout
+
+
+def test_the_loss_of_the_plugin_page_trains(site: Site, tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "plugins.md").read_text()
+    site.install("page", {"loss": next(block for block in python_blocks(page) if "stage1_losses" in block)})
+    registry = site.load()
+    few = ("train.steps=2", "train.check_every=1", "train.batch_prompts=2", "train.check_questions=2")
+    config = small_config("losses={last_token: 1}", "data.selection=20", f"output={tmp_path / 'run'}", *few)
+    inputs = load_inputs(config, Progress(), weights="all")
+    run = Run.create(config)
+    Trainer(resolve(config, registry), inputs, registry, Progress()).train(run)
+    *_, last = run.metrics()
+    assert last["terms"]["last_token"]["value"] > 0

@@ -262,7 +262,6 @@ def test_a_prompt_alone_has_the_value_it_has_in_a_padded_batch(name: str, case: 
 def test_hidden_is_one_at_the_mean_state(case: Case) -> None:
     loss = build_loss("hidden", layers=[2])
     inputs = case.inputs(case.reconstruction(), frozen(case, loss))
-    assert inputs.llm is not None
     states = inputs.llm.teacher.layers[2]
     length = case.ordinary.shape[1]
     mean = states[:, :length][case.ordinary].mean(0).expand_as(states)

@@ -83,7 +83,7 @@ def test_a_file_changes_single_settings_of_a_recipe_and_replaces_its_losses(
 def test_set_reaches_into_the_second_phase(invoke: Invoke) -> None:
     settings = settings_args(["then.train.steps=50", "then.below=0.9", "then.losses.cosine.ramp=5"])
     shown = yaml.safe_load(invoke("config", "show", "--recipe", "two_phase", *settings).out)["then"]
-    assert (shown["train"]["steps"], shown["train"]["lr"], shown["below"]) == (50, 1e-3, 0.9)
+    assert (shown["train"]["steps"], shown["train"]["lr"], shown["below"]) == (50, 3e-4, 0.9)
     assert shown["losses"]["cosine"] == {"weight": "auto", "ramp": 5}
     off = invoke("config", "show", "--recipe", "two_phase", "--set", "then=null")
     assert yaml.safe_load(off.out)["then"] is None

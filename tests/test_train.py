@@ -158,7 +158,6 @@ class NextToken(Loss):
     tokenwise = False
 
     def forward(self, inputs: LossInputs) -> torch.Tensor:
-        assert inputs.llm is not None
         logits = inputs.llm.head(inputs.llm.student.prompt[:, :-1])
         targets, counted = inputs.ids[:, 1:], inputs.weights[:, 1:] > 0
         loss = torch.nn.functional.cross_entropy(logits[counted], targets[counted])
@@ -383,3 +382,15 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
     alone = trained(tmp_path / "alone", "train.batch_tokens=200")
     for name, value in weights(Run(run)).items():  # the same draws, averaged over two halves
         torch.testing.assert_close(value, weights(alone)[name], rtol=1e-2, atol=1e-4)
+
+
+def test_a_last_layer_without_a_solution_stays_as_trained(tmp_path: Path) -> None:
+    """Hidden units that a far too high learning rate has saturated are constant: nothing can be solved."""
+    notes = Notes()
+    config = small_config("adapter=mlp", "adapter.depth=2", "train.lr=3", f"output={tmp_path / 'run'}")
+    trainer = trainer_for(config, progress=notes)
+    run = Run.create(config)
+    trainer.train(run)
+    assert any("no solution" in note for note in notes.notes)
+    assert run.trained
+    assert not any("refit" in entry for entry in run.metrics())

@@ -1,6 +1,7 @@
 """The frozen LLM as the losses read it: states from embeddings, as deep as anyone looks."""
 
 import copy
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any, cast
@@ -45,7 +46,10 @@ class FrozenLLM:
         self._decoder = decoder if last else _first_layers(decoder, self.layers[-1])
         self.checkpointing = checkpointing
         if checkpointing:
-            self.model.gradient_checkpointing_enable({"use_reentrant": False})
+            with warnings.catch_warnings():
+                # The method was renamed during transformers 5; its early versions know this name only.
+                warnings.simplefilter("ignore", FutureWarning)
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def __call__(self, prompts: Embedded, answers: Answers | None = None) -> States:
         """The states on `prompts` [B, M, D], left-padded, followed by `answers` [B, A, D]."""

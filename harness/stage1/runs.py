@@ -1,7 +1,7 @@
 """The run directory: what is in it, and how it survives a kill.
 
     RUN/ config.yaml  manifest.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
-         predictions/<row>.jsonl  state/state.safetensors (resume)
+         predictions/<row>.jsonl  diagnosis.json  state/state.safetensors (resume)
          phase1/ (the first of two phases, with selection.json: whether the second is run)
 
 Every file is written atomically; `state.safetensors` is one file, so weights, optimiser and step cannot
@@ -159,6 +159,10 @@ class Run:
             ]
             write_atomic(self.path / "predictions" / f"{row}.jsonl", "".join(lines).encode())
         write_json(self.path / "results.json", results)
+
+    def write_diagnosis(self, diagnosis: Mapping[str, Any]) -> None:
+        """Replace diagnosis.json."""
+        write_json(self.path / "diagnosis.json", diagnosis)
 
     def read_results(self) -> dict[str, Any] | None:
         """results.json, or None before the first evaluation."""

@@ -169,7 +169,14 @@ class LossInputs:
     weights: Tensor  # [B, L] how much a position counts; 0 where nothing crosses the bottleneck
     ids: Tensor  # [B, L] token ids
     variance: float  # token-weighted variance of the embeddings (`TokenStats.variance`)
-    llm: LLMOutputs | None = None  # only for a loss that says `needs_llm`
+    llm_outputs: LLMOutputs | None = None
+
+    @property
+    def llm(self) -> LLMOutputs:
+        """What the frozen LLM says; there for a loss that says `needs_llm`."""
+        if self.llm_outputs is None:
+            raise ValueError("A loss that reads the LLM must say so: needs_llm = True.")
+        return self.llm_outputs
 
     def mean(self, values: Tensor) -> Tensor:
         """Weighted mean of per-position `values` [B, L] over the positions that crossed: a scalar."""

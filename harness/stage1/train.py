@@ -190,7 +190,12 @@ class Trainer:
             return
         weighted = replace(self.stats, counts=self.shares)
         with self.progress.task("Solving the last layer"), torch.no_grad():
-            self.bottleneck.adapter.refit(self.bottleneck.encode_rows, weighted)
+            try:
+                self.bottleneck.adapter.refit(self.bottleneck.encode_rows, weighted)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                # Hidden units that a far too high learning rate has saturated are all alike.
+                self.progress.note("The last layer's closed form has no solution here: it stays as trained.")
+                return
         self.step += 1
         self._check({"refit": True})
 

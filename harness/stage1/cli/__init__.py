@@ -6,7 +6,7 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
-from stage1.cli import config, evaluate, plugins, recipes, sweep, train
+from stage1.cli import config, diagnose, evaluate, plugins, recipes, sweep, train
 from stage1.errors import Stage1Error
 
 
@@ -43,6 +43,7 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("sweep")(sweep.sweep)
+app.command("diagnose")(diagnose.diagnose)
 app.command("score")(evaluate.score)
 app.command("push")(evaluate.push)
 app.add_typer(plugins.app, name="plugins")

@@ -75,6 +75,31 @@ def show_sweep(record: Mapping[str, Any], folder: Path, *, json: bool) -> None:
     console.print(f"\nSweep: {folder}", markup=False, soft_wrap=True)
 
 
+def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
+    """JSON alone, or verdict, findings, stages and a prompt as the LLM may read it."""
+    from stage1.diagnose import show
+
+    if json:
+        typer.echo(to_json(diagnosis), nl=False)
+        return
+    console = make_console()
+    console.print(show.stages(diagnosis))
+    console.print()
+    for text in show.numbers(diagnosis):
+        console.print(text, markup=False, soft_wrap=True)
+    console.print()
+    if tokens := diagnosis["measured"]["tokens"]:
+        console.print(
+            "A prompt, over the nearest tokens of its rebuilt vectors where they differ:", style="dim"
+        )
+        for line in show.prompt(tokens["prompts"][0]):
+            console.print(line, soft_wrap=True)
+        console.print()
+    for line in show.findings(diagnosis):
+        console.print(line, soft_wrap=True)
+    console.print(f"Diagnosis: {show.verdict(diagnosis)}", markup=False, soft_wrap=True)
+
+
 SLOW = 1.0
 """Seconds after which finished work is worth a line where there is no terminal."""
 

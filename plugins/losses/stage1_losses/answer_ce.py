@@ -21,7 +21,6 @@ class AnswerCE(Loss):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         llm = inputs.llm
-        assert llm is not None  # noqa: S101 - the harness gives it to a loss that says `needs_llm`
         answers = llm.answers
         assert answers is not None  # noqa: S101 - likewise, for `teacher_forced`
         states = llm.student.answering[answers.mask]  # [N, D]

@@ -31,7 +31,6 @@ class AnswerKL(Loss):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         llm, first, temperature = inputs.llm, self.config.tokens, self.config.temperature
-        assert llm is not None  # noqa: S101 - the harness gives it to a loss that says `needs_llm`
         assert llm.answers is not None  # noqa: S101 - likewise, for `teacher_forced`
         counted = llm.answers.mask[:, :first]  # [B, K]
         both = (llm.student, llm.teacher)

@@ -1,0 +1,144 @@
+"""Where F1 falls: the same questions after each stage of the bottleneck, and with one thing changed.
+
+Stages follow the prompt: `raw` → `inverse` (compressor and its own inverse) → `adapter` (with its own
+magnitudes) → `bottleneck` (with those configured). Variants change one thing of the whole: the norms to the
+originals', what crosses, or the training (`closed_form`, the least-squares decoder of these very codes;
+`refit`, the same from a compressor fitted anew on plenty of this table's tokens; only where few or others
+were used).
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stage1.bottleneck import Bottleneck, Rebuild, rms
+from stage1.config import RunConfig
+from stage1.data import Prompt, build_prompts, load_qa
+from stage1.diagnose.case import Asked, Case
+from stage1.diagnose.compressor import FOREIGN, mean_distance
+from stage1.inputs import longest_prompt
+from stage1.interfaces import Encoder
+from stage1.lm import Embed
+from stage1.plugins import load_plugins, resolve
+from stage1.rows import lookup
+from stage1.stats import ClusterBootstrap
+from stage1.tensors import TokenStats
+from stage1.tokens import count_tokens, least_squares
+
+PLENTY = 10_000
+"""Training prompts behind `refit`."""
+
+
+class _View(NamedTuple):
+    name: str
+    embed: Embed | None
+    prompts: list[Prompt] | None = None
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """F1, prompt perplexity and agreement with the text path, by stage and by variant.
+
+    `gain_ci95` is the paired interval of how much more F1 that is than the bottleneck's. Perplexity and
+    agreement are None where the prompts are others or positions do not match.
+    """
+    bootstrap = ClusterBootstrap([q.context for q in case.questions], case.inputs.config.eval.resamples, 0)
+    aligned = not case.bottleneck.compressor.changes_length
+    raw = case.next_tokens("raw", case.raw) if aligned else None
+
+    def entry(view: _View) -> dict[str, Any]:
+        asked: Asked = case.ask(view.name, view.embed, view.prompts)
+        found = {
+            "name": view.name,
+            "f1": asked.mean,
+            "f1_ci95": bootstrap.interval(asked.f1),
+            "gain_ci95": bootstrap.interval(asked.f1 - case.ours.f1),
+        }
+        if raw is None or view.embed is None or view.prompts is not None:
+            return {**found, "perplexity": None, "agreement": None}
+        seen = case.next_tokens(view.name, view.embed)
+        agreement = float((seen.guesses == raw.guesses).float().mean())
+        return {**found, "perplexity": seen.perplexity, "agreement": agreement}
+
+    return {
+        "stages": [entry(view) for view in _stages(case)],
+        "variants": [entry(view) for view in _variants(case)],
+    }
+
+
+def _stages(case: Case) -> Iterator[_View]:
+    bottleneck = case.bottleneck
+    yield _View("raw", case.raw)
+    if (inverse := case.view(bottleneck.rebuild_linear)) is not None:
+        yield _View("inverse", inverse)
+    if bottleneck.magnitude != "free":
+        yield _View("adapter", case.view(_adapted(bottleneck)))
+    yield _View("bottleneck", case.view(bottleneck.rebuild))
+
+
+def _adapted(bottleneck: Bottleneck) -> Rebuild:
+    def rebuild(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        code = bottleneck.encode(embeds, mask)
+        return bottleneck.adapter(code), code.mask
+
+    return rebuild
+
+
+def _variants(case: Case) -> Iterator[_View]:
+    if not case.bottleneck.compressor.changes_length:
+        yield _View("true_norms", case.view(_with_true_norms(case.bottleneck)))
+    for name, change in (("context_only", {"scope": "context"}), ("raw_anchor", {"raw_anchor": True})):
+        if all(getattr(case.inputs.config, key) != value for key, value in change.items()):
+            prompts = _crossing_less(case, change)
+            yield _View(name, case.view(case.bottleneck.rebuild, prompts), prompts)
+    if case.bottleneck.compressor.tokenwise and case.inputs.data.train:
+        yield _View("closed_form", _closed_form(case, case.bottleneck.encode_rows, case.fitted))
+        if _worth_refitting(case):
+            yield _View("refit", _refit(case))
+
+
+def _with_true_norms(bottleneck: Bottleneck) -> Rebuild:
+    """What nobody could send for free: the originals' norms."""
+
+    def rebuild(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        rebuilt, kept = bottleneck.rebuild(embeds, mask)
+        return rebuilt * (rms(embeds) / rms(rebuilt).clamp(min=1e-12)), kept
+
+    return rebuild
+
+
+def _crossing_less(case: Case, change: dict[str, Any]) -> list[Prompt]:
+    config = case.inputs.config
+    rules: dict[str, Any] = {
+        "scope": config.scope,
+        "raw_anchor": config.raw_anchor,
+        "keep_special": config.keep_special,
+    }
+    longest = longest_prompt(config, case.inputs.folder)
+    return build_prompts(case.questions, case.inputs.tokenizer, **{**rules, **change}, max_tokens=longest)
+
+
+def _closed_form(case: Case, encode: Encoder, fitted: TokenStats) -> Embed:
+    """Every crossing token as the least-squares decoder of its code rebuilds it."""
+    with torch.no_grad():
+        weight, bias = least_squares(encode(fitted.embeds), fitted.embeds, fitted.shares)
+        rows = encode(case.stats.embeds).double() @ weight + bias
+    return lookup(case.embedding, case.stats, rows.float(), len(case.inputs.table))
+
+
+def _worth_refitting(case: Case) -> bool:
+    few = len(case.inputs.data.train) < PLENTY / 2
+    return few or (mean_distance(case.bottleneck, case.fitted) or 0.0) > FOREIGN
+
+
+def _refit(case: Case) -> Embed:
+    """The compressor's closed form again, from this table and plenty of prompts."""
+    config: RunConfig = case.inputs.config
+    data = config.data.model_copy(update={"train": max(PLENTY, config.data.train)})
+    prompts = case.inputs.prompts(load_qa(data, config.seed).train)
+    stats = count_tokens(prompts, case.inputs.table)
+    resolved = resolve(config, load_plugins())
+    fresh = Bottleneck.build(resolved, config.magnitude, case.inputs.table.shape[1], config.seed)
+    fresh.to(case.inputs.device).fit(stats, case.inputs.table)
+    return _closed_form(case, fresh.encode_rows, stats)

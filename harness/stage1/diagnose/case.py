@@ -1,0 +1,181 @@
+"""What the diagnosis works on: a bottleneck, the questions, and the frozen LLM, each asked at most once."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+from transformers import PreTrainedModel
+
+from stage1.batches import Batch, collate
+from stage1.bottleneck import Bottleneck, Rebuild
+from stage1.data import Prompt, Question
+from stage1.frozen import FrozenLLM
+from stage1.inputs import Inputs
+from stage1.lm import Embed
+from stage1.progress import Progress
+from stage1.rows import Asker, Row, scores, through
+from stage1.tensors import Embedded, TokenStats
+from stage1.tokens import count_tokens
+
+PROMPTS_AT_ONCE = 32
+POSITIONS_AT_ONCE = 128
+"""Positions whose logits are held at a time."""
+
+
+class Asked(NamedTuple):
+    """The answers of one view of the prompts."""
+
+    answers: list[str]  # as generated, in the order of the questions
+    f1: np.ndarray[Any, Any]  # [N] of each, 0 to 100
+
+    @property
+    def mean(self) -> float:
+        """F1 over all questions, 0 to 100."""
+        return float(self.f1.mean())
+
+
+class NextTokens(NamedTuple):
+    """What the LLM makes of the prompts themselves, at the positions whose next token is ordinary."""
+
+    nll: Tensor  # [T] nats: −log p(next token), all prompts one after the other
+    guesses: Tensor  # [T] the most probable next token
+    final: Tensor  # [N] the most probable first token of each answer
+
+    @property
+    def perplexity(self) -> float:
+        """exp of the mean over all positions."""
+        return float(self.nll.mean().exp())
+
+
+@dataclass
+class Case:
+    """A bottleneck under examination.
+
+    Attributes:
+        bottleneck: as it was saved, or fitted without training.
+        inputs: model folder, table, data and configuration.
+        model: the frozen LLM.
+        questions, prompts: those asked, and how the run's protocol puts them.
+        metrics: the entries of `metrics.jsonl`; none without training.
+        progress: told of every row asked.
+    """
+
+    bottleneck: Bottleneck
+    inputs: Inputs
+    model: PreTrainedModel
+    questions: list[Question]
+    prompts: list[Prompt]
+    metrics: list[dict[str, Any]]
+    progress: Progress = field(default_factory=Progress)
+
+    @cached_property
+    def stats(self) -> TokenStats:
+        """The tokens that cross in the prompts asked."""
+        return count_tokens(self.prompts, self.inputs.table)
+
+    @cached_property
+    def fitted(self) -> TokenStats:
+        """The tokens of the run's training prompts, what compressor and adapter were fitted on; without any
+        training prompts, those asked.
+        """
+        if not self.inputs.data.train:
+            return self.stats
+        return count_tokens(self.inputs.prompts(self.inputs.data.train), self.inputs.table)
+
+    # -- ways of showing the prompts -----------------------------------------------------------------------
+
+    def view(self, rebuild: Rebuild, prompts: Sequence[Prompt] | None = None) -> Embed | None:
+        """The prompts with their crossing positions through `rebuild`; None if that is not defined."""
+        shown = list(prompts or self.prompts)
+        table, stats = (
+            self.inputs.table,
+            self.stats if prompts is None else count_tokens(shown, self.inputs.table),
+        )
+        return through(self.bottleneck, rebuild, self.embedding, table, stats, shown)
+
+    @property
+    def embedding(self) -> torch.nn.Module:
+        """The LLM's own embedding layer."""
+        layer: torch.nn.Module = self.model.get_input_embeddings()
+        return layer
+
+    def raw(self, ids: Tensor, _cross: Tensor, attention: Tensor) -> Embedded:
+        """The original embeddings: an `Embed`."""
+        return Embedded(self.embedding(ids), attention)
+
+    # -- asking --------------------------------------------------------------------------------------------
+
+    def ask(self, name: str, embed: Embed | None, prompts: Sequence[Prompt] | None = None) -> Asked:
+        """The answers to the questions where the LLM receives what `embed` makes of `prompts`.
+
+        Asked once under each `name`; None as `embed` gives it the token ids.
+        """
+        if name not in self._asked:
+            row = Row(name, list(prompts or self.prompts), embed, None)
+            answers = self._asker.ask(row)
+            self._asked[name] = Asked(answers, scores(self.questions, answers)["f1"])
+        return self._asked[name]
+
+    @cached_property
+    def _asker(self) -> Asker:
+        return Asker(self.inputs, self.model, self.questions, None, self.progress)
+
+    @cached_property
+    def _asked(self) -> dict[str, Asked]:
+        return {}
+
+    @cached_property
+    def text(self) -> Asked:
+        """Token ids: the ceiling."""
+        return self.ask("text", None)
+
+    @cached_property
+    def ours(self) -> Asked:
+        """The bottleneck as it is."""
+        return self.ask("bottleneck", self.view(self.bottleneck.rebuild))
+
+    # -- the prompts themselves ----------------------------------------------------------------------------
+
+    def batches(self, prompts: Sequence[Prompt] | None = None) -> list[Batch]:
+        """The prompts, left-padded, some at a time; every crossing position weighs 1."""
+        shown, table = prompts or self.prompts, self.inputs.table
+        even = torch.ones(len(table), device=table.device)
+        starts = range(0, len(shown), PROMPTS_AT_ONCE)
+        return [collate(shown[s : s + PROMPTS_AT_ONCE], table, even) for s in starts]
+
+    @torch.no_grad()
+    def next_tokens(self, name: str, embed: Embed) -> NextTokens:
+        """How well the LLM predicts the original prompts from what it receives; the length must not change.
+
+        Read once under each `name`, as in `ask`.
+        """
+        if name not in self._read:
+            self._read[name] = self._next_tokens(embed)
+        return self._read[name]
+
+    @cached_property
+    def _read(self) -> dict[str, NextTokens]:
+        return {}
+
+    def _next_tokens(self, embed: Embed) -> NextTokens:
+        llm = FrozenLLM(self.model)
+        special = torch.tensor(self.inputs.tokenizer.all_special_ids, device=self.inputs.device)
+        nll, guesses, final = [], [], []
+        for batch in self.batches():
+            states = llm(embed(batch.ids, batch.cross, batch.attention)).prompt
+            counted = (
+                batch.attention[:, :-1] & batch.attention[:, 1:] & ~torch.isin(batch.ids[:, 1:], special)
+            )
+            chosen = torch.split(states[:, :-1][counted], POSITIONS_AT_ONCE)
+            goals = torch.split(batch.ids[:, 1:][counted], POSITIONS_AT_ONCE)
+            for part, goal in zip(chosen, goals, strict=True):
+                logits = llm.head(part).float()
+                nll.append(cross_entropy(logits, goal, reduction="none"))
+                guesses.append(logits.argmax(-1))
+            final.append(llm.head(states[:, -1]).argmax(-1))
+        return NextTokens(torch.cat(nll), torch.cat(guesses), torch.cat(final))

@@ -1,0 +1,89 @@
+"""What the rules read: every measurement, with the F1 of each stage and variant at hand."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, NamedTuple
+
+NOTABLE = 3.0
+"""Points of F1 below which a difference on a few hundred questions is no finding."""
+
+UNTRAINED = ("inverse", "closed_form")
+
+
+class Finding(NamedTuple):
+    """One cause."""
+
+    cause: str  # a slug: `magnitude`, `no_bos`, …
+    severity: str  # "critical": explains a third of the ceiling or more; "warning"; "note"
+    explains: float  # points of F1, at least 0
+    title: str
+    evidence: list[str]
+    remedy: str
+    command: str | None  # the next thing to type
+
+
+class Facts:
+    """The measurements, with the F1 of every stage and variant by name."""
+
+    def __init__(self, measured: Mapping[str, Any]) -> None:
+        self.measured = measured
+        ablation = measured["ablation"]
+        self.rows: dict[str, Any] = {e["name"]: e for e in ablation["stages"] + ablation["variants"]}
+        self.f1: dict[str, float] = {name: row["f1"] for name, row in self.rows.items()}
+        self.protocol: dict[str, Any] = measured["protocol"]
+        self.statistics: dict[str, Any] = measured["statistics"] or {}
+        self.tokens: dict[str, Any] = measured["tokens"] or {}
+        self.objective: dict[str, Any] = measured["objective"]
+        self.compressor: dict[str, Any] = measured["compressor"]
+        self.text: float = self.protocol["text_f1"]
+        self.ours: float = self.f1["bottleneck"]
+
+    def reach(self, *names: str) -> float:
+        """F1 of the best of these variants that do better than the bottleneck beyond chance; else its own.
+
+        Beyond chance: the paired 95 % interval of the difference lies above 0.
+        """
+        better = [name for name in names if name in self.rows and self.rows[name]["gain_ci95"][0] > 0]
+        return max([self.ours, *(self.f1[name] for name in better)])
+
+    @property
+    def untrained(self) -> float:
+        """What no training at all reaches: the compressor's inverse or the closed-form decoder."""
+        return self.reach(*UNTRAINED)
+
+    @property
+    def norm(self) -> float | None:
+        """Median norm ratio."""
+        ratio = self.statistics.get("norm_ratio")
+        return ratio["median"] if ratio else None
+
+    @property
+    def norms_off(self) -> bool:
+        """Rebuilt vectors are typically a quarter too long or a fifth too short."""
+        return self.norm is not None and not 0.8 <= self.norm <= 1.25
+
+    @property
+    def blind(self) -> bool:
+        """There was training, and its objective does not notice how long the rebuilt vectors are."""
+        return bool(self.objective["terms"] and self.objective["magnitude_blind"])
+
+
+def make(
+    cause: str,
+    explains: float,
+    facts: Facts,
+    title: str,
+    evidence: list[str],
+    remedy: str,
+    command: str | None,
+    *,
+    least: Literal["warning", "note"] = "note",
+) -> Finding:
+    """A finding whose severity follows from what it explains, but is `least` or more."""
+    third = max(facts.text, 1.0) / 3
+    severity = "critical" if explains >= third else "warning" if explains >= NOTABLE else least
+    return Finding(cause, severity, max(0.0, explains), title, evidence, remedy, command)
+
+
+def points(value: float) -> str:
+    """F1 as evidence shows it."""
+    return f"{value:.1f}"

@@ -1,0 +1,230 @@
+"""What training asked for: how its terms shared the objective, and what they cannot see."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from stage1.batches import Batch, PromptBatches, collate_answers
+from stage1.data import Question, answer_ids
+from stage1.diagnose.case import Case
+from stage1.frozen import FrozenLLM
+from stage1.lm import Embed
+from stage1.objective import Objective
+from stage1.plugins import Resolved, load_plugins, resolve
+from stage1.tensors import Embedded, LLMOutputs, LossInputs
+from stage1.tokens import training_shares
+
+PROMPTS = 16
+"""Training prompts that `magnitude_blind` is measured on."""
+
+SCALES = (0.5, 2.0)
+UNCHANGED = 1e-3
+"""Relative change of the objective below which it does not see the scale."""
+
+
+def measure(case: Case) -> dict[str, Any]:
+    """The terms' part in the objective and in its gradient, and what evaluation would find missing in it.
+
+    What is read from the metrics is None without training. `magnitude_blind` and `blind_terms` are also
+    None where there are no training questions, or where the objective compares position with position
+    and the compressor changes the length.
+    """
+    resolved = resolve(case.inputs.config, load_plugins())
+    last = _last_phase(case, resolved)
+    steps = [entry for entry in case.metrics if "terms" in entry]
+    terms = _terms(steps)
+    every = {**resolved.losses, **last.losses} if last is not resolved else resolved.losses
+    forced = [name for name, term in every.items() if steps and term.cls.teacher_forced]
+    data = case.inputs.data
+    return {
+        "terms": terms,
+        "on_selection": _on_selection(case.metrics),
+        "kept_step": _kept_step(case.metrics),
+        "dominating": _dominating(terms),
+        "gradients": _gradients(steps),
+        **_recon(case.metrics),
+        "teacher_forced": forced,
+        "teacher_forced_accuracy": _accuracy(case) if forced else None,
+        **_blindness(case, last),
+        "selection_on_test": _shared(data.selection, data.test),
+        "training_on_test": _shared(data.train, data.test),
+    }
+
+
+def _last_phase(case: Case, resolved: Resolved) -> Resolved:
+    """`resolved` with the losses of the phase that the metrics tell of."""
+    logged = {name for entry in case.metrics for name in entry.get("terms", ())}
+    if logged and logged == resolved.then_losses.keys() != resolved.losses.keys():
+        return resolved._replace(losses=resolved.then_losses)
+    return resolved
+
+
+# -- from the metrics --------------------------------------------------------------------------------------
+
+
+def _terms(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Each term's share of the objective (0 to 1) and value, over the logged optimiser steps."""
+    if not steps:
+        return None
+    return {
+        name: {
+            "mean_share": _mean([entry["terms"][name]["share"] for entry in steps]),
+            "last_share": steps[-1]["terms"][name]["share"],
+            "first_value": steps[0]["terms"][name]["value"],
+            "last_value": steps[-1]["terms"][name]["value"],
+            "weight": steps[-1]["terms"][name]["weight"],
+        }
+        for name in steps[0]["terms"]
+    }
+
+
+def _on_selection(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] | None:
+    """Each term's value before training and at its end; None where they were not measured there."""
+    found = [entry["selection"]["terms"] for entry in metrics if "terms" in entry["selection"]]
+    if not found:
+        return None
+    return {name: {"first": found[0][name], "last": found[-1][name]} for name in found[0]}
+
+
+def _kept_step(metrics: Sequence[Mapping[str, Any]]) -> int | None:
+    """The step of the checkpoint that was kept: 0, where training found nothing better than its start."""
+    if not metrics:
+        return None
+    return int(min(metrics, key=lambda entry: entry["selection"]["score"])["step"])
+
+
+def _dominating(terms: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """The term with the largest mean share, where there is more than one."""
+    if terms is None or len(terms) < 2:
+        return None
+    name = max(terms, key=lambda term: terms[term]["mean_share"])
+    return {"term": name, "share": terms[name]["mean_share"]}
+
+
+def _gradients(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Means of the gradients' norms and of their cosines, −1 (against each other) to 1."""
+    compared = [entry["gradients"] for entry in steps if "gradients" in entry]
+    if not compared:
+        return None
+    return {
+        kind: {name: _mean([one[kind][name] for one in compared]) for name in compared[0][kind]}
+        for kind in ("cosine", "norm")
+    }
+
+
+def _recon(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """Reconstruction error on the selection split: 0 perfect, 1 always the mean.
+
+    `recon_last` is where the optimiser ended; the last layer's closed form after it counts for the best.
+    """
+    found = [entry["selection"]["recon"] for entry in metrics if "recon" in entry["selection"]]
+    if not found:
+        return {"recon_first": None, "recon_last": None, "recon_best": None}
+    last = found[-2] if metrics[-1].get("refit") else found[-1]
+    return {"recon_first": found[0], "recon_last": last, "recon_best": min(found)}
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+# -- with the answer, and without --------------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _accuracy(case: Case) -> dict[str, float]:
+    """Shares of the gold answers' tokens, the closing newline included, that are the most probable ones.
+
+    `given_the_answer`: of all tokens, each after the true ones before it, as a teacher-forced loss sees
+    them. `alone`: of the first tokens, before which there is the rebuilt prompt only.
+    """
+    llm = FrozenLLM(case.model)
+    embed = cast(Embed, case.view(case.bottleneck.rebuild))  # only a linear inverse may be undefined
+    answers = answer_ids(case.questions, case.inputs.tokenizer)
+    hits, first, start = [], [], 0
+    for batch in case.batches():
+        gold = collate_answers(answers[start : start + len(batch.ids)], case.inputs.table)
+        start += len(batch.ids)
+        states = llm(embed(batch.ids, batch.cross, batch.attention), gold).answering
+        hits.append((llm.head(states[gold.mask]).argmax(-1) == gold.ids[gold.mask]).float())
+        first.append((llm.head(states[:, 0]).argmax(-1) == gold.ids[:, 0]).float())
+    return {
+        "given_the_answer": float(torch.cat(hits).mean()),
+        "alone": float(torch.cat(first).mean()),
+    }
+
+
+# -- the length of the rebuilt vectors ---------------------------------------------------------------------
+
+
+@torch.no_grad()
+def _blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
+    """Whether the objective notices that all rebuilt vectors are half or twice as long; terms that do not."""
+    objective = Objective(resolved).to(case.inputs.device)
+    moved = case.bottleneck.compressor.changes_length
+    if not case.inputs.data.train or (moved and any(loss.aligned for loss in objective.losses.values())):
+        return {"magnitude_blind": None, "blind_terms": None}
+    batch = _training_batch(case, objective)
+    llm = None
+    if objective.needs_llm:
+        llm = FrozenLLM(case.model, layers=objective.layers, last=objective.reads_last_states)
+
+    def values(scale: float) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = objective(_loss_inputs(case, batch, llm, scale))
+        return found
+
+    plain, scaled = values(1.0), [values(scale) for scale in SCALES]
+    weights = objective.scales({name: float(value) for name, value in plain.items()})
+    whole = objective.total(plain, weights)
+    return {
+        "magnitude_blind": all(_unchanged(whole, objective.total(other, weights)) for other in scaled),
+        "blind_terms": [
+            name for name in plain if all(_unchanged(plain[name], other[name]) for other in scaled)
+        ],
+    }
+
+
+def _unchanged(before: Tensor, after: Tensor) -> bool:
+    return bool((after - before).abs() <= UNCHANGED * before.abs())
+
+
+def _training_batch(case: Case, objective: Objective) -> Batch:
+    """The first prompts of the training split, weighted as training weighs them."""
+    inputs = case.inputs
+    questions = inputs.data.train[:PROMPTS]
+    return PromptBatches(
+        inputs.prompts(questions),
+        inputs.table,
+        case.fitted,
+        training_shares(case.fitted, inputs.config.train.uniform),
+        len(questions),
+        inputs.config.seed,
+        answers=answer_ids(questions, inputs.tokenizer) if objective.teacher_forced else None,
+    ).batch(0)
+
+
+def _loss_inputs(case: Case, batch: Batch, llm: FrozenLLM | None, scale: float) -> LossInputs:
+    """What training would show the losses if every rebuilt vector were `scale` times as long."""
+    bottleneck = case.bottleneck
+
+    def rebuild(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        rebuilt, kept = bottleneck.rebuild(embeds, mask)
+        return scale * rebuilt, kept
+
+    outputs = None
+    if llm is not None:
+        special = torch.tensor(case.inputs.tokenizer.all_special_ids, device=case.inputs.device)
+        original = Embedded(batch.embeds, batch.attention)
+        spliced = bottleneck.splice(original, batch.cross, rebuild)
+        ordinary = batch.attention & ~torch.isin(batch.ids, special)
+        outputs = LLMOutputs(llm, llm.head, original, spliced, ordinary, batch.answers)
+    rebuilt, _ = rebuild(batch.embeds, batch.cross)
+    return LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, case.fitted.variance, outputs)
+
+
+def _shared(one: Sequence[Question], other: Sequence[Question]) -> int:
+    """Passages in both, whatever their white space."""
+    first, second = ({" ".join(q.context.split()) for q in questions} for questions in (one, other))
+    return len(first & second)

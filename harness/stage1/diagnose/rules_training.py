@@ -1,0 +1,197 @@
+"""Causes in the training: why it ended below what no training at all reaches, and what it was chosen by."""
+
+from collections.abc import Iterator
+from typing import Any
+
+from stage1.diagnose.facts import NOTABLE, Facts, Finding, make, points
+
+DROWNING = 0.8
+"""Share of the objective from which one term drowns the others."""
+WORSE = 1.05
+"""Ratio of a value's end to its beginning from which it got worse."""
+
+
+def judge_training(facts: Facts, run: str, explains: float) -> Finding:
+    """The one cause for which training did harm: what was asked for before what came of it."""
+    evidence = [
+        f"without training F1 is {points(facts.untrained)}, with it {points(facts.ours)}",
+        *_unimproved(facts),
+        *_collapsed(facts),
+        *_stretched(facts),
+        *(_fall(pair) for pair in _divergence(facts)[:1]),
+    ]
+    if facts.objective["teacher_forced"]:
+        return _teacher_forced(facts, explains, evidence)
+    if _drowned(facts):
+        return _drowning(facts, explains, evidence)
+    if _collapsed(facts):
+        return make(
+            "collapse",
+            explains,
+            facts,
+            "The adapter collapsed: it says nearly the same whatever the token",
+            evidence,
+            "Train again from the closed-form start with a lower learning rate.",
+            "stage1 train --set train.lr=0.001",
+        )
+    return make(
+        "harmed",
+        explains,
+        facts,
+        "The trained adapter is worse than no training",
+        evidence,
+        "Train again from the closed-form start with a lower learning rate or another objective.",
+        "stage1 train --set train.lr=0.001",
+    )
+
+
+def _teacher_forced(facts: Facts, explains: float, evidence: list[str]) -> Finding:
+    """Whatever its share of the objective: weighing it otherwise would leave it teacher-forced."""
+    names, terms = facts.objective["teacher_forced"], facts.objective["terms"] or {}
+    accuracy = facts.objective["teacher_forced_accuracy"]
+    told = [f"{', '.join(names)} saw the gold answer's embeddings in training; evaluation has none"]
+    told += [_course(facts, name) for name in names if name in terms]
+    if accuracy:
+        told.append(
+            f"{100 * accuracy['given_the_answer']:.0f} % of the answer's tokens are right when the answer so "
+            f"far is given, {100 * accuracy['alone']:.0f} % of the first ones alone"
+        )
+    return make(
+        "teacher_forced",
+        explains,
+        facts,
+        "Training was teacher-forced, evaluation is not",
+        [*told, *evidence],
+        "Train on the prompt alone.",
+        "stage1 train --recipe phase2",
+        # Nothing was measured that the objective's own fault explains; that it does not fit stays true.
+        least="warning" if facts.f1["raw"] - facts.ours >= NOTABLE else "note",
+    )
+
+
+def _ends(facts: Facts, name: str) -> tuple[float, float]:
+    """A term's value before and after training, on the selection split where it was measured there."""
+    measured = (facts.objective["on_selection"] or {}).get(name)
+    if measured:
+        return measured["first"], measured["last"]
+    term = facts.objective["terms"][name]
+    return term["first_value"], term["last_value"]
+
+
+def _course(facts: Facts, name: str) -> str:
+    first, last = _ends(facts, name)
+    share = facts.objective["terms"][name]["mean_share"]
+    return f"`{name}`, {100 * share:.0f} % of the objective, went from {first:.3g} to {last:.3g}"
+
+
+def _drowned(facts: Facts) -> bool:
+    """One term is nearly all of the objective, and reconstruction or another term got worse meanwhile."""
+    term, terms = facts.objective["dominating"], facts.objective["terms"] or {}
+    if term is None or term["share"] < DROWNING:
+        return False
+    others = [_ends(facts, name) for name in terms if name != term["term"]]
+    return _recon_worse(facts) or any(last > WORSE * first for first, last in others)
+
+
+def _recon_worse(facts: Facts) -> bool:
+    first, last = facts.objective["recon_first"], facts.objective["recon_last"]
+    return first is not None and last > WORSE * first
+
+
+def _drowning(facts: Facts, explains: float, evidence: list[str]) -> Finding:
+    term, terms = facts.objective["dominating"], facts.objective["terms"]
+    first, last = facts.objective["recon_first"], facts.objective["recon_last"]
+    told = [_course(facts, name) for name in terms]
+    if first is not None:
+        told.append(f"recon on the selection split went from {first:.4f} to {last:.4f}")
+    return make(
+        "drowning",
+        explains,
+        facts,
+        f"One loss term, {term['term']}, drowns the others",
+        [*told, *evidence],
+        "Weigh the terms by `auto`, so that all pull alike.",
+        "stage1 train " + " ".join(f"--loss {name}=auto" for name in terms),
+    )
+
+
+def _unimproved(facts: Facts) -> list[str]:
+    kept = facts.objective["kept_step"] == 0
+    return ["the checkpoint kept is the start: nothing after it measured better"] * kept
+
+
+def _collapsed(facts: Facts) -> list[str]:
+    """That nearly the same is said whatever the token; empty where it is not."""
+    variance = facts.statistics.get("variance_ratio")
+    top = facts.tokens.get("top_nearest")
+    if top is None or variance is None or (variance > 0.1 and top["share"] < 0.5):
+        return []
+    return [
+        f"the rebuilt vectors have {100 * variance:.1f} % of the originals' variance",
+        f"{100 * top['share']:.0f} % of them are nearest to one token, {top['token']!r}",
+    ]
+
+
+def _stretched(facts: Facts) -> list[str]:
+    return [
+        f"rebuilt vectors are typically {facts.norm:.3g} times as long as the originals"
+    ] * facts.norms_off
+
+
+# -- reconstruction as a proxy -----------------------------------------------------------------------------
+
+
+def _divergence(facts: Facts) -> list[dict[str, Any]]:
+    pairs: list[dict[str, Any]] = facts.measured["divergence"]["diverged"]
+    return pairs
+
+
+def _fall(pair: dict[str, Any]) -> str:
+    return (
+        f"from step {pair['from']} to {pair['to']}: recon {pair['recon_from']:.4f} → "
+        f"{pair['recon_to']:.4f}, F1 {points(pair['f1_from'])} → {points(pair['f1_to'])}"
+    )
+
+
+def diverged_goal(facts: Facts) -> float:
+    """F1 if the fall had not been; at most that of the raw embeddings."""
+    fall = max((pair["f1_from"] - pair["f1_to"] for pair in _divergence(facts)), default=0.0)
+    return min(facts.f1["raw"], facts.ours + float(fall))
+
+
+def judge_divergence(facts: Facts, run: str, explains: float) -> Finding:
+    """Reconstruction improved while F1 fell."""
+    return make(
+        "diverged",
+        explains,
+        facts,
+        "Reconstruction improved while F1 fell",
+        [_fall(_divergence(facts)[0])],
+        "Reconstruction is no proxy here: choose by a loss that reads the LLM.",
+        "stage1 train --recipe phase2",
+    )
+
+
+# -- what explains no points, and is to be known -----------------------------------------------------------
+
+
+def splits(facts: Facts, run: str) -> Iterator[Finding]:
+    """Passages in two splits."""
+    for key, what in (("selection_on_test", "selection"), ("training_on_test", "training")):
+        if shared := facts.objective[key]:
+            yield make(
+                key,
+                0.0,
+                facts,
+                f"The {what} split shares passages with the test split",
+                [f"{shared} passages are in both: F1 is flattered"],
+                "Use splits that share no passage.",
+                None,
+                least="warning",
+            )
+
+
+def forced(facts: Facts, run: str) -> Iterator[Finding]:
+    """A teacher-forced run is said to be one even where it did no harm that was measured."""
+    if facts.objective["teacher_forced"]:
+        yield _teacher_forced(facts, 0.0, [])

@@ -1,0 +1,215 @@
+"""`stage1 diagnose`: on a run, without one, on hostile texts, and on what cannot be diagnosed."""
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Result, settings_args, small_config
+from stage1.bottleneck import Bottleneck
+from stage1.data import spread
+from stage1.diagnose import diagnose, diagnose_run, show
+from stage1.diagnose.case import Case
+from stage1.inputs import Inputs, load_inputs
+from stage1.plugins import load_plugins, resolve
+from stage1.progress import Progress
+from stage1.rows import load_model
+from stage1.runs import Run
+from stage1.train import Trainer
+from test_bad_input import refused
+from test_measure import fitted, pairs
+
+Invoke = Callable[..., Result]
+LIMIT = 12
+SETTINGS = ("data.train=300", "data.selection=60", "train.steps=20", "eval.max_new_tokens=8")
+
+
+@pytest.fixture(scope="module")
+def inputs() -> Inputs:
+    return load_inputs(small_config(*SETTINGS), Progress(), weights="all")
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A short run. Copy it before writing to it."""
+    path: Path = tmp_path_factory.mktemp("trained") / "run"
+    config = small_config(*SETTINGS, f"output={path}")
+    inputs = load_inputs(config, Progress(), weights="table")
+    registry = load_plugins()
+    run = Run.create(config)
+    Trainer(resolve(config, registry), inputs, registry, Progress()).train(run)
+    return path
+
+
+@pytest.fixture
+def run(trained: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(trained, tmp_path / "run"))
+
+
+@pytest.fixture(autouse=True)
+def _few_prompts_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fitting anew on ten thousand prompts is tested elsewhere."""
+    monkeypatch.setattr("stage1.diagnose.ablation.PLENTY", 400)
+
+
+# -- on a run -----------------------------------------------------------------------------------------------
+
+
+def test_on_a_run(run: Path, invoke: Invoke) -> None:
+    result = invoke("diagnose", "run", "--limit", str(LIMIT))
+    assert result.code == 0, result.err
+    written = json.loads((run / "diagnosis.json").read_text(encoding="utf-8"))
+    assert written["run"] == "run"
+    assert written["questions"] == LIMIT
+    for meaning in ("raw", "inverse", "bottleneck", "true_norms", "closed_form"):
+        assert show.MEANINGS[meaning] in result.out
+    assert "Context" in result.out
+    assert "Answer" in result.out
+    assert result.out.rstrip().splitlines()[-1].startswith("Diagnosis: ")
+    for number, finding in enumerate(written["findings"], 1):
+        assert f"{number}. {finding['title']}" in result.out
+    assert set(written["measured"]) == {
+        *("protocol", "ablation", "tokens", "statistics", "compressor"),
+        *("generation", "objective", "divergence"),
+    }
+
+
+def test_json_is_what_is_written(run: Path, invoke: Invoke) -> None:
+    result = invoke("diagnose", "run", "--limit", str(LIMIT), "--json", "-q", "--output", "copy.json")
+    assert result.code == 0, result.err
+    assert result.out == (run / "diagnosis.json").read_text(encoding="utf-8")
+    assert result.out == Path("copy.json").read_text(encoding="utf-8")
+    assert result.err == ""
+
+
+def test_a_run_without_metrics(run: Path, invoke: Invoke) -> None:
+    (run / "metrics.jsonl").unlink()
+    result = invoke("diagnose", "run", "--limit", str(LIMIT), "--json", "-q")
+    assert result.code == 0, result.err
+    measured = json.loads(result.out)["measured"]
+    assert measured["objective"]["terms"] is None
+    assert measured["divergence"]["checkpoints"] == []
+
+
+# -- without one --------------------------------------------------------------------------------------------
+
+
+def test_without_training(tmp_path: Path, invoke: Invoke) -> None:
+    options = ("--model", "tiny", "--compressor", "pca", "--set", "compressor.ratio=32")
+    settings = settings_args(("data.train=300", "eval.max_new_tokens=8"))
+    result = invoke("diagnose", *options, *settings, "--limit", str(LIMIT), "--output", "found.json")
+    assert result.code == 0, result.err
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert not found["clean"]
+    assert [finding["cause"] for finding in found["findings"]] == ["too_lossy"]
+    assert "1. The code is too small for this adapter and objective" in result.out
+    assert "critical, explains" in result.out
+    assert "Try: stage1 train --recipe phase2" in result.out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["found.json"]
+
+
+# -- refused ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "more", [("--compressor", "pca"), ("--adapter", "linear"), ("--set", "compressor.ratio=4")]
+)
+@pytest.mark.usefixtures("run")
+def test_a_run_with_parts_of_its_own(invoke: Invoke, more: tuple[str, ...]) -> None:
+    refused(invoke("diagnose", "run", *more), "run has its own compressor", "leave out RUN")
+
+
+def test_no_run(tmp_path: Path, invoke: Invoke) -> None:
+    refused(invoke("diagnose", "nowhere"), "nowhere")
+    refused(invoke("diagnose", "--compressor", "pac"), "did you mean 'pca'")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_untrained_run(run: Path, invoke: Invoke) -> None:
+    (run / "bottleneck.json").unlink()
+    refused(invoke("diagnose", "run"), "run is not trained yet", "stage1 train --resume --output run")
+    assert not (run / "diagnosis.json").exists()
+
+
+# -- texts from elsewhere -----------------------------------------------------------------------------------
+
+HOSTILE = "\x1b[2J\x1b[31m\x07\x00\u202egpj.exe\u2066\u200b\x9b31m [bold]loud[/bold] [/] " + "long" * 80
+HIDDEN = "\x1b\x07\x00\x9b\u202e\u2066\u200b\u2028"
+
+
+def squad(path: Path, passages: int) -> None:
+    """A file in SQuAD's format whose every text is hostile."""
+    paragraphs = []
+    for number in range(passages):
+        context = f"Person {number} lives here. {HOSTILE}"
+        answer = {"text": f"Person {number} lives here. {HOSTILE}", "answer_start": 0}
+        asked = {"id": f"q{number}\x1b[31m", "question": f"Who {HOSTILE}?", "answers": [answer]}
+        paragraphs.append({"context": context, "qas": [asked]})
+    data = {"version": "1.1", "data": [{"title": HOSTILE, "paragraphs": paragraphs}]}
+    path.write_text(json.dumps(data), encoding="utf-8")
+
+
+@pytest.mark.usefixtures("run")
+def test_hostile_texts(tmp_path: Path, invoke: Invoke) -> None:
+    squad(tmp_path / "hostile.json", 30)
+    result = invoke("diagnose", "run", "--data", "hostile.json", "--limit", "3")
+    assert result.code == 0, result.err
+    shown = result.out + result.err
+    assert not set(shown) & set(HIDDEN)
+    assert "\\u001b" in result.out
+    assert "\\u0007" in result.out
+    assert "Answer" in result.out
+    assert max(map(len, shown.splitlines())) < 400
+
+
+def test_visible() -> None:
+    assert show.visible("plain text, ünïcödé 漢字 🙂") == "plain text, ünïcödé 漢字 🙂"
+    assert show.visible("a\nb\x1b[31m\u202e\t\r") == "a⏎b\\u001b[31m\\u202e\\u0009\\u000d"
+    assert not set(show.visible(HOSTILE, 10_000)) & set(HIDDEN)
+    assert show.visible("x" * 100) == "x" * 59 + "…"
+    assert len(show.visible(HOSTILE)) == 60
+
+
+# -- what cannot be measured --------------------------------------------------------------------------------
+
+
+def case_of(inputs: Inputs, bottleneck: Bottleneck) -> Case:
+    questions = spread(inputs.data.test, LIMIT)
+    model = load_model(inputs, Progress())
+    return Case(bottleneck, inputs, model, questions, inputs.prompts(questions), [])
+
+
+def printed(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
+    from stage1.cli.display import show_diagnosis
+
+    show_diagnosis(found, json=False)
+    return capsys.readouterr().out
+
+
+def test_a_compressor_that_changes_the_length(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    """Nothing compares position with position; F1 still tells."""
+    found = diagnose(case_of(inputs, pairs(inputs.table.shape[1])), "RUN")
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["measured"]["tokens"] is None
+    assert found["findings"][0]["cause"] == "too_lossy"
+    assert "Diagnosis: The code is too small" in printed(found, capsys)
+
+
+def test_no_training_split(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+    bottleneck = fitted(inputs, "compressor.ratio=4", "adapter=linear")
+    data = inputs.data._replace(train=[], selection=[])
+    found = diagnose(case_of(replace(inputs, data=data), bottleneck), "RUN")
+    assert found["clean"]
+    names = [row["name"] for row in found["measured"]["ablation"]["variants"]]
+    assert "closed_form" not in names
+    assert "Nothing wrong was found" in printed(found, capsys)
+
+
+def test_one_question(trained: Path, tmp_path: Path) -> None:
+    run = Run.open(Path(shutil.copytree(trained, tmp_path / "run")))
+    found = diagnose_run(run, run.config, 1, Progress())
+    assert found["questions"] == 1
