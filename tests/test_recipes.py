@@ -139,13 +139,19 @@ def test_a_copy_trains_as_the_recipe_does(invoke: Invoke) -> None:
     assert weights[0] == weights[1]
 
 
-def test_flags_for_a_start_and_for_special_tokens(invoke: Invoke) -> None:
-    common = ("--no-eval", "--quiet", "--json", *settings_args([*SMALL, "train.steps=2"]))
-    assert invoke("train", "--no-keep-special", "--output", "one", *common).code == 0
-    assert Run(Path("one")).config.keep_special is False
-    assert invoke("train", "--init", "one", "--output", "two", *common).code == 0
-    assert Run(Path("two")).config.init == Path("one")
-    assert Run(Path("two")).config.keep_special is True
+def test_a_run_that_starts_from_another_is_like_it_where_nothing_else_is_said(invoke: Invoke) -> None:
+    common = ("--no-eval", "--quiet", "--json", "--set", "train.steps=2", "--set", "data.selection=60")
+    own = ("--no-keep-special", "--compressor", "random_projection", "--set", "compressor.ratio=4")
+    assert invoke("train", *own, "--set", "data.train=300", "--output", "one", *common).code == 0
+    more = ("--init", "one", "--keep-special", "--loss", "cosine", "--adapter", "residual")
+    assert invoke("train", *more, "--output", "two", *common).code == 0
+    one, two = (Run(Path(name)).config for name in ("one", "two"))
+    assert two.init == Path("one")
+    assert (one.keep_special, two.keep_special) == (False, True)
+    assert (two.compressor, two.adapter, two.data) == (one.compressor, one.adapter, one.data)
+    other = invoke("train", "--init", "one", "--compressor", "pca", *common)
+    assert other.code == 2
+    assert "'random_projection'" in other.err
 
 
 def test_shell_completion_knows_the_recipes() -> None:

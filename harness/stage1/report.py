@@ -140,6 +140,8 @@ def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
     if by_name["bottleneck"] >= 0.85 * by_name["text"]:
         yield f"{same} --adapter {config.adapter.name} --set compressor.ratio=16"
     else:
+        yield f"stage1 diagnose {run.path}"
+        yield f"stage1 train --recipe distill --init {run.path}"
         yield f"{same} --adapter {config.adapter.name} --set compressor.ratio=4"
     if config.adapter.name != "codebook":
         yield f"{same} --adapter codebook"

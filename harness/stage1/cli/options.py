@@ -74,7 +74,10 @@ KeepSpecial = Annotated[
 ]
 Init = Annotated[
     Path | None,
-    typer.Option(metavar="RUN", help="Start from this trained run's bottleneck, not from closed forms."),
+    typer.Option(
+        metavar="RUN",
+        help="Start from this trained run's bottleneck; model, data, compressor, adapter and rules are its.",
+    ),
 ]
 Seed = Annotated[int | None, typer.Option(help="Seeds everything random.")]
 Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
@@ -99,6 +102,17 @@ def flags_given(losses: list[str] | None = None, **values: Any) -> dict[str, Any
     if losses:
         given["losses"] = dict(parse_loss(text) for text in losses)
     return given
+
+
+INHERITED = ("model", "data", "compressor", "adapter", "magnitude", "scope", "raw_anchor", "keep_special")
+"""Settings that a run started with `--init RUN` takes from RUN where nothing else is said."""
+
+
+def inherited(init: Path) -> dict[str, Any]:
+    """What goes with the bottleneck in the run `init`; nothing where there is no run's configuration."""
+    path = init / "config.yaml"
+    tree = read_yaml(path) if path.is_file() else {}
+    return {key: tree[key] for key in INHERITED if key in tree}
 
 
 def configuration(

@@ -62,7 +62,8 @@ def train(
     )
     if not resume:
         # What is wrong with settings and plugins is said before the seconds that transformers takes to load.
-        chosen = options.configuration(config, flags, settings, recipe=recipe)
+        base = options.inherited(init) if init else {}
+        chosen = options.configuration(config, flags, settings, base, recipe=recipe)
         from stage1.plugins import load_plugins, resolve
 
         resolve(chosen, load_plugins())

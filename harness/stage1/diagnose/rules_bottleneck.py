@@ -165,5 +165,5 @@ def _judge_loss(facts: Facts, run: str, explains: float) -> Finding | None:
         "The code is too small for this adapter and objective",
         evidence,
         "Train with a loss that reads the LLM, or send more.",
-        f"stage1 train --recipe phase2 --set init={run}",
+        f"stage1 train --recipe phase2 --init {run}",
     )
