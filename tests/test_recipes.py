@@ -152,6 +152,8 @@ def test_a_run_that_starts_from_another_is_like_it_where_nothing_else_is_said(in
     other = invoke("train", "--init", "one", "--compressor", "pca", *common)
     assert other.code == 2
     assert "'random_projection'" in other.err
+    nowhere = invoke("train", "--init", "nowhere", *common)
+    assert (nowhere.code, "nowhere does not exist" in nowhere.err) == (2, True)
 
 
 def test_shell_completion_knows_the_recipes() -> None:

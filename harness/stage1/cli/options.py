@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from stage1.config import RunConfig, merge, overlay, parse_loss, read_yaml, validate
+from stage1.errors import UsageError
 from stage1.recipes import find, recipes
 
 
@@ -110,6 +111,8 @@ INHERITED = ("model", "data", "compressor", "adapter", "magnitude", "scope", "ra
 
 def inherited(init: Path) -> dict[str, Any]:
     """What goes with the bottleneck in the run `init`; nothing where there is no run's configuration."""
+    if not init.is_dir():
+        raise UsageError(f"{init} does not exist.", "Pass a trained run's folder, runs/… by default.")
     path = init / "config.yaml"
     tree = read_yaml(path) if path.is_file() else {}
     return {key: tree[key] for key in INHERITED if key in tree}
