@@ -1,6 +1,6 @@
-"""Measure the built-in compressors and adapters on the embedded model; write docs/results.md and the figure.
+"""Measure on the embedded model what docs/results.md says; write the page, the figure and the numbers.
 
-python tools/make_results.py            # trains and evaluates 32 runs
+python tools/make_results.py            # 320 runs, an hour or more on two cores; goes on where it was stopped
 python tools/make_results.py --render   # only writes the page and the figure again from docs/results.json
 """
 
@@ -8,40 +8,104 @@ import argparse
 import json
 import os
 import platform
-import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from stage1.config import merge, validate
-from stage1.workflow import train_run
+from stage1.compare import Comparison, asked, question_f1
+from stage1.config import RunConfig, merge, overlay, validate
+from stage1.recipes import find
+from stage1.runs import Run
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
-RATIOS = (2, 4, 8, 16)
-COMPRESSORS = ("pca", "random_projection")
-ADAPTERS = ("linear", "mlp", "residual", "codebook")
-COLOURS = {"linear": "tab:gray", "mlp": "tab:orange", "residual": "tab:blue", "codebook": "tab:green"}
+WORK = Path("runs") / "results"
+
+BASIC = {
+    "ratio": (2, 4, 8, 16),
+    "compressor": ("pca", "random_projection"),
+    "adapter": ("linear", "mlp", "residual", "codebook"),
+}
+"""The first table: every compressor with every adapter, default objective, seed 0."""
+
+STUDY = {
+    "seed": (0, 1, 2),
+    "ratio": (4, 8, 16, 32),
+    "compressor": ("pca", "random_projection", "learned_linear"),
+    "adapter": ("linear", "residual"),
+}
+RECIPES = ("phase1", "phase2", "distill", "teacher_forced")
+"""The second table: each of these with every recipe; the last three start from the first one's run."""
 
 
-def measure() -> dict[str, Any]:
-    """Train and evaluate every combination."""
+def cells(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
+    """The grid's cells, the last axis fastest."""
+    for values in product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))
+
+
+def folder(cell: Mapping[str, Any], recipe: str) -> Path:
+    """Where a cell's run lies."""
+    keys = ("ratio", "compressor", "adapter", "seed")
+    return WORK / "-".join([recipe, *(str(cell[key]) for key in keys if key in cell)])
+
+
+def configured(cell: Mapping[str, Any], recipe: str | None) -> RunConfig:
+    """A cell's configuration; LLM recipes start from the phase-1 run of the same cell."""
+    flags = {
+        "compressor.name": cell["compressor"],
+        "adapter.name": cell["adapter"],
+        "seed": cell.get("seed", 0),
+    }
+    settings = [f"compressor.ratio={cell['ratio']}", f"output={folder(cell, recipe or 'default')}"]
+    if recipe not in (None, "phase1"):
+        settings.append(f"init={folder(cell, 'phase1')}")
+    tree = find(recipe).settings if recipe else {}
+    return validate(merge(overlay({}, tree), flags, settings))
+
+
+def train(cell: Mapping[str, Any], recipes: tuple[str | None, ...]) -> str:
+    """Train and evaluate one cell under each recipe, unless that is done already; in a process of its own."""
+    import torch
+
+    from stage1.evaluate import NEEDED
+    from stage1.progress import Progress
+    from stage1.workflow import train_run
+
+    torch.set_num_threads(1)
+    for recipe in recipes:
+        config = configured(cell, recipe)
+        run = Run(config.output or Path())
+        if (run.path / "results.json").exists():
+            continue
+        there = run if (run.path / "config.yaml").exists() else None
+        train_run(config, Progress(), resume=there, rows=None if recipe is None else NEEDED)
+    return folder(cell, "").name
+
+
+def measure(processes: int) -> dict[str, Any]:
+    """Train and evaluate everything, and reduce it to what the page shows."""
     from stage1.cli.display import make_progress
 
+    # One run first: the others then find the bare model's answers in the cache.
+    first, *rest = [(cell, (None,)) for cell in cells(BASIC)] + [(cell, RECIPES) for cell in cells(STUDY)]
+    train(*first)
     progress = make_progress(quiet=False)
-    runs: list[dict[str, Any]] = []
-    for ratio in RATIOS:
-        for compressor in COMPRESSORS:
-            for adapter in ADAPTERS:
-                progress.note(f"== {compressor} → {adapter} at {ratio}×")
-                flags = {"compressor.name": compressor, "adapter.name": adapter}
-                with tempfile.TemporaryDirectory() as folder:
-                    config = validate(merge({}, flags, [f"compressor.ratio={ratio}", f"output={folder}"]))
-                    evaluation = train_run(config, progress).evaluation
-                assert evaluation is not None
-                entry = {"ratio": ratio, "compressor": compressor, "adapter": adapter}
-                runs.append({**entry, "results": evaluation.results})
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(processes, mp_context=spawn) as pool, progress.task("Runs", len(rest)) as done:
+        for future in as_completed([pool.submit(train, *job) for job in rest]):
+            progress.note(f"done: {future.result()}")
+            done(1)
     machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}, no GPU"
-    return {"machine": machine, "versions": versions(), "runs": runs}
+    return {
+        "machine": machine,
+        "versions": versions(),
+        "protocol": protocol(),
+        "basic": [basic(cell) for cell in cells(BASIC)],
+        "study": list(study()),
+    }
 
 
 def versions() -> str:
@@ -54,111 +118,91 @@ def versions() -> str:
     return f"stage1 {stage1.__version__}, torch {torch.__version__}, transformers {transformers.__version__}"
 
 
-def row(run: dict[str, Any], name: str) -> dict[str, Any]:
-    """One row of a run's results."""
-    found: dict[str, Any] = next(r for r in run["results"]["rows"] if r["row"] == name)
-    return found
+def protocol() -> dict[str, float]:
+    """F1 of 200 questions without any bottleneck, where the study suspected the protocol: label → F1."""
+    import torch
+
+    from stage1.data import spread
+    from stage1.inputs import load_inputs
+    from stage1.progress import Progress
+    from stage1.rows import Asker, Row, load_model, scores
+    from stage1.tensors import Embedded
+
+    inputs = load_inputs(RunConfig(), Progress(), weights="all")
+    questions = spread(inputs.data.test, 200)
+    prompts, model = inputs.prompts(questions), load_model(inputs, Progress())
+    asker = Asker(inputs, model, questions, None, Progress())
+    without_bos = [p._replace(ids=p.ids[1:], cross=p.cross[1:], text=f"{p.text} ") for p in prompts]
+    embedding: Any = model.get_input_embeddings()
+
+    def f1(row: Row) -> float:
+        return float(scores(questions, asker.ask(row))["f1"].mean())
+
+    def scaled(factor: float) -> Row:
+        def embed(ids: Any, cross: Any, attention: Any) -> Embedded:
+            raw = embedding(ids)
+            return Embedded(torch.where(cross[..., None], raw * factor, raw), attention)
+
+        return Row("scaled", prompts, embed, None)
+
+    measured = {"text": f1(Row("text", prompts, None, None))}
+    measured["text without BOS"] = f1(Row("without BOS", without_bos, None, None))
+    for factor in (0.01, 0.1, 10, 30, 120):
+        measured[f"embeddings × {factor:g}"] = f1(scaled(factor))
+    return measured
 
 
-def shown(measured: dict[str, Any]) -> str:
-    """F1 with its interval."""
-    low, high = measured["f1_ci95"]
-    return f"{measured['f1']:.1f} [{low:.1f}, {high:.1f}]"
+def basic(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """What the first table shows of a run."""
+    results = Run(folder(cell, "default")).read_results() or {}
+    kept = ("row", "n", "f1", "f1_ci95")
+    return {
+        **cell,
+        "rows": {row["row"]: {key: row[key] for key in kept} for row in results["rows"]},
+        "bits_per_token": results["rate"]["bits_per_token"],
+        "reconstruction": results["reconstruction"],
+        "raw_equals_text": results["raw_equals_text"],
+    }
 
 
-def page(record: dict[str, Any]) -> Iterator[str]:
-    """docs/results.md."""
-    runs = record["runs"]
-    first = runs[0]
-    text = row(first, "text")["f1"]
-    yield "# Results on the embedded model"
-    yield ""
-    yield "Written by `python tools/make_results.py`; the numbers behind it are in `results.json`."
-    yield f"Machine: {record['machine']}; {record['versions']}; {row(first, 'text')['n']} test questions of"
-    yield "tiny-squad, seed 0. Intervals are 95 %, bootstrapped by passage."
-    yield "**Llama-3.1-8B was not measured here**: there are no weights of it on this machine."
-    yield ""
-    yield "| frame | F1 |"
-    yield "|---|---|"
-    for name in ("text", "raw", "mean", "no_context"):
-        yield f"| `{name}` | {shown(row(first, name))} |"
-    yield ""
-    equal = all(run["results"]["raw_equals_text"] for run in runs)
-    yield f"`raw` equals `text` on every question{' in every run' if equal else ': NO, see results.json'}."
-    yield f"The study's target, 85 % of the ceiling at 8×, is F1 {0.85 * text:.1f} here."
-    for ratio in RATIOS:
-        trained = [r for r in runs if r["ratio"] == ratio and r["adapter"] in ("mlp", "residual")]
-        best = max(trained, key=lambda r: float(row(r, "bottleneck")["f1"]))
-        names = f"{best['compressor']} → {best['adapter']}"
-        share = 100 * row(best, "bottleneck")["f1"] / text
-        yield f"- At {ratio}× the best trained adapter is {names}: {share:.0f} % of the ceiling."
-    yield ""
-    yield "`codebook` looks up the nearest of the vocabulary's own codes, which the receiver can compute: the"
-    yield "bound for every adapter behind a token-wise compressor, and exact while codes stay distinct."
-    yield ""
-    yield "| ratio | bits/token | compressor | adapter | F1 | % of text | recon | cosine | tokens recovered |"
-    yield "|---|---|---|---|---|---|---|---|---|"
-    for run in runs:
-        results, ours = run["results"], row(run, "bottleneck")
-        rebuilt = results["reconstruction"]
-        yield (
-            f"| {run['ratio']}× | {results['rate']['bits_per_token']:.0f} | {run['compressor']} "
-            f"| {run['adapter']} | {shown(ours)} | {100 * ours['f1'] / text:.0f} | {rebuilt['recon']:.4f} "
-            f"| {rebuilt['cosine']:.3f} | {100 * rebuilt['token_recovery']:.1f} % |"
-        )
-    yield ""
-    yield "![F1 against bits per token](f1_vs_bits.svg)"
-
-
-def figure(record: dict[str, Any], path: Path) -> None:
-    """F1 against bits per token, a line for each compressor and adapter."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "stage1"  # the same picture is the same file
-    import matplotlib.pyplot as plt
-
-    runs = record["runs"]
-    drawing, axes = plt.subplots(figsize=(7.5, 4.5))
-    for compressor, style in zip(COMPRESSORS, ("-", "--"), strict=True):
-        for adapter in ADAPTERS:
-            line = [r for r in runs if (r["compressor"], r["adapter"]) == (compressor, adapter)]
-            bits = [r["results"]["rate"]["bits_per_token"] for r in line]
-            f1 = [row(r, "bottleneck") for r in line]
-            error = [
-                [r["f1"] - r["f1_ci95"][0] for r in f1],
-                [r["f1_ci95"][1] - r["f1"] for r in f1],
-            ]
-            label = f"{compressor} → {adapter}"
-            points: dict[str, Any] = {
-                "linestyle": style,
-                "marker": "o",
-                "markersize": 4,
-                "capsize": 2,
-                "label": label,
+def study() -> Iterator[dict[str, Any]]:
+    """The second table's entries: each recipe averaged over the seeds, and paired with phase 1."""
+    axes = {name: values for name, values in STUDY.items() if name != "seed"}
+    config = configured(next(cells(STUDY)), "phase1")
+    questions = asked(config)
+    comparison = Comparison(questions, config.eval.resamples, config.seed)
+    for cell in cells(axes):
+        base: dict[int, Any] = {}
+        for recipe in RECIPES:
+            runs = {int(seed): Run(folder({**cell, "seed": seed}, recipe)) for seed in STUDY["seed"]}
+            f1 = {seed: question_f1(run, "bottleneck", questions) for seed, run in runs.items()}
+            base = base or f1
+            results = [run.read_results() or {} for run in runs.values()]
+            text = next(row["f1"] for row in results[0]["rows"] if row["row"] == "text")
+            yield {
+                **cell,
+                "recipe": recipe,
+                "text": text,
+                "bits_per_token": results[0]["rate"]["bits_per_token"],
+                "by_seed": {str(seed): float(values.mean()) for seed, values in f1.items()},
+                "recon": [result["reconstruction"]["recon"] for result in results],
+                "kept_start": sum(run.best_selection()["step"] == 0 for run in runs.values()),
+                **comparison.average(list(f1.values())),
+                **(comparison.difference(f1, base) or {}),
             }
-            axes.errorbar(bits, [r["f1"] for r in f1], error, color=COLOURS[adapter], **points)
-    for name, style in (("text", "-"), ("no_context", ":")):
-        axes.axhline(row(runs[0], name)["f1"], color="black", linewidth=1, linestyle=style)
-        place = (0.99, row(runs[0], name)["f1"] + 1)
-        axes.annotate(name, place, xycoords=("axes fraction", "data"), ha="right")
-    axes.set(xscale="log", xlabel="bits per token", ylabel="F1", ylim=(0, 104))
-    ticks = sorted({round(r["results"]["rate"]["bits_per_token"]) for r in runs})
-    axes.set_xticks(ticks, [str(t) for t in ticks])
-    axes.minorticks_off()
-    axes.legend(fontsize=7, loc=(0.66, 0.13))
-    drawing.tight_layout()
-    drawing.savefig(path, metadata={"Date": None})
 
 
 def main() -> None:
     """Measure, then write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
     args = parser.parse_args()
     store = DOCS / "results.json"
     if not args.render:
-        store.write_text(json.dumps(measure(), indent=1) + "\n", encoding="utf-8")
+        store.write_text(json.dumps(measure(args.processes), indent=1) + "\n", encoding="utf-8")
+    from results_page import figure, page
+
     record = json.loads(store.read_text(encoding="utf-8"))
     (DOCS / "results.md").write_text("\n".join(page(record)) + "\n", encoding="utf-8")
     figure(record, DOCS / "f1_vs_bits.svg")
