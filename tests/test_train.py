@@ -384,6 +384,26 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
         torch.testing.assert_close(value, weights(alone)[name], rtol=1e-2, atol=1e-4)
 
 
+def test_ctrl_c_while_the_last_layer_is_solved_is_heeded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = small_config("train.save_every=20", f"output={tmp_path / 'run'}")
+    run = Run.create(config)
+    trainer = trainer_for(config)
+    solve = trainer.bottleneck.adapter.refit
+
+    def interrupted(*given: Any) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        solve(*given)
+
+    monkeypatch.setattr(trainer.bottleneck.adapter, "refit", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(run)
+    assert not run.trained
+    trainer_for(config).train(run)
+    assert same(weights(run), weights(trained(tmp_path / "whole")))
+
+
 def test_a_last_layer_without_a_solution_stays_as_trained(tmp_path: Path) -> None:
     """Hidden units that a far too high learning rate has saturated are constant: nothing can be solved."""
     notes = Notes()

@@ -146,6 +146,8 @@ class Trainer:
         with self._deferred_interrupt():
             self._loop(fresh=state is None)
             self._refit()
+            if self._stop_signal:  # it came during the closed form, which the resumed run solves again
+                raise KeyboardInterrupt
         if self.llm is not None:
             self.llm.assert_frozen()
         self.bottleneck.load_state_dict(self.best)
