@@ -244,7 +244,7 @@ def test_raw_differing_from_text_marks_the_run(gibberish: Inputs, monkeypatch: p
         answers = generate_answers(lm, task)
         return ["something else", *answers[1:]] if lm.label.endswith("raw") else answers
 
-    monkeypatch.setattr(module, "generate_answers", lying)
+    monkeypatch.setattr("stage1.lm.generate_answers", lying)
     notes = Notes()
     results = run(
         fitted(gibberish, "compressor=identity", "adapter=identity"), gibberish, notes=notes

@@ -161,14 +161,19 @@ def _hypotheses(record: Entry) -> Iterator[str]:
     yield f"6. *Teacher forcing invalidates training* (the study's analysis). {_forced(study)}"
 
 
+def _tally(entries: list[Entry]) -> tuple[int, int, Entry]:
+    """How many are better and how many worse than phase 1 beyond chance, and the one that gains most."""
+    intervals = [e["f1_difference_ci95"] for e in entries]
+    best = max(entries, key=lambda e: float(e["f1_difference"]))
+    return sum(low > 0 for low, _ in intervals), sum(high < 0 for _, high in intervals), best
+
+
 def _generation(study: list[Entry]) -> str:
     later = [e for e in study if e["recipe"] in ("phase2", "distill")]
-    helps = [e for e in later if e["f1_difference_ci95"][0] > 0]
-    harms = [e for e in later if e["f1_difference_ci95"][1] < 0]
-    gain = max(later, key=lambda e: float(e["f1_difference"]))
+    helps, harms, gain = _tally(later)
     return (
-        f"Of {len(later)} comparisons with `phase1`, training that reads the LLM is better in {len(helps)} "
-        f"and worse in {len(harms)} (interval excludes 0). "
+        f"Of {len(later)} comparisons with `phase1`, training that reads the LLM is better in {helps} "
+        f"and worse in {harms} (interval excludes 0). "
         f"The largest gain is {shown(gain['f1_difference'], gain['f1_difference_ci95'], '+')} "
         f"({gain['recipe']}, {gain['compressor']} → {gain['adapter']} at {gain['ratio']}×)."
     )
@@ -176,12 +181,10 @@ def _generation(study: list[Entry]) -> str:
 
 def _forced(study: list[Entry]) -> str:
     forced = [e for e in study if e["recipe"] == "teacher_forced"]
-    helps = [e for e in forced if e["f1_difference_ci95"][0] > 0]
-    harms = [e for e in forced if e["f1_difference_ci95"][1] < 0]
-    gain = max(forced, key=lambda e: float(e["f1_difference"]))
+    helps, harms, gain = _tally(forced)
     return (
-        f"Not here, from a sound start: against `phase1` it is better in {len(helps)} of {len(forced)} rows "
-        f"and worse in {len(harms)}, at most by "
+        f"Not here, from a sound start: against `phase1` it is better in {helps} of {len(forced)} rows "
+        f"and worse in {harms}, at most by "
         f"{shown(gain['f1_difference'], gain['f1_difference_ci95'], '+')} "
         f"({gain['compressor']} → {gain['adapter']} at {gain['ratio']}×). From a random start it does what "
         "the analysis says: a test of the diagnosis builds that case."

@@ -28,6 +28,10 @@ class Batch(NamedTuple):
     whole_prompts: bool = True  # False: distinct tokens side by side
     answers: Answers | None = None  # gold continuations, under a teacher-forced loss
 
+    def ordinary(self, special: Tensor) -> Tensor:
+        """[B, L] bool: tokens that are neither padding nor one of the `special` ids [S]."""
+        return self.attention & ~torch.isin(self.ids, special)
+
     @property
     def pieces(self) -> int:
         """The most parts that `split` can make: prompts, or the tokens of a batch without prompts."""
@@ -111,10 +115,8 @@ class PromptBatches:
         """See `Batches`."""
         numbers = range(step * self.size + self.rank, (step + 1) * self.size, self.processes)
         picked = [self._shuffled(n) for n in numbers]
-        batch = collate([self.prompts[i] for i in picked], self.table, self.weight)
-        if self.answers is None:
-            return batch
-        return batch._replace(answers=collate_answers([self.answers[i] for i in picked], self.table))
+        answers = [self.answers[i] for i in picked] if self.answers else None
+        return collate([self.prompts[i] for i in picked], self.table, self.weight, answers)
 
     def _shuffled(self, number: int) -> int:
         epoch, position = divmod(number, len(self.prompts))
@@ -124,7 +126,22 @@ class PromptBatches:
         return int(self._order[position])
 
 
-def collate(prompts: Sequence[Prompt], table: Tensor, weight: Tensor) -> Batch:
+def in_order(
+    prompts: Sequence[Prompt], table: Tensor, size: int, answers: Sequence[list[int]] | None = None
+) -> Iterator[Batch]:
+    """All prompts, `size` at a time and with their `answers`; every crossing position weighs 1."""
+    once = torch.ones(len(table), device=table.device)
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
+        yield collate(prompts[part], table, once, answers[part] if answers else None)
+
+
+def collate(
+    prompts: Sequence[Prompt],
+    table: Tensor,
+    weight: Tensor,
+    answers: Sequence[list[int]] | None = None,
+) -> Batch:
     """Left-padded prompts with their embeddings in float32; `weight` [V] is what each token counts."""
     length = max(len(prompt.ids) for prompt in prompts)
     ids = np.zeros((len(prompts), length), dtype=np.int64)
@@ -133,7 +150,8 @@ def collate(prompts: Sequence[Prompt], table: Tensor, weight: Tensor) -> Batch:
         start = length - len(prompt.ids)
         ids[row, start:], attention[row, start:], cross[row, start:] = prompt.ids, True, prompt.cross
     tokens, attends, crosses = (torch.from_numpy(a).to(table.device) for a in (ids, attention, cross))
-    return Batch(tokens, table[tokens].float(), attends, crosses, weight[tokens] * crosses)
+    own = collate_answers(answers, table) if answers else None
+    return Batch(tokens, table[tokens].float(), attends, crosses, weight[tokens] * crosses, answers=own)
 
 
 def collate_answers(answers: Sequence[list[int]], table: Tensor) -> Answers:

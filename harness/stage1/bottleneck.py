@@ -65,6 +65,11 @@ def rms(vectors: Tensor) -> Tensor:
     return vectors.square().mean(-1, keepdim=True).sqrt()
 
 
+def rescaled(vectors: Tensor, target: Tensor) -> Tensor:
+    """`vectors` [..., D] in their directions, with the RMS `target` [..., 1] (or one for all)."""
+    return vectors * (target / rms(vectors).clamp(min=1e-12))
+
+
 class Bottleneck(nn.Module):
     """A compressor, the wire its code crosses, and the adapter that rebuilds embeddings.
 
@@ -162,7 +167,7 @@ class Bottleneck(nn.Module):
         if self.magnitude == "free":
             return rebuilt
         target = self.vocab_rms if self.magnitude == "vocab" else rms(original).bfloat16().to(rebuilt.dtype)
-        return rebuilt * (target / rms(rebuilt).clamp(min=1e-12))
+        return rescaled(rebuilt, target)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Tensor:
         """Embeddings [B, L, D] as the receiver rebuilds them, [B, M, D]."""

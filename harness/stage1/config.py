@@ -249,6 +249,11 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
         return path, value
 
 
+def format_setting(value: Any) -> str:
+    """A setting's value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
 def parse_loss(text: str) -> tuple[str, dict[str, Any]]:
     """`cosine=0.1`, `kl=auto` or `kl=0.5@ramp:200` as name and settings; `recon` has weight 1."""
     name, equals, value = text.partition("=")

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from stage1.compare import same_questions
-from stage1.config import RunConfig, merge, overlay, validate
+from stage1.config import RunConfig, format_setting, merge, overlay, validate
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 from stage1.recipes import find
@@ -43,15 +43,10 @@ class Axis(NamedTuple):
             raise UsageError(f"--over {text!r} is not a list of values.", remedy) from None
         if not all(part.strip() for part in key.split(".")) or not values:
             raise UsageError(f"--over {text!r} is not KEY=V1,V2,….", remedy)
-        shown = [show(value) for value in values]
+        shown = [format_setting(value) for value in values]
         if len(set(shown)) < len(shown):
             raise UsageError(f"--over {text!r} names a value twice.", "Name each once.")
         return cls(key.strip(), values)
-
-
-def show(value: Any) -> str:
-    """A setting's value as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 class Cell(NamedTuple):
@@ -72,7 +67,9 @@ def label(settings: Mapping[str, Any]) -> str:
     """Settings as people read them: by the last part of their path, where that says which is meant."""
     short = {key: key.removesuffix(".name").rpartition(".")[2] for key in settings}
     clear = len(set(short.values())) == len(short)
-    return " ".join(f"{short[key] if clear else key}={show(value)}" for key, value in settings.items())
+    return " ".join(
+        f"{short[key] if clear else key}={format_setting(value)}" for key, value in settings.items()
+    )
 
 
 def folder_name(settings: Mapping[str, Any]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from stage1.batches import Batch, collate
+from stage1.batches import in_order
 from stage1.bottleneck import Bottleneck, Rebuild
 from stage1.data import Prompt
 from stage1.tensors import CHUNK, Embedded, TokenStats
@@ -71,15 +71,9 @@ def _code_bits(bottleneck: Bottleneck, prompts: Sequence[Prompt], table: Tensor)
         total += float(bottleneck.code_bits(code).sum())
         return bottleneck.decode(code, embeds), code.mask
 
-    for batch in _batches(prompts, table):
+    for batch in in_order(prompts, table, PROMPTS_AT_ONCE):
         bottleneck.splice(Embedded(batch.embeds, batch.attention), batch.cross, counted)
     return total
-
-
-def _batches(prompts: Sequence[Prompt], table: Tensor) -> Iterator[Batch]:
-    once = torch.ones(len(table), device=table.device)
-    for start in range(0, len(prompts), PROMPTS_AT_ONCE):
-        yield collate(prompts[start : start + PROMPTS_AT_ONCE], table, once)
 
 
 @torch.inference_mode()
@@ -108,7 +102,7 @@ def _pairs(
     if bottleneck.tokenwise:
         yield stats.embeds, rebuilt_rows(bottleneck.rebuild, stats.embeds), stats.ids, stats.counts
         return
-    for batch in _batches(prompts, table):
+    for batch in in_order(prompts, table, PROMPTS_AT_ONCE):
         rebuilt = bottleneck(batch.embeds, batch.cross)
         at = batch.cross
         yield batch.embeds[at], rebuilt[at], batch.ids[at], batch.weights[at]

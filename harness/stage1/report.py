@@ -1,6 +1,5 @@
 """Results for people: the table, the verdict, the next commands, the model card."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
+from stage1.config import format_setting
 from stage1.errors import UsageError
 from stage1.runs import Run
 
@@ -96,12 +96,12 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
     for axis in record["axes"]:
         columns.add_column(escape(axis), no_wrap=True)
     heads = ["runs", "bits/token", "F1 [95 %]", "spread"]
-    against = [f"F1 − {compare['axis']}={_value(compare['value'])} [95 %]"] if compare else []
+    against = [f"F1 − {compare['axis']}={format_setting(compare['value'])} [95 %]"] if compare else []
     for head in (*heads, *against):
         columns.add_column(escape(head), no_wrap=True, justify="right")
     for average in record["averages"]:
         spread = average["f1_spread"]
-        line = [_value(value) for value in average["settings"].values()]
+        line = [format_setting(value) for value in average["settings"].values()]
         line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
         line += [_interval(average["f1"], average["f1_ci95"]), "" if spread is None else f"{spread:.2f}"]
         if compare:
@@ -109,10 +109,6 @@ def sweep_table(record: Mapping[str, Any]) -> Table:
             line.append(_interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
         columns.add_row(*map(escape, line))
     return columns
-
-
-def _value(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def _rules(rules: Mapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from stage1.data import Prompt, Question
 from stage1.errors import UsageError
 from stage1.inputs import Inputs
 from stage1.llm import load_llm, model_sha256
-from stage1.lm import Embed, QATask, Stage1LM, generate_answers
 from stage1.measure import rebuilt_rows
 from stage1.progress import Progress
 from stage1.squad import exact_match, f1
 from stage1.tensors import Embedded, TokenStats
+
+if TYPE_CHECKING:  # lm-eval takes most of a second to load, and training alone asks nothing
+    from stage1.lm import Embed
 
 AUTO_BATCH = {"cpu": 32}
 AUTO_BATCH_ELSEWHERE = 128
@@ -34,7 +36,7 @@ class Row(NamedTuple):
 
     name: str
     prompts: list[Prompt]
-    embed: Embed | None
+    embed: "Embed | None"
     key: Any  # JSON: what its answers depend on beside model and settings; None: on the bottleneck
 
 
@@ -81,7 +83,7 @@ def through(
     table: Tensor,
     stats: TokenStats,
     prompts: Sequence[Prompt],
-) -> Embed | None:
+) -> "Embed | None":
     """Prompts whose crossing positions went through `rebuild`; None if the compressor knows no inverse."""
 
     def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
@@ -100,7 +102,7 @@ def through(
     return embed
 
 
-def lookup(embedding: torch.nn.Module, stats: TokenStats, rows: Tensor, vocabulary: int) -> Embed:
+def lookup(embedding: torch.nn.Module, stats: TokenStats, rows: Tensor, vocabulary: int) -> "Embed":
     """Prompts in which every crossing token of `stats` is its row of `rows` [U, D]."""
     place = torch.zeros(vocabulary, dtype=torch.long, device=rows.device)
     place[stats.ids] = torch.arange(len(stats.ids), device=rows.device)
@@ -132,6 +134,8 @@ class Asker:
         cache: Path | None,
         progress: Progress,
     ) -> None:
+        from stage1.lm import QATask
+
         self.inputs, self.model, self.questions, self.progress = inputs, model, questions, progress
         settings = inputs.config.eval
         automatic = AUTO_BATCH.get(inputs.device.type, AUTO_BATCH_ELSEWHERE)
@@ -158,6 +162,8 @@ class Asker:
             self.progress.note(f"{row.name}: the bare model's answers are in the cache.")
             self.throughput[row.name] = None
             return known
+        from stage1.lm import QATask, Stage1LM, generate_answers
+
         name, length = task_name(self.inputs), self.inputs.config.eval.max_new_tokens
         lm = Stage1LM(
             self.model,

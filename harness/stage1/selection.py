@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stage1.batches import Batch, collate, collate_answers
+from stage1.batches import Batch, in_order
 from stage1.bottleneck import Bottleneck
-from stage1.data import Prompt, answer_ids, spread
+from stage1.data import answer_ids, spread
 from stage1.inputs import Inputs
 from stage1.objective import Objective
 from stage1.progress import Progress
@@ -32,6 +32,7 @@ class Selection:
 
     def __init__(self, inputs: Inputs, model: PreTrainedModel | None) -> None:
         self.inputs, self.model = inputs, model
+        self.size = inputs.config.train.batch_prompts
         self.prompts = inputs.prompts(inputs.data.selection)
         self.stats = count_tokens(self.prompts, inputs.table)
         self.questions = spread(inputs.data.selection, inputs.config.train.check_questions)
@@ -74,19 +75,10 @@ class Selection:
                 mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
                 errors.add(rows, bottleneck(rows[None], mask)[0], counts)
         else:
-            for batch in self._batches(self.prompts):
+            for batch in in_order(self.prompts, self.inputs.table, self.size):
                 rebuilt = bottleneck(batch.embeds, batch.cross)[batch.cross]
                 errors.add(batch.embeds[batch.cross], rebuilt, batch.weights[batch.cross])
         return errors.summary(stats.variance)
-
-    def _batches(self, prompts: list[Prompt], answers: list[list[int]] | None = None) -> Any:
-        table, size = self.inputs.table, self.inputs.config.train.batch_prompts
-        even = torch.ones(len(table), device=table.device)
-        for start in range(0, len(prompts), size):
-            batch = collate(prompts[start : start + size], table, even)
-            if answers is not None:
-                batch = batch._replace(answers=collate_answers(answers[start : start + size], table))
-            yield batch
 
     def _terms(self, objective: Objective, loss_inputs: Callable[[Batch], LossInputs]) -> dict[str, float]:
         """Each term's mean over the prompts, weighted by how much of a prompt crosses."""
@@ -95,7 +87,7 @@ class Selection:
             self._answers = answer_ids(self.questions, self.inputs.tokenizer)
         sums: dict[str, float] = {}
         seen = 0.0
-        for batch in self._batches(prompts, self._answers):
+        for batch in in_order(prompts, self.inputs.table, self.size, self._answers):
             weight = float(batch.weights.sum())
             values: Mapping[str, Tensor] = objective(loss_inputs(batch))
             seen += weight

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stage1.compare import Comparison, asked, question_f1, same_questions
+from stage1.config import format_setting
 from stage1.errors import Stage1Error, UsageError
 from stage1.evaluate import NEEDED
 from stage1.files import write_atomic, write_json
-from stage1.grid import Axis, Cell, groups, label, show
+from stage1.grid import Axis, Cell, groups, label
 from stage1.progress import Progress
 from stage1.runs import Run
 from stage1.stats import Floats
@@ -35,7 +36,7 @@ class Baseline(NamedTuple):
         Raises:
             UsageError: it is not, or the cells to compare are asked different questions.
         """
-        choices = {f"{k}={show(v)}": cls(k, v) for cell in cells for k, v in cell.settings.items()}
+        choices = {f"{k}={format_setting(v)}": cls(k, v) for cell in cells for k, v in cell.settings.items()}
         if text not in choices:
             raise UsageError(
                 f"--compare {text!r} is no value of an --over.", f"Choices: {', '.join(choices) or '(none)'}."
@@ -186,7 +187,7 @@ def _csv(record: dict[str, Any]) -> str:
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow([*record["axes"], "seed", "run", *COLUMNS, "error"])
     for cell in record["cells"]:
-        settings = [show(value) for value in cell["settings"].values()]
+        settings = [format_setting(value) for value in cell["settings"].values()]
         numbers = list(_numbers(cell["results"])) if cell["results"] else [""] * len(COLUMNS)
         lines.writerow([*settings, cell["seed"], cell["run"], *numbers, cell["error"] or ""])
     return text.getvalue()

@@ -129,7 +129,6 @@ class LLMOutputs:
         head: last states [N, D] to logits [N, V], in the LLM's own type.
         original, rebuilt: the prompts [B, L, D] and [B, M, D]; raw positions are the same in both.
         ordinary: [B, L] bool, tokens of the original prompts that are neither padding nor special.
-        answers: gold continuations; None unless a loss of the objective is `teacher_forced`.
     """
 
     def __init__(
@@ -145,18 +144,25 @@ class LLMOutputs:
         self.head = head
         self.original, self.rebuilt = original, rebuilt
         self.ordinary = ordinary
-        self.answers = answers
+        self._answers = answers
+
+    @property
+    def answers(self) -> Answers:
+        """Gold continuations; there for a loss that says it is `teacher_forced`."""
+        if self._answers is None:
+            raise ValueError("A loss that reads the answers must say so: teacher_forced = True.")
+        return self._answers
 
     @cached_property
     def student(self) -> States:
         """The states on the rebuilt prompts; gradients reach the bottleneck."""
-        return self._forward(self.rebuilt, self.answers)
+        return self._forward(self.rebuilt, self._answers)
 
     @cached_property
     def teacher(self) -> States:
         """The states on the original prompts, without gradient."""
         with torch.no_grad():
-            return self._forward(self.original, self.answers)
+            return self._forward(self.original, self._answers)
 
 
 @dataclass(frozen=True)

@@ -179,7 +179,7 @@ class Trainer:
                 logged = self._optimise()
                 self.step += 1
                 advance(1)
-                if self.step % self.config.train.check_every == 0 or self.step == steps:
+                if self._is_check(self.step):
                     self._check(logged)
                 if self._stop_signal or self.step % self.config.train.save_every == 0:
                     self._save()
@@ -214,7 +214,7 @@ class Trainer:
         values = self._sparing_memory(batch, lambda piece, share: self._backward(piece, share, weights))
         norm = float(self.accelerator.clip_grad_norm_(self.module.parameters(), self.config.train.clip))
         self._refuse_nan({**values, "gradient norm": norm})
-        report = self._compare_gradients(batch) if self._checks_next else {}
+        report = self._compare_gradients(batch) if self._is_check(self.step + 1) else {}
         self.optimizer.step()
         self._observe(values)
         total = sum(weights[name] * value for name, value in values.items())
@@ -222,11 +222,8 @@ class Trainer:
         lr = self.optimizer.param_groups[0]["lr"]
         return {"lr": lr, "loss": total, "terms": terms, "grad_norm": norm, **report}
 
-    @property
-    def _checks_next(self) -> bool:
-        return (
-            self.step + 1
-        ) % self.config.train.check_every == 0 or self.step + 1 == self.config.train.steps
+    def _is_check(self, step: int) -> bool:
+        return step % self.config.train.check_every == 0 or step == self.config.train.steps
 
     def _sparing_memory(
         self, batch: Batch, work: Callable[[Batch, Tensor], Mapping[str, Tensor]]
@@ -234,8 +231,7 @@ class Trainer:
         """Do `work` on the batch in `self.parts` pieces, more where memory runs out; the terms' means."""
         whole = batch.weights.sum()
         while True:
-            if self.optimizer is not None:
-                self.optimizer.zero_grad()
+            self.optimizer.zero_grad()
             sums: dict[str, float] = {}
             try:
                 for piece in batch.split(self.parts):
@@ -280,8 +276,7 @@ class Trainer:
         llm = None
         if self.llm is not None:
             original = Embedded(batch.embeds, batch.attention)
-            ordinary = batch.attention & ~torch.isin(batch.ids, self.special)
-            spliced = self._in_place(batch, rebuilt)
+            spliced, ordinary = self._in_place(batch, rebuilt), batch.ordinary(self.special)
             llm = LLMOutputs(self.llm, self.llm.head, original, spliced, ordinary, batch.answers)
         return LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, self.stats.variance, llm)
 

@@ -51,21 +51,22 @@ def diagnose(
             f"{run} has its own compressor, adapter and settings.",
             "Leave out --compressor, --adapter and --set, or leave out RUN for an untrained bottleneck.",
         )
-    base = None
+    opened = None
     if run is not None:
         from stage1.runs import Run
 
-        base = Run.open(run).config.model_dump(mode="json")
+        opened = Run.open(run)
+    base = opened.config.model_dump(mode="json") if opened else None
     config = options.configuration(None, flags, settings, base)
     from stage1.cli.display import make_progress, show_diagnosis
     from stage1.diagnose import diagnose_run, diagnose_untrained
     from stage1.files import write_json
 
     progress = make_progress(quiet=quiet)
-    if run is None:
+    if opened is None:
         diagnosis = diagnose_untrained(config, limit, progress)
     else:
-        diagnosis = diagnose_run(Run.open(run), config, limit, progress)
+        diagnosis = diagnose_run(opened, config, limit, progress)
     if output:
         write_json(output, diagnosis)
     show_diagnosis(diagnosis, json=json)

@@ -8,17 +8,17 @@ were used).
 """
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from stage1.bottleneck import Bottleneck, Rebuild, rms
+from stage1.bottleneck import Bottleneck, Rebuild, rescaled, rms
 from stage1.config import RunConfig
-from stage1.data import Prompt, build_prompts, load_qa
+from stage1.data import Prompt, load_qa
 from stage1.diagnose.case import Asked, Case
 from stage1.diagnose.compressor import FOREIGN, mean_distance
-from stage1.inputs import longest_prompt
 from stage1.interfaces import Encoder
 from stage1.lm import Embed
 from stage1.plugins import load_plugins, resolve
@@ -90,7 +90,8 @@ def _variants(case: Case) -> Iterator[_View]:
         yield _View("true_norms", case.view(_with_true_norms(case.bottleneck)))
     for name, change in (("context_only", {"scope": "context"}), ("raw_anchor", {"raw_anchor": True})):
         if all(getattr(case.inputs.config, key) != value for key, value in change.items()):
-            prompts = _crossing_less(case, change)
+            config = case.inputs.config.model_copy(update=change)
+            prompts = replace(case.inputs, config=config).prompts(case.questions)
             yield _View(name, case.view(case.bottleneck.rebuild, prompts), prompts)
     if case.bottleneck.compressor.tokenwise and case.inputs.data.train:
         yield _View("closed_form", _closed_form(case, case.bottleneck.encode_rows, case.fitted))
@@ -103,20 +104,9 @@ def _with_true_norms(bottleneck: Bottleneck) -> Rebuild:
 
     def rebuild(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         rebuilt, kept = bottleneck.rebuild(embeds, mask)
-        return rebuilt * (rms(embeds) / rms(rebuilt).clamp(min=1e-12)), kept
+        return rescaled(rebuilt, rms(embeds)), kept
 
     return rebuild
-
-
-def _crossing_less(case: Case, change: dict[str, Any]) -> list[Prompt]:
-    config = case.inputs.config
-    rules: dict[str, Any] = {
-        "scope": config.scope,
-        "raw_anchor": config.raw_anchor,
-        "keep_special": config.keep_special,
-    }
-    longest = longest_prompt(config, case.inputs.folder)
-    return build_prompts(case.questions, case.inputs.tokenizer, **{**rules, **change}, max_tokens=longest)
 
 
 def _closed_form(case: Case, encode: Encoder, fitted: TokenStats) -> Embed:

@@ -1,6 +1,6 @@
 """What the diagnosis works on: a bottleneck, the questions, and the frozen LLM, each asked at most once."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -11,8 +11,9 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from stage1.batches import Batch, collate
+from stage1.batches import Batch, in_order
 from stage1.bottleneck import Bottleneck, Rebuild
+from stage1.chunked import POSITIONS
 from stage1.data import Prompt, Question
 from stage1.frozen import FrozenLLM
 from stage1.inputs import Inputs
@@ -23,8 +24,6 @@ from stage1.tensors import Embedded, TokenStats
 from stage1.tokens import count_tokens
 
 PROMPTS_AT_ONCE = 32
-POSITIONS_AT_ONCE = 128
-"""Positions whose logits are held at a time."""
 
 
 class Asked(NamedTuple):
@@ -92,10 +91,8 @@ class Case:
     def view(self, rebuild: Rebuild, prompts: Sequence[Prompt] | None = None) -> Embed | None:
         """The prompts with their crossing positions through `rebuild`; None if that is not defined."""
         shown = list(prompts or self.prompts)
-        table, stats = (
-            self.inputs.table,
-            self.stats if prompts is None else count_tokens(shown, self.inputs.table),
-        )
+        table = self.inputs.table
+        stats = self.stats if prompts is None else count_tokens(shown, table)
         return through(self.bottleneck, rebuild, self.embedding, table, stats, shown)
 
     @property
@@ -141,12 +138,14 @@ class Case:
 
     # -- the prompts themselves ----------------------------------------------------------------------------
 
-    def batches(self, prompts: Sequence[Prompt] | None = None) -> list[Batch]:
+    def batches(self, prompts: Sequence[Prompt] | None = None) -> Iterator[Batch]:
         """The prompts, left-padded, some at a time; every crossing position weighs 1."""
-        shown, table = prompts or self.prompts, self.inputs.table
-        even = torch.ones(len(table), device=table.device)
-        starts = range(0, len(shown), PROMPTS_AT_ONCE)
-        return [collate(shown[s : s + PROMPTS_AT_ONCE], table, even) for s in starts]
+        return in_order(prompts or self.prompts, self.inputs.table, PROMPTS_AT_ONCE)
+
+    @cached_property
+    def special(self) -> Tensor:
+        """[S] ids of the special tokens."""
+        return torch.tensor(self.inputs.tokenizer.all_special_ids, device=self.inputs.device)
 
     @torch.no_grad()
     def next_tokens(self, name: str, embed: Embed) -> NextTokens:
@@ -164,15 +163,12 @@ class Case:
 
     def _next_tokens(self, embed: Embed) -> NextTokens:
         llm = FrozenLLM(self.model)
-        special = torch.tensor(self.inputs.tokenizer.all_special_ids, device=self.inputs.device)
         nll, guesses, final = [], [], []
         for batch in self.batches():
             states = llm(embed(batch.ids, batch.cross, batch.attention)).prompt
-            counted = (
-                batch.attention[:, :-1] & batch.attention[:, 1:] & ~torch.isin(batch.ids[:, 1:], special)
-            )
-            chosen = torch.split(states[:, :-1][counted], POSITIONS_AT_ONCE)
-            goals = torch.split(batch.ids[:, 1:][counted], POSITIONS_AT_ONCE)
+            counted = batch.attention[:, :-1] & batch.ordinary(self.special)[:, 1:]
+            chosen = torch.split(states[:, :-1][counted], POSITIONS)
+            goals = torch.split(batch.ids[:, 1:][counted], POSITIONS)
             for part, goal in zip(chosen, goals, strict=True):
                 logits = llm.head(part).float()
                 nll.append(cross_entropy(logits, goal, reduction="none"))

@@ -118,14 +118,13 @@ def _directions(case: Case) -> Directions:
 def _sensitivity(case: Case, vectors: Tensor) -> tuple[Tensor, float]:
     """The squared gradients along the columns of `vectors` [D, K], summed over positions; and in all."""
     llm = FrozenLLM(case.model)
-    special = torch.tensor(case.inputs.tokenizer.all_special_ids, device=case.inputs.device)
     along, total = torch.zeros_like(vectors[0]), 0.0
     for whole in case.batches(case.prompts[:PROMPTS]):
         for batch in whole.split(-(-len(whole.ids) // PROMPTS_AT_ONCE)):
             embeds = batch.embeds.requires_grad_()
             states = llm(Embedded(embeds, batch.attention)).prompt
-            goal, attends = batch.ids[:, 1:], batch.attention
-            counted = attends[:, :-1] & attends[:, 1:] & ~torch.isin(goal, special)
+            goal = batch.ids[:, 1:]
+            counted = batch.attention[:, :-1] & batch.ordinary(case.special)[:, 1:]
             loss = token_cross_entropy(states[:, :-1][counted], goal[counted], llm.head).sum()
             (gradient,) = torch.autograd.grad(loss, embeds)
             crossing = gradient[batch.cross].double()

@@ -215,10 +215,9 @@ def _loss_inputs(case: Case, batch: Batch, llm: FrozenLLM | None, scale: float) 
 
     outputs = None
     if llm is not None:
-        special = torch.tensor(case.inputs.tokenizer.all_special_ids, device=case.inputs.device)
         original = Embedded(batch.embeds, batch.attention)
         spliced = bottleneck.splice(original, batch.cross, rebuild)
-        ordinary = batch.attention & ~torch.isin(batch.ids, special)
+        ordinary = batch.ordinary(case.special)
         outputs = LLMOutputs(llm, llm.head, original, spliced, ordinary, batch.answers)
     rebuilt, _ = rebuild(batch.embeds, batch.cross)
     return LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, case.fitted.variance, outputs)

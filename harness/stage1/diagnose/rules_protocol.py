@@ -23,20 +23,25 @@ def _raw_differs(facts: Facts, run: str) -> Iterator[Finding]:
         )
 
 
+def _without(facts: Facts, how: str, text: float, ours: float) -> tuple[float, str]:
+    """What F1 without the fault brings back, to text row or bottleneck, and the evidence for it."""
+    rows = f"text row {points(facts.text)} → {points(text)}, bottleneck {points(facts.ours)} → {points(ours)}"
+    return max(text - facts.text, ours - facts.ours), f"{how}: {rows}"
+
+
 def _no_bos(facts: Facts, run: str) -> Iterator[Finding]:
     bos, n = facts.protocol["bos"], facts.protocol["n"]
     if not (bos["expected"] and bos["missing"]):
         return
-    text, ours = bos["f1_text_with"], bos["f1_ours_with"]
+    gain, compared = _without(facts, "with BOS in front", bos["f1_text_with"], bos["f1_ours_with"])
     yield make(
         "no_bos",
-        max(text - facts.text, ours - facts.ours),
+        gain,
         facts,
         "Prompts do not begin with BOS",
         [
             f"{bos['missing']} of {n} prompts lack the token that the model was trained to begin with",
-            f"with BOS in front: text row {points(facts.text)} → {points(text)}, bottleneck "
-            f"{points(facts.ours)} → {points(ours)}",
+            compared,
         ],
         "Use a tokenizer that adds BOS (its post-processor or add_bos_token), and train again.",
         None,
@@ -48,17 +53,16 @@ def _cut(facts: Facts, run: str) -> Iterator[Finding]:
     cut, n = facts.protocol["cut"], facts.protocol["n"]
     if not (cut["question_missing"] or cut["anchor_missing"]):
         return
-    text, ours = cut["f1_text_whole"], cut["f1_ours_whole"]
+    gain, compared = _without(facts, "with whole prompts", cut["f1_text_whole"], cut["f1_ours_whole"])
     yield make(
         "cut",
-        max(text - facts.text, ours - facts.ours),
+        gain,
         facts,
         "Truncation took the question away",
         [
             f"{cut['question_missing']} of {n} prompts do not contain their question, "
             f"{cut['anchor_missing']} do not end in `Answer:`",
-            f"with whole prompts: text row {points(facts.text)} → {points(text)}, bottleneck "
-            f"{points(facts.ours)} → {points(ours)}",
+            compared,
         ],
         "Cut the far end of the context, never the question: raise the length limit.",
         None,
@@ -83,16 +87,15 @@ def _truncated(facts: Facts, run: str) -> Iterator[Finding]:
 def _no_stop(facts: Facts, run: str) -> Iterator[Finding]:
     stop, n = facts.protocol["stop"], facts.protocol["n"]
     if stop["run_on"]:
-        text, ours = stop["f1_text_first_line"], stop["f1_ours_first_line"]
+        gain, compared = _without(facts, "cut there", stop["f1_text_first_line"], stop["f1_ours_first_line"])
         yield make(
             "no_stop",
-            max(text - facts.text, ours - facts.ours),
+            gain,
             facts,
             "Answers run on after their line has ended",
             [
                 f"{stop['run_on']} of {n} answers of the text row go on after the first newline",
-                f"cut there: text row {points(facts.text)} → {points(text)}, bottleneck "
-                f"{points(facts.ours)} → {points(ours)}",
+                compared,
             ],
             "Stop generating at the newline, and score the first line only.",
             None,

@@ -22,7 +22,6 @@ class AnswerCE(Loss):
     def forward(self, inputs: LossInputs) -> Tensor:
         llm = inputs.llm
         answers = llm.answers
-        assert answers is not None  # noqa: S101 - likewise, for `teacher_forced`
         states = llm.student.answering[answers.mask]  # [N, D]
         return token_cross_entropy(states, answers.ids[answers.mask], llm.head).mean()
 

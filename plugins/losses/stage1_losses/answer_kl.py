@@ -31,7 +31,6 @@ class AnswerKL(Loss):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         llm, first, temperature = inputs.llm, self.config.tokens, self.config.temperature
-        assert llm.answers is not None  # noqa: S101 - likewise, for `teacher_forced`
         counted = llm.answers.mask[:, :first]  # [B, K]
         both = (llm.student, llm.teacher)
         student, teacher = (states.answering[:, :first][counted] for states in both)  # [N, D]
