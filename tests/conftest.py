@@ -1,6 +1,7 @@
 """What many tests need: a quiet machine, a small corpus, the command line in a subprocess."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,10 +17,13 @@ from stage1.config import RunConfig, merge, validate
 from stage1.inputs import Inputs, load_inputs
 from stage1.plugins import Registry
 from stage1.progress import Progress
+from stage1.scaffold import Package, create
 from stage1.tensors import TokenStats
+from wheels import Environment, write_firstdims
 
 ROOT = Path(__file__).resolve().parent.parent
 SQUAD = ROOT.parent / "shared" / "data" / "squad"
+EXAMPLE = ROOT / "examples" / "stage1-quantize"
 
 SMALL = (
     "data.train=300",
@@ -31,7 +35,16 @@ SMALL = (
 )
 """Settings that make a whole run on the embedded model a matter of seconds."""
 
+GENERATED = {"compressor": "top_k", "adapter": "ridge", "loss": "huber", "task": "passages"}
+"""Kind → name of the plugins that `generated` writes."""
+
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c() -> None:
+    """Ctrl-C means something in tests that were started in the background, too, where it is ignored."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)
@@ -127,3 +140,20 @@ def rich(site: Site) -> Registry:
     registry = site.load()
     assert [record.reason for record in registry.components if record.status != "ok"] == []
     return registry
+
+
+@pytest.fixture(scope="session")
+def generated(tmp_path_factory: pytest.TempPathFactory) -> list[Package]:
+    """A package of each kind, as `stage1 plugins new` writes it."""
+    folder = tmp_path_factory.mktemp("generated")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        return [create(name, kind, folder, Progress()) for kind, name in GENERATED.items()]
+
+
+@pytest.fixture(scope="session")
+def installed(generated: list[Package], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    """An environment with stage1, the example, the generated packages and one of a single file."""
+    folder = tmp_path_factory.mktemp("installed")
+    written = [package.folder for package in generated]
+    return Environment(folder, [ROOT, EXAMPLE, write_firstdims(folder / "firstdims"), *written])

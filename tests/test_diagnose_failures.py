@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel
 
 import stage1.diagnose.objective as objective
-import stage1.lm as lm
+import stage1.qa as qa
 from conftest import small_config
 from plugin_sites import Site
 from stage1.bottleneck import Bottleneck
@@ -139,14 +139,14 @@ def test_prompts_put_wrongly(sound: Case, kind: type[Faulty], cause: str) -> Non
 
 
 def test_no_stop_at_the_newline(sound: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = lm.QATask.__init__
+    built = qa.QATask.__init__
 
-    def without_stop(self: lm.QATask, *args: Any) -> None:
+    def without_stop(self: qa.QATask, *args: Any) -> None:
         built(self, *args)
         self._options = {**self._options, "until": []}
 
     expected = sound.text.mean
-    monkeypatch.setattr(lm.QATask, "__init__", without_stop)
+    monkeypatch.setattr(qa.QATask, "__init__", without_stop)
     top = first(case_of(sound.bottleneck, sound.inputs, sound.model))
     assert top["cause"] == "no_stop"
     assert f"→ {expected:.1f}" in top["evidence"][1]

@@ -16,8 +16,9 @@ from stage1.bottleneck import Bottleneck
 from stage1.data import Prompt, Question
 from stage1.diagnose.case import Asked, Case
 from stage1.inputs import Inputs, load_inputs
-from stage1.lm import Embed, QATask
+from stage1.lm import Embed
 from stage1.progress import Progress
+from stage1.qa import QATask
 from stage1.rows import load_model
 from stage1.squad import f1, normalize_answer
 from test_measure import fitted, pairs

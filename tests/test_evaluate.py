@@ -18,8 +18,9 @@ from stage1.errors import UsageError
 from stage1.evaluate import Evaluation, evaluate, verdict
 from stage1.inputs import Inputs, load_inputs
 from stage1.llm import load_llm
-from stage1.lm import QATask, Stage1LM, generate_answers
+from stage1.lm import Stage1LM
 from stage1.progress import Progress
+from stage1.qa import QATask, generate_answers
 from stage1.squad import score
 from test_measure import fitted, pairs
 
@@ -244,7 +245,7 @@ def test_raw_differing_from_text_marks_the_run(gibberish: Inputs, monkeypatch: p
         answers = generate_answers(lm, task)
         return ["something else", *answers[1:]] if lm.label.endswith("raw") else answers
 
-    monkeypatch.setattr("stage1.lm.generate_answers", lying)
+    monkeypatch.setattr("stage1.qa.generate_answers", lying)
     notes = Notes()
     results = run(
         fitted(gibberish, "compressor=identity", "adapter=identity"), gibberish, notes=notes
@@ -305,53 +306,98 @@ def test_verdict(text: float, ours: float, bare: float, level: str) -> None:
 
 
 def kept(cache: Path) -> list[Path]:
-    return sorted((cache / "baselines").glob("*.json"))
+    return sorted((cache / "answers").glob("*.jsonl"))
 
 
-def test_baselines_are_asked_once(gibberish: Inputs, tmp_path: Path) -> None:
+BARE = ["text", "raw", "mean", "no_context"]
+
+
+def test_bare_answers_are_asked_once(gibberish: Inputs, tmp_path: Path) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
     first = run(bottleneck, gibberish, tmp_path)
-    assert len(kept(tmp_path)) == 4  # text, raw, mean, no_context
+    assert len(kept(tmp_path)) == 3  # text with no_context, raw, mean; the bottleneck's are not kept
     notes = Notes()
     second = run(bottleneck, gibberish, tmp_path, notes)
-    cached = [name for name, speed in second.throughput.items() if speed is None]
-    assert cached == ["text", "raw", "mean", "no_context"]
-    assert len(notes.notes) == 4
+    assert [name for name, speed in second.throughput.items() if speed is None] == BARE
+    assert notes.notes == [f"{name}: 8 of 8 answers were known already." for name in BARE]
     assert (first.results, first.predictions) == (second.results, second.predictions)
     uncached = run(bottleneck, gibberish)
     assert (first.results, first.predictions) == (uncached.results, uncached.predictions)
 
 
-def asked_again(bottleneck: Bottleneck, inputs: Inputs, cache: Path) -> list[str]:
-    speeds = run(bottleneck, inputs, cache).throughput
-    return [
-        name for name, speed in speeds.items() if speed is not None and name not in ("linear", "bottleneck")
-    ]
+def asked_again(
+    bottleneck: Bottleneck, inputs: Inputs, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> dict[str, int]:
+    """How many questions each bare row was asked."""
+    asked: dict[str, int] = {}
+    answer = Stage1LM._answer
+
+    def counted(self: Stage1LM, requests: Any, ask: Any) -> Any:
+        answers = answer(self, requests, ask)
+        asked[self.label.removeprefix("Asking: ")] = self.asked
+        return answers
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage1LM, "_answer", counted)
+        run(bottleneck, inputs, cache)
+    return {name: count for name, count in asked.items() if name in BARE and count}
 
 
-def test_the_cache_knows_another_question_prompt_or_setting(gibberish: Inputs, tmp_path: Path) -> None:
+def test_the_cache_knows_another_question_prompt_or_setting(
+    gibberish: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
-    everything = ["text", "raw", "mean", "no_context"]
-    assert asked_again(bottleneck, gibberish, tmp_path) == everything
-    assert asked_again(fitted(gibberish, "adapter=linear"), gibberish, tmp_path) == []  # another bottleneck
-    for setting in ("eval.limit=7", "eval.max_new_tokens=5", "eval.batch_size=3", "dtype=bfloat16"):
-        assert asked_again(bottleneck, with_settings(gibberish, setting), tmp_path) == everything, setting
-    assert (
-        asked_again(bottleneck, with_settings(gibberish, "data.max_prompt_tokens=50"), tmp_path)
-        == everything[:3]
-    )
-    assert asked_again(bottleneck, with_settings(gibberish, "scope=context"), tmp_path) == ["mean"]
+
+    def again(*settings: str, through: Bottleneck = bottleneck) -> dict[str, int]:
+        return asked_again(through, with_settings(gibberish, *settings), tmp_path, monkeypatch)
+
+    assert again() == dict.fromkeys(BARE, 8)
+    assert again(through=fitted(gibberish, "adapter=linear")) == {}
+    other = again("eval.limit=7")  # some of them are the same questions
+    assert other == dict.fromkeys(BARE, other["text"])
+    assert 0 < other["text"] < 7
+    for setting in ("eval.max_new_tokens=5", "eval.batch_size=3", "dtype=bfloat16"):
+        assert again(setting) == dict.fromkeys(BARE, 8), setting
+    shortened = again("data.max_prompt_tokens=50")
+    assert "no_context" not in shortened
+    assert shortened["text"] == shortened["raw"] == shortened["mean"] > 0
+    assert again("scope=context") == {"mean": 8}
     bottleneck.mean_embedding += 0.01
-    assert asked_again(bottleneck, gibberish, tmp_path) == ["mean"]
+    assert again() == {"mean": 8}
+
+
+def test_an_interrupted_evaluation_goes_on(
+    gibberish: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
+    whole, add = run(bottleneck, gibberish), Stage1LM.add_partial
+    done: list[Any] = []
+
+    def dying(self: Stage1LM, attr: str, req: Any, res: Any) -> None:
+        add(self, attr, req, res)
+        if self.label == "Asking: bottleneck":
+            done.append(req)
+            if len(done) == 5:
+                raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stage1LM, "add_partial", dying)
+        with pytest.raises(KeyboardInterrupt):
+            run(bottleneck, gibberish, tmp_path)
+    notes = Notes()
+    resumed = run(bottleneck, gibberish, tmp_path, notes)
+    assert "bottleneck: 5 of 8 answers were known already." in notes.notes
+    assert (resumed.results, resumed.predictions) == (whole.results, whole.predictions)
+    assert len(kept(tmp_path)) == 3
 
 
 def test_the_cache_knows_another_model(
     gibberish: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
-    asked_again(bottleneck, gibberish, tmp_path)
+    asked_again(bottleneck, gibberish, tmp_path, monkeypatch)
     monkeypatch.setattr(module, "model_sha256", lambda folder: "of other weights")
-    assert len(asked_again(bottleneck, gibberish, tmp_path)) == 4
+    assert asked_again(bottleneck, gibberish, tmp_path, monkeypatch) == dict.fromkeys(BARE, 8)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -1,17 +1,29 @@
 """Events: listeners hear them one by one, and none can stop a run."""
 
+import json
 import logging
+import resource
+import shutil
+import signal
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
+from conftest import SMALL, Result, settings_args, small_config
 from plugin_sites import HOOK, Site, of
 from stage1.config import RunConfig
-from stage1.plugins import (
-    load_plugins,
-)
+from stage1.errors import TrainingError, UsageError
+from stage1.phases import FIRST
+from stage1.plugins import load_plugins
+from stage1.progress import Progress
+from stage1.runs import METRICS, Run
+from stage1.workflow import evaluate_run, train_run
 
 LISTENER = '''
     """Writes down what it hears."""
@@ -35,7 +47,7 @@ def test_listeners_hear_events_with_the_facts_they_ask_for(site: Site, tmp_path:
     assert (record.name, record.kind, record.summary) == ("point", "events", "Writes down what it hears.")
     registry.emit("stage1_step", run=tmp_path, step=3, metrics={"loss": 1.0})
     registry.emit("stage1_run_end", run=tmp_path, status="done")
-    registry.emit("stage1_run_start", run=tmp_path, config=RunConfig())
+    registry.emit("stage1_run_start", run=tmp_path, config=RunConfig(), step=0)
     assert sys.modules["ears__point"].heard == [(3, {"loss": 1.0}), "done"]
 
 
@@ -82,3 +94,231 @@ def test_ctrl_c_in_a_listener_stops_the_run(site: Site, tmp_path: Path) -> None:
 def test_an_event_sent_with_wrong_facts_is_our_own_mistake(tmp_path: Path) -> None:
     with pytest.raises(TypeError, match="stage1_run_end"):
         load_plugins().emit("stage1_run_end", run=tmp_path)
+
+
+# -- the events of a run ------------------------------------------------------------------------------
+
+WITNESS = '''
+    """Writes down everything, in order."""
+    import json
+    import stage1
+    heard = []
+
+    @stage1.hookimpl
+    def stage1_run_start(run, config, step):
+        heard.append((run.name, "start", step))
+
+    @stage1.hookimpl
+    def stage1_step(run, step, metrics):
+        assert metrics["step"] == step
+        heard.append((run.name, "step", step))
+
+    @stage1.hookimpl
+    def stage1_evaluated(run, results):
+        written = json.loads((run / "results.json").read_text())
+        heard.append((run.name, "evaluated", results == written))
+
+    @stage1.hookimpl
+    def stage1_run_end(run, status):
+        heard.append((run.name, "end", status))
+'''
+
+Heard = list[tuple[str, str, Any]]
+
+
+@contextmanager
+def plugged(site: Site, name: str, source: str) -> Iterator[Any]:
+    """The module of a plugin that `train_run` finds."""
+    site.install(name, {"point": source})
+    load_plugins.cache_clear()
+    try:
+        load_plugins()
+        yield sys.modules[f"{name}__point"]
+    finally:
+        load_plugins.cache_clear()
+
+
+@pytest.fixture
+def heard(site: Site) -> Iterator[Heard]:
+    with plugged(site, "witness", WITNESS) as witness:
+        yield witness.heard
+
+
+class CtrlC(Progress):
+    """Ctrl-C at the `nth` unit of the work called `label`."""
+
+    def __init__(self, label: str, nth: int) -> None:
+        self.label, self.nth = label, nth
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
+        def advance(done: int) -> None:
+            if label == self.label:
+                self.nth -= done
+                if self.nth == 0:
+                    signal.raise_signal(signal.SIGINT)
+
+        yield advance
+
+
+def small_run(folder: Path, *settings: str) -> RunConfig:
+    return small_config("train.save_every=15", "eval.limit=6", f"output={folder / 'run'}", *settings)
+
+
+def steps(*numbers: int) -> Heard:
+    return [("run", "step", number) for number in numbers]
+
+
+BEGUN, DONE = ("run", "start", 0), ("run", "end", "done")
+EVALUATED = ("run", "evaluated", True)
+
+
+def test_a_run_ends_after_its_evaluation(heard: Heard, tmp_path: Path) -> None:
+    run = train_run(small_run(tmp_path), Progress()).run
+    assert heard == [BEGUN, *steps(0, 10, 20, 30, 40, 41), EVALUATED, DONE]
+    assert [entry["step"] for entry in run.metrics()] == [0, 10, 20, 30, 40, 41]
+    heard.clear()
+    evaluate_run(run, {}, Progress())
+    assert heard == [EVALUATED]
+
+
+def test_without_an_evaluation_it_ends_with_its_training(heard: Heard, tmp_path: Path) -> None:
+    train_run(small_run(tmp_path), Progress(), with_evaluation=False)
+    assert heard == [BEGUN, *steps(0, 10, 20, 30, 40, 41), DONE]
+
+
+def test_an_interrupted_run_goes_on_after_the_step_it_came_to(heard: Heard, tmp_path: Path) -> None:
+    config = small_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, CtrlC("Training", 24), with_evaluation=False)
+    assert heard == [BEGUN, *steps(0, 10, 20), ("run", "end", "interrupted")]
+    heard.clear()
+    run = train_run(config, Progress(), resume=Run(tmp_path / "run"), with_evaluation=False).run
+    assert heard == [("run", "start", 24), *steps(30, 40, 41), DONE]
+    whole = small_config("train.save_every=15", f"output={tmp_path / 'whole'}")
+    other = train_run(whole, Progress(), with_evaluation=False).run
+    assert (run.path / METRICS).read_bytes() == (other.path / METRICS).read_bytes()
+
+
+def test_an_interrupted_evaluation_is_made_up_for(heard: Heard, tmp_path: Path) -> None:
+    config = small_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, CtrlC("Asking: bottleneck", 1))
+    assert heard[-2:] == [*steps(41), ("run", "end", "interrupted")]
+    log = (tmp_path / "run" / METRICS).read_bytes()
+    heard.clear()
+    train_run(config, Progress(), resume=Run(tmp_path / "run"))
+    assert heard == [("run", "start", 41), EVALUATED, DONE]
+    assert (tmp_path / "run" / METRICS).read_bytes() == log
+
+
+def test_a_run_that_failed_says_so(heard: Heard, tmp_path: Path) -> None:
+    config = small_run(tmp_path, "train.lr=1e30", "train.warmup=0")
+    with pytest.raises(TrainingError):
+        train_run(config, Progress())
+    assert heard == [BEGUN, *steps(0), ("run", "end", "failed")]
+
+
+def test_a_run_that_cannot_be_resumed_never_begins(heard: Heard, tmp_path: Path) -> None:
+    run = Run.create(small_run(tmp_path))
+    (run.path / "state" / "state.safetensors").write_bytes(b"half")
+    with pytest.raises(UsageError, match="damaged"):
+        train_run(run.config, Progress(), resume=run, with_evaluation=False)
+    assert heard == []
+
+
+def test_the_first_phase_is_a_run_within_the_run(heard: Heard, tmp_path: Path) -> None:
+    settings = ("then.losses.recon=auto", "then.train.steps=10", "then.below=1")
+    config = small_run(tmp_path, "compressor.ratio=32", *settings)
+    train_run(config, Progress(), with_evaluation=False)
+    first = [(FIRST, "start", 0), *((FIRST, *event[1:]) for event in steps(0, 10, 20, 30, 40, 41))]
+    assert heard == [BEGUN, *first, (FIRST, "end", "done"), *steps(0, 10, 11), DONE]
+
+
+def test_ctrl_c_in_the_first_listener_reaches_the_others_too(site: Site, tmp_path: Path) -> None:
+    impatient = HOOK + "def stage1_run_start(): raise KeyboardInterrupt\n"
+    site.install("impatient", {"point": impatient})
+    with plugged(site, "witness", WITNESS) as witness, pytest.raises(KeyboardInterrupt):
+        train_run(small_run(tmp_path), Progress(), with_evaluation=False)
+    assert witness.heard == [("run", "end", "interrupted")]
+
+
+# -- metrics.jsonl ------------------------------------------------------------------------------------
+
+
+def test_the_log_forgets_what_is_measured_again(tmp_path: Path) -> None:
+    registry, run = load_plugins(), Run(tmp_path)
+
+    def log(step: int) -> None:
+        registry.emit("stage1_step", run=tmp_path, step=step, metrics={"step": step})
+
+    for step in range(4):
+        log(step)
+    with (tmp_path / METRICS).open("a") as file:
+        file.write('{"step": 4, "lo')
+    registry.emit("stage1_run_start", run=tmp_path, config=RunConfig(), step=1)
+    assert [entry["step"] for entry in run.metrics()] == [0, 1]
+    log(2)
+    assert (tmp_path / METRICS).read_text() == '{"step": 0}\n{"step": 1}\n{"step": 2}\n'
+    registry.emit("stage1_run_start", run=tmp_path, config=RunConfig(), step=0)
+    log(0)
+    assert run.metrics() == [{"step": 0}]
+
+
+def test_a_full_disk_costs_the_log_and_not_the_run(tmp_path: Path) -> None:
+    """Files may grow to 100 bytes, a real limit of the operating system: the second entry does not fit."""
+
+    def fill_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+
+    code = (
+        "import sys; from pathlib import Path; from stage1.plugins import load_plugins\n"
+        "for step in range(4):\n"
+        "    entry = {'step': step, 'what': 'x' * 50}\n"
+        "    load_plugins().emit('stage1_step', run=Path(sys.argv[1]), step=step, metrics=entry)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    result = subprocess.run(command, preexec_fn=fill_disk, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    [line] = result.stderr.splitlines()
+    assert "jsonl of stage1" in line
+    assert "File too large. The run goes on." in line
+    assert [entry["step"] for entry in Run(tmp_path).metrics()] == [0]
+
+
+def test_the_chosen_checkpoint_does_not_depend_on_the_log(
+    site: Site, tmp_path: Path, invoke: Callable[..., Result]
+) -> None:
+    thief = HOOK + f"def stage1_step(run):\n    (run / {METRICS!r}).unlink()\n"
+    phases = ("compressor.ratio=32", "eval.limit=6", "then.losses.recon=1", "then.below=0.001")
+    arguments = ("train", "--no-eval", *settings_args([*SMALL, *phases]), "--output")
+    kept = invoke(*arguments, "kept")
+    with plugged(site, "thief", thief):
+        lost = invoke(*arguments, "lost")
+        as_json = invoke(*arguments, "json", "--json", "-q")
+    assert [result.code for result in (lost, as_json, kept)] == [0, 0, 0]
+    assert "Trained; there is no log that says how well." in lost.out
+    assert json.loads(as_json.out) == {"run": "json", "selection": None}
+    assert "Trained; selection score 0." in kept.out
+    lost_weights, kept_weights = (
+        (tmp_path / name / "bottleneck.safetensors").read_bytes() for name in ("lost", "kept")
+    )
+    assert lost_weights == kept_weights
+    assert not (tmp_path / "lost" / METRICS).exists()
+    assert (tmp_path / "kept" / METRICS).exists()
+
+
+def test_a_run_goes_on_where_its_log_was_lost(tmp_path: Path) -> None:
+    config = small_run(tmp_path)
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, CtrlC("Training", 24), with_evaluation=False)
+    whole = shutil.copytree(tmp_path / "run", tmp_path / "whole")
+    (tmp_path / "run" / METRICS).unlink()
+    lost, kept = (
+        train_run(config, Progress(), resume=Run(path), with_evaluation=False).run
+        for path in (tmp_path / "run", whole)
+    )
+    assert [entry["step"] for entry in lost.metrics()] == [30, 40, 41]
+    assert [entry["step"] for entry in kept.metrics()] == [0, 10, 20, 30, 40, 41]
+    weights = [(run.path / "bottleneck.safetensors").read_bytes() for run in (lost, kept)]
+    assert weights[0] == weights[1]

@@ -14,8 +14,10 @@ from random_llama import random_llama
 from stage1.data import Prompt, Question, build_prompts
 from stage1.errors import Stage1Error
 from stage1.llm import load_llm, load_tokenizer
-from stage1.lm import Embed, QATask, Stage1LM, generate_answers, quiet_lm_eval
+from stage1.lm import Embed, Stage1LM
 from stage1.progress import Progress
+from stage1.qa import QATask, generate_answers
+from stage1.quiet import quiet_lm_eval
 from stage1.tensors import Embedded
 from stage1.tiny import MODEL_DIR, tiny_squad
 
@@ -281,21 +283,3 @@ def test_other_errors_are_not_taken_for_memory(untied: Any) -> None:
 def test_nothing_is_printed(untied: Any, capfd: pytest.CaptureFixture[str]) -> None:
     ask(untied, raw(untied), batch_size=4)
     assert capfd.readouterr() == ("", "")
-
-
-def test_likelihoods_through_embeddings_are_refused(untied: Any) -> None:
-    with pytest.raises(NotImplementedError, match="Log-likelihoods"):
-        Stage1LM(untied, TOKENIZER, embed=raw(untied)).loglikelihood_rolling([_rolling("One two.")])
-    with quiet_lm_eval():
-        stock: Any = HFLM(pretrained=untied, tokenizer=TOKENIZER)
-    expected = stock.loglikelihood_rolling([_rolling("One two.")], disable_tqdm=True)
-    assert (
-        Stage1LM(untied, TOKENIZER).loglikelihood_rolling([_rolling("One two.")], disable_tqdm=True)
-        == expected
-    )
-
-
-def _rolling(text: str) -> Any:
-    from lm_eval.api.instance import Instance
-
-    return Instance("loglikelihood_rolling", {}, (text,), 0, ("text", 0, 1))

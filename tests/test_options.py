@@ -46,9 +46,12 @@ def test_docs_of_options_of_every_sort(rich: Registry) -> None:
     }
 
 
-@pytest.mark.parametrize(
-    "record", load_plugins().components, ids=lambda record: f"{record.kind}-{record.name}"
-)
+COMPONENTS = [
+    record for record in load_plugins().components if record.kind in ("compressor", "adapter", "loss")
+]
+
+
+@pytest.mark.parametrize("record", COMPONENTS, ids=lambda record: f"{record.kind}-{record.name}")
 def test_every_option_of_an_installed_plugin_has_a_meaning(record: PluginRecord) -> None:
     assert record.cls is not None
     assert [option.name for option in docs(record.cls.Config) if not option.description] == []

@@ -9,7 +9,7 @@ from textwrap import dedent
 
 import pytest
 
-from plugin_sites import HOOK, Site, compressor, of
+from plugin_sites import Site, compressor, of
 from stage1.errors import UsageError
 from stage1.plugins import (
     Owner,
@@ -33,8 +33,10 @@ def test_the_built_in_plugins_load_and_are_stage1s_own() -> None:
         assert record.version == version("stage1")
         assert record.summary
         assert "\n" not in record.summary
-        assert record.cls is not None
-        assert registry.owner(record.cls) == Owner("stage1", version("stage1"))
+        assert record.owner == Owner("stage1", version("stage1"))
+        if record.kind in ("compressor", "adapter", "loss"):
+            assert record.cls is not None
+            assert registry.owner(record.cls) == record.owner
 
 
 def test_every_entry_point_of_the_package_is_accounted_for() -> None:
@@ -136,124 +138,6 @@ def test_what_a_plugin_prints_stays_out_of_standard_output(
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.split() == ["imported", "asked"]
-
-
-# -- faulty plugins -----------------------------------------------------------------------------------
-
-
-FAULTS = {
-    "missing dependency": ("import no_such_module_xyz", "No module named 'no_such_module_xyz'"),
-    "syntax": ("def broken(:\n", "SyntaxError"),
-    "raises": ("raise ValueError('two\\nlines')", "the import failed: ValueError: two lines"),
-    "exits": ("import sys; sys.exit(3)", "SystemExit: 3"),
-    "skips": ("import pytest; pytest.skip('not here', allow_module_level=True)", "not here"),
-    "own BaseException": ("class E(BaseException): pass\nraise E('no')", "E: no"),
-    "unprintable": (
-        "class E(Exception):\n    def __str__(self): raise ValueError\nraise E()",
-        "exception str() failed",
-    ),
-    "endless recursion": ("def f(): f()\nf()", "RecursionError"),
-    "no hook": ("def stage1_compressors(): pass", "marks no function with @stage1.hookimpl"),
-    "misspelt hook": (
-        HOOK + "def stage1_compressor(): pass",
-        "'stage1_compressor', which is no hook; did you mean 'stage1_compressors'? Choices: stage1_adapters",
-    ),
-    "wrong argument": (HOOK + "def stage1_step(run, stepp): pass", "stepp"),
-    "wrapper": (HOOK.replace("impl\n", "impl(wrapper=True)\n") + "def stage1_losses(): yield", "wrapper"),
-    "hook raises": (HOOK + "def stage1_losses(): return 1 / 0", "stage1_losses raised: ZeroDivisionError"),
-    "hook exits": (HOOK + "def stage1_losses(): raise SystemExit('bye')", "SystemExit: bye"),
-    "hook returns nothing": (HOOK + "def stage1_losses(): pass", "returned None, which is no subclass"),
-    "hook returns an empty list": (HOOK + "def stage1_losses(): return []", "empty list"),
-    "hook returns a name": (HOOK + "def stage1_losses(): return 'mse'", "'mse', which is no subclass"),
-    "no subclass": (
-        HOOK + "def stage1_compressors():\n    import torch\n    return torch.nn.Linear",
-        "no subclass of stage1.Compressor",
-    ),
-    "another family": (
-        compressor("x").replace("def stage1_compressors", "def stage1_adapters"),
-        "no subclass of stage1.Adapter",
-    ),
-    "an instance": (
-        compressor("x").replace("return Keep", "return Keep(Keep.Config(), 8)"),
-        "no subclass of stage1.Compressor",
-    ),
-    "the base": (HOOK + "def stage1_losses(): return stage1.Loss", "Loss.name is None"),
-    "no name": (compressor("x").replace("name =", "names ="), "Keep.name is None"),
-    "empty name": (compressor(""), "Keep.name is ''"),
-    "name with a colon": (compressor("a:b"), "Keep.name is 'a:b'"),
-    "name with a dot": (compressor("a.b"), "Keep.name is 'a.b'"),
-    "no forward": (compressor("x").replace("def forward", "def backward"), "does not define forward"),
-    "length and token-wise": (compressor("x", body="changes_length = True"), "needs tokenwise = False"),
-    "no Config": (compressor("x", body="Config = dict"), "Config is no pydantic model"),
-    "lax Config": (
-        compressor("x", body="from pydantic import BaseModel as Config"),
-        "lets unknown options pass",
-    ),
-    "unreadable schema": (
-        compressor("x", body="class Config(SizeConfig):\n    f: type(print) = print").replace(
-            "class Config(SizeConfig):", "class Config(SizeConfig, arbitrary_types_allowed=True):"
-        ),
-        "has no JSON schema",
-    ),
-    "reserved option": (
-        compressor("x", body="class Config(SizeConfig):\n    name: str = ''"),
-        "option 'name', a name that stage1 uses itself",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", FAULTS)
-def test_a_faulty_plugin_is_reported_and_spares_the_others(site: Site, case: str) -> None:
-    source, reason = FAULTS[case]
-    site.install("healthy", {"point": compressor("sound")})
-    site.install("broken", {"point": source}, release="0.0.7")
-    site.install("zealous", {"point": compressor("eager")})
-    registry = site.load()
-    [record] = of(registry, "broken")
-    assert record.status == "failed"
-    assert (record.version, record.cls) == ("0.0.7", None)
-    assert reason in record.reason
-    assert "\n" not in record.reason
-    assert len(record.reason) < 500
-    assert registry.get("compressor", "sound")
-    assert registry.get("compressor", "eager"), "also the plugins after it"
-    assert registry.get("compressor", "pca")
-    assert all(r.status == "ok" for r in registry.components if r is not record)
-
-
-def test_ctrl_c_while_plugins_load_is_not_swallowed(site: Site) -> None:
-    site.install("slow", {"point": "raise KeyboardInterrupt"})
-    with pytest.raises(KeyboardInterrupt):
-        site.load()
-
-
-def test_entry_points_that_lead_nowhere(site: Site) -> None:
-    site.install("partly", {"good": compressor("good")})
-    site.metadata(
-        "wrong", "[stage1]\nmodule = no_such_module_xyz\nattribute = json:no_such\nnone = json:__loader__.x"
-    )
-    registry = site.load()
-    assert {(r.name, r.status) for r in of(registry, "wrong")} == {
-        ("module", "failed"),
-        ("attribute", "failed"),
-        ("none", "failed"),
-    }
-    assert registry.get("compressor", "good")
-
-
-def test_unreadable_metadata_of_any_package_stops_nothing(site: Site) -> None:
-    site.install("healthy", {"point": compressor("sound")})
-    site.metadata("garbled", "[stage1]\nthis is no entry point\n")
-    (site.folder / "nameless-1.0.dist-info").mkdir()
-    (site.folder / "empty-1.0.dist-info").mkdir()
-    (site.folder / "empty-1.0.dist-info" / "METADATA").write_text("")
-    assert site.load().get("compressor", "sound")
-
-
-def test_an_optional_hook_of_a_later_version_is_let_pass(site: Site) -> None:
-    later = "\n@hookimpl(optionalhook=True)\ndef stage1_future(): pass\n"
-    site.install("modern", {"point": compressor("keep") + later})
-    assert site.load().get("compressor", "keep")
 
 
 # -- names --------------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
 """Compressor → wire → adapter as one module: building, rate accounting, saving and loading."""
 
 import hashlib
+import inspect
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,13 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
+from stage1.chain import Chain
 from stage1.config import ComponentChoice, ModelConfig, RunConfig
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
-from stage1.interfaces import Adapter, Compressor
+from stage1.interfaces import Adapter, Component, Compressor
 from stage1.llm import load_table, locate, table_sha256
-from stage1.plugins import Registry, Resolved, dump_options, load_plugins, resolve
+from stage1.plugins import Registry, Resolved, ResolvedLink, dump_options, load_plugins, resolve
 from stage1.progress import Progress
 from stage1.tensors import Code, Embedded, TokenStats
 
@@ -74,17 +77,20 @@ class Bottleneck(nn.Module):
     """A compressor, the wire its code crosses, and the adapter that rebuilds embeddings.
 
     Attributes:
-        compressor, adapter: the plugins.
+        compressor, adapter: the plugins; a `Chain` where there are several compressors.
         magnitude: who says how long a rebuilt vector is: the adapter (`free`), the vocabulary (`vocab`:
             its mean RMS), or the sender (`sent`: the original's RMS, transmitted in bfloat16).
         mean_embedding: [D] mean of the training prompts' embeddings, what the `mean` row shows the LLM.
     """
 
-    def __init__(self, compressor: Compressor, adapter: Adapter, magnitude: str = "free") -> None:
+    def __init__(
+        self, compressor: Compressor, adapter: Adapter, magnitude: str = "free", *, seed: int = 0
+    ) -> None:
         super().__init__()
         self.compressor = compressor
         self.adapter = adapter
         self.magnitude = magnitude
+        self.seed = seed  # of what the components draw while they are fitted
         self.vocab_rms: Tensor
         self.mean_embedding: Tensor
         self.register_buffer("vocab_rms", torch.ones(()))
@@ -102,31 +108,41 @@ class Bottleneck(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            compressor = resolved.compressor_cls(resolved.compressor_config, embed_dim)
+            stages = [resolved.compressor_cls(resolved.compressor_config, embed_dim)]
+            for offset, (name, link) in enumerate(resolved.chain.items(), 2):
+                torch.manual_seed(seed + offset)
+                stages.append(_build_link(name, link, stages[-1].code_dim))
+            compressor = Chain(stages) if resolved.chain else stages[0]
             torch.manual_seed(seed + 1)
             adapter = resolved.adapter_cls(resolved.adapter_config, compressor.code_dim, embed_dim)
-        return cls(compressor, adapter, magnitude)
+        return cls(compressor, adapter, magnitude, seed=seed)
 
     def start_from(self, source: str | Path, table: Tensor) -> None:
         """Take over the weights of another run's bottleneck of the same making.
 
         Raises:
-            ConfigError: its compressor or adapter is another one, or has other options.
+            ConfigError: a compressor or the adapter is another one, or has other options.
             UsageError: it cannot be loaded (`from_pretrained`).
         """
         other = Bottleneck.from_pretrained(source, table=table)
         issues = []
         for part, ours, theirs in (
-            ("compressor", self.compressor, other.compressor),
-            ("adapter", self.adapter, other.adapter),
+            ("compressor", self.stages[:1], other.stages[:1]),
+            ("chain", self.stages[1:], other.stages[1:]),
+            ("adapter", [self.adapter], [other.adapter]),
         ):
-            wanted, found = ({"name": c.name, **dump_options(c.config)} for c in (ours, theirs))
-            if type(ours) is not type(theirs) or wanted != found:
+            wanted, found = (_making(components) for components in (ours, theirs))
+            if [*map(type, ours)] != [*map(type, theirs)] or wanted != found:
                 issues.append(ConfigIssue(part, f"{source} was trained with {found}, you ask for {wanted}."))
         if issues:
             raise ConfigError(issues)
         self.load_state_dict(other.state_dict())
         self.attach(table)
+
+    @property
+    def stages(self) -> Sequence[Compressor]:
+        """The compressors, in the order in which the embeddings go through them."""
+        return self.compressor.stages if isinstance(self.compressor, Chain) else [self.compressor]
 
     @property
     def tokenwise(self) -> bool:
@@ -138,9 +154,11 @@ class Bottleneck(nn.Module):
         """Everything that needs no gradient: fit the compressor, attach the table, warm-start the adapter."""
         self.mean_embedding.copy_(stats.mean)
         self.vocab_rms.fill_(float(rms(table.float()).mean()))
-        self.compressor.fit(stats)
-        self.attach(table)
-        self.adapter.warm_start(self.encode_rows, stats)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.compressor.fit(stats)
+            self.attach(table)
+            self.adapter.warm_start(self.encode_rows, stats)
 
     @torch.no_grad()
     def attach(self, table: Tensor) -> None:
@@ -148,9 +166,14 @@ class Bottleneck(nn.Module):
         self.adapter.attach(self.encode_rows, table)
 
     def encode_rows(self, rows: Tensor) -> Tensor:
-        """Codes [U, d] of `rows` [U, D] as they come off the wire: what adapters know as `encode`."""
+        """Codes [U, d] of `rows` [U, D] as they come off the wire: what adapters know as `encode`.
+
+        Where a code depends on its surroundings, the first vector of a prompt of that one token.
+        """
         mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
-        return self.encode(rows[None], mask).vectors[0]
+        if self.compressor.tokenwise:
+            return self.encode(rows[None], mask).vectors[0]
+        return self.encode(rows[:, None], mask.T).vectors[:, 0]
 
     def encode(self, embeds: Tensor, mask: Tensor) -> Code:
         """Compress `embeds` [B, L, D] where `mask` [B, L] is true; the code as it comes off the wire."""
@@ -194,6 +217,16 @@ class Bottleneck(nn.Module):
             per_vector += SCALE_BITS
         return ((code.side_bits.double() + per_vector) * code.mask).sum(1)
 
+    def fingerprint(self) -> str:
+        """A hash of all that its answers depend on: weights, options, and the plugins' own source files."""
+        parts = [
+            [type(part).__qualname__, dump_options(part.config), _source(type(part))]
+            for part in self.modules()
+            if isinstance(part, Component) and part.config is not None
+        ]
+        tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
+        return _digest({"parts": parts, "magnitude": self.magnitude}, tensors)
+
     # -- saving and loading ---------------------------------------------------------------------------
 
     def save_pretrained(
@@ -205,9 +238,11 @@ class Bottleneck(nn.Module):
         """
         registry = registry or load_plugins()
         tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
+        first, *links = (_component_record(stage, registry) for stage in self.stages)
         record: dict[str, Any] = {
             "schema": 1,
-            "compressor": _component_record(self.compressor, registry),
+            "compressor": first,
+            "chain": links,
             "adapter": _component_record(self.adapter, registry),
             "magnitude": self.magnitude,
             "embed_dim": self.compressor.embed_dim,
@@ -255,6 +290,21 @@ class Bottleneck(nn.Module):
         return bottleneck.requires_grad_(False).eval()
 
 
+def _build_link(name: str, link: ResolvedLink, width: int) -> Compressor:
+    try:
+        return link.cls(link.config, width)
+    except ConfigError as error:  # a compressor does not know that it is not the first
+        raise ConfigError(
+            [i._replace(path=f"chain.{name}.{i.path.removeprefix('compressor.')}") for i in error.issues]
+        ) from None
+
+
+def _making(components: Sequence[Compressor | Adapter]) -> str:
+    """Names and options, for people."""
+    made = [{"name": part.name, **dump_options(part.config)} for part in components]
+    return " → ".join(map(str, made)) or "none"
+
+
 def _component_record(component: Compressor | Adapter, registry: Registry) -> dict[str, Any]:
     distribution, version = registry.owner(type(component))
     return {
@@ -268,6 +318,13 @@ def _component_record(component: Compressor | Adapter, registry: Registry) -> di
 def _digest(record: dict[str, Any], tensors: bytes) -> str:
     text = json.dumps({k: v for k, v in record.items() if k != "sha256"}, sort_keys=True)
     return hashlib.sha256(text.encode() + b"\0" + hashlib.sha256(tensors).digest()).hexdigest()
+
+
+def _source(cls: type) -> str:
+    try:
+        return inspect.getsource(sys.modules[cls.__module__])
+    except (KeyError, OSError, TypeError):  # defined at a prompt
+        return ""
 
 
 def _damaged(folder: Path, why: str) -> UsageError:
@@ -304,9 +361,8 @@ def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
 def _resolve_record(record: dict[str, Any], folder: Path) -> Resolved:
     registry = load_plugins()
-    choices = {}
-    for kind in ("compressor", "adapter"):
-        part = record[kind]
+
+    def installed(kind: str, part: Mapping[str, Any]) -> str:
         name = registry.qualified(kind, part["name"], part["distribution"])
         if name is None:
             raise UsageError(
@@ -314,11 +370,15 @@ def _resolve_record(record: dict[str, Any], folder: Path) -> Resolved:
                 "not installed or failed to load.",
                 f"pip install {part['distribution']}=={part['version']}   (see `stage1 plugins list`)",
             )
-        choices[kind] = {**part["config"], "name": name}
+        return name
+
+    compressor, adapter = record["compressor"], record["adapter"]
+    chain = record.get("chain", [])  # early checkpoints do not say; there were no chains
     try:
         config = RunConfig(
-            compressor=ComponentChoice(**choices["compressor"]),
-            adapter=ComponentChoice(**choices["adapter"]),
+            compressor=ComponentChoice(name=installed("compressor", compressor), **compressor["config"]),
+            chain={installed("compressor", link): link["config"] for link in chain},
+            adapter=ComponentChoice(name=installed("adapter", adapter), **adapter["config"]),
         )
         # The default objective is none of the checkpoint's business, and need not go with its compressor.
         return resolve(config.model_copy(update={"losses": {}}), registry)

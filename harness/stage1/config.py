@@ -58,6 +58,17 @@ def _component(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
+def _first_compressor(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        raise ValueError("One compressor goes here, those behind it into `chain: {NAME: {OPTION: VALUE}}`")
+    return _component(value)
+
+
+def _links(value: Any) -> Any:
+    """`quantize:` alone is short for `quantize: {}`."""
+    return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
 def _loss(value: Any) -> Any:
     if isinstance(value, str):  # `0.5@ramp:200`; a bare number too: `1e-3` is a string in YAML 1.1
         weight, at, ramp = value.partition("@ramp:")
@@ -72,6 +83,13 @@ def _losses(value: Any) -> Any:
 
 
 Choice = Annotated[ComponentChoice, BeforeValidator(_component, json_schema_input_type=str | ComponentChoice)]
+FirstChoice = Annotated[
+    ComponentChoice, BeforeValidator(_first_compressor, json_schema_input_type=str | ComponentChoice)
+]
+Links = Annotated[
+    dict[str, dict[str, Any]],
+    BeforeValidator(_links, json_schema_input_type=dict[str, dict[str, Any] | None]),
+]
 Losses = Annotated[
     dict[str, LossChoice],
     BeforeValidator(_losses, json_schema_input_type=dict[str, LossChoice | float | str | None]),
@@ -162,7 +180,10 @@ class RunConfig(_Section):
     data: Annotated[DataConfig, BeforeValidator(_component, json_schema_input_type=str | DataConfig)] = (
         DataConfig()
     )
-    compressor: Choice = ComponentChoice(name="pca")
+    compressor: FirstChoice = ComponentChoice(name="pca")
+    chain: Links = Field(
+        {}, description="Compressors that the code goes through after the first, in order: name → options."
+    )
     adapter: Choice = ComponentChoice(name="residual")
     losses: Losses = Field(
         default={"recon": LossChoice()}, min_length=1, description="Terms of the objective, by plugin name."
@@ -190,6 +211,9 @@ class RunConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type the LLM runs in; auto: float32 on the CPU, the model's own elsewhere."
     )
+    log_with: list[Literal["tensorboard", "wandb"]] = Field(
+        [], description="Experiment trackers that are told of the run, beside its own metrics.jsonl."
+    )
     output: Path | None = Field(None, description="Run directory; default: a new one under `runs/`.")
 
     @model_validator(mode="after")
@@ -200,6 +224,11 @@ class RunConfig(_Section):
             train = self.train.model_copy(update=changed)
             self.then = self.then.model_copy(update={"train": train})
         return self
+
+    @property
+    def compressors(self) -> tuple[str, ...]:
+        """The names of all compressors, in the order in which the embeddings go through them."""
+        return (self.compressor.name, *self.chain)
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML; `stage1 train` takes it back unchanged."""
@@ -302,7 +331,8 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """The tree `base` with what `over` says instead.
 
-    Sections are merged key by key; losses, and a section that names its plugin, replace what was there.
+    Sections are merged key by key; losses, a chain, and a section that names its plugin, replace what was
+    there.
     """
     tree = dict(base)
     for key, value in over.items():
@@ -310,7 +340,7 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         if (
             isinstance(old, Mapping)
             and isinstance(value, Mapping)
-            and key != "losses"
+            and key not in ("losses", "chain")
             and "name" not in value
         ):
             value = overlay(old, value)
@@ -323,6 +353,8 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
 
     A flag that names another plugin drops the options that the file gave to the one it replaces; losses in a
     file or a flag replace the default objective, and `--set losses.NAME…` adds to the objective there is.
+    `--compressor` flags name the whole route, so one of them alone leaves no chain; a link that they name
+    keeps the options that the file gave to it. `--set chain.NAME…` adds a link behind the others.
     """
     # An empty section, all of whose lines are commented out, reads as null: it leaves the defaults.
     tree: dict[str, Any] = {k: deepcopy(v) for k, v in file.items() if v is not None}
@@ -332,6 +364,8 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
             old = _component(tree.get(section))
             if not isinstance(old, dict) or old.get("name", DEFAULTS[section]) != value:
                 tree[section] = {}
+        if dotted == "chain" and isinstance(value, Mapping) and isinstance(old := tree.get("chain"), Mapping):
+            value = {name: old.get(name) if given is None else given for name, given in value.items()}
         _assign(tree, dotted.split("."), deepcopy(value))
     for text in settings:
         path, value = parse_setting(text)

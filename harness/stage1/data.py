@@ -167,6 +167,12 @@ CONTEXT = "Context: "
 ANCHOR = "\nAnswer:"
 
 
+def prompt_text(question: str, context: str | None) -> str:
+    """The prompt as text; None leaves out the context line."""
+    head = "" if context is None else f"{CONTEXT}{context}\n"
+    return f"{head}Question: {question}{ANCHOR}"
+
+
 class _Encoding(NamedTuple):
     """A tokenized prompt; places are characters of `text`."""
 
@@ -276,12 +282,11 @@ def _fit(
 
 def _encode(pairs: list[tuple[str, str | None]], tokenizer: "PreTrainedTokenizerFast") -> list[_Encoding]:
     """Tokenize the prompts of (question, context) pairs."""
-    texts: list[str] = []
-    contexts: list[range] = []
-    for question, context in pairs:
-        head = "" if context is None else f"{CONTEXT}{context}\n"
-        texts.append(f"{head}Question: {question}{ANCHOR}")
-        contexts.append(range(0) if context is None else range(len(CONTEXT), len(head) - 1))
+    texts = [prompt_text(question, context) for question, context in pairs]
+    contexts = [
+        range(0) if context is None else range(len(CONTEXT), len(CONTEXT) + len(context))
+        for _, context in pairs
+    ]
     batch = tokenizer(
         texts,
         return_offsets_mapping=True,

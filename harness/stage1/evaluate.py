@@ -5,18 +5,16 @@ correctly, `linear` is the compressor with its own inverse, `bottleneck` the tra
 compressed position is the mean embedding) and `no_context` (the question alone) are the floors.
 """
 
-import hashlib
-import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from stage1.bottleneck import Bottleneck
 from stage1.data import Prompt, Question, note_truncation, spread
 from stage1.inputs import Inputs
+from stage1.journal import sha256
 from stage1.measure import rate, reconstruction
 from stage1.progress import Progress
 from stage1.rows import Asker, Row, Throughput, load_model, lookup, scores, task_name, through
@@ -53,7 +51,8 @@ def evaluate(
     Args:
         bottleneck: trained on the model of `inputs`.
         inputs: model folder, table, questions and configuration.
-        cache: folder for the answers that no bottleneck changes (`default_cache()`); None: keep none.
+        cache: folder for answers (`default_cache()`): those that no bottleneck changes are kept there, the
+            others until the evaluation is done. None: keep none.
         progress: told of every question and of what is odd.
         rows: the rows to ask, `NEEDED` among them; None: all there are.
 
@@ -73,7 +72,7 @@ def evaluate(
     asker = Asker(inputs, model, questions, cache, progress)
     answers = {
         row.name: asker.ask(row)
-        for row in _rows(bottleneck, model, inputs.table, stats, prompts, bare)
+        for row in _rows(bottleneck, inputs, model, stats, prompts, bare)
         if rows is None or row.name in rows
     }
     with progress.task("Measuring rate and reconstruction"):
@@ -100,43 +99,26 @@ def evaluate(
 
 def _rows(
     bottleneck: Bottleneck,
+    inputs: Inputs,
     model: PreTrainedModel,
-    table: Tensor,
     stats: TokenStats,
     prompts: list[Prompt],
     bare: list[Prompt],
 ) -> Iterator[Row]:
     """The rows in the order in which they are asked and shown."""
-    embedding = model.get_input_embeddings()
-    mean = bottleneck.mean_embedding
-    yield Row("text", prompts, None, ["text", _tokens(prompts)])
-    yield Row(
-        "raw",
-        prompts,
-        lambda ids, cross, attention: Embedded(embedding(ids), attention),
-        ["raw", _tokens(prompts)],
-    )
+    embedding, table = model.get_input_embeddings(), inputs.table
+    mean, rules = bottleneck.mean_embedding, _protocol(bottleneck, inputs)
+    compressed = [rules, bottleneck.fingerprint()]
+    yield Row("text", prompts, None, ["text"])
+    yield Row("raw", prompts, lambda ids, cross, attention: Embedded(embedding(ids), attention), ["raw"])
     linear = through(bottleneck, bottleneck.rebuild_linear, embedding, table, stats, prompts)
     if linear is not None:
-        yield Row("linear", prompts, linear, None)
+        yield Row("linear", prompts, linear, ["linear", *compressed], keep=False)
     rebuilt = through(bottleneck, bottleneck.rebuild, embedding, table, stats, prompts)
-    yield Row("bottleneck", prompts, rebuilt, None)
-    crossing = _sha256([prompt.cross for prompt in prompts])
-    yield Row(
-        "mean",
-        prompts,
-        lookup(embedding, stats, mean.expand_as(stats.embeds), len(table)),
-        ["mean", _tokens(prompts), crossing, _sha256(mean.tolist())],
-    )
-    yield Row("no_context", bare, None, ["text", _tokens(bare)])
-
-
-def _tokens(prompts: Sequence[Prompt]) -> str:
-    return _sha256([prompt.ids for prompt in prompts])
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
+    yield Row("bottleneck", prompts, rebuilt, ["bottleneck", *compressed], keep=False)
+    constant = lookup(embedding, stats, mean.expand_as(stats.embeds), len(table))
+    yield Row("mean", prompts, constant, ["mean", rules, sha256(mean.tolist())])
+    yield Row("no_context", bare, None, ["text"])
 
 
 # -- the results -------------------------------------------------------------------------------------------

@@ -90,7 +90,8 @@ def plan(
         file: a configuration file's settings, for every cell.
         settings: `--set` texts for every cell.
         axes: what varies. A value precedes `settings` like a flag where it chooses a plugin, and overrides
-            the file like `--set` otherwise.
+            the file like `--set` otherwise. One that chooses the first compressor leaves the file's chain as
+            it is; `chain={},{NAME: {OPTION: VALUE}}` varies that.
         seeds: each cell is run with every one.
         folder: where the runs' folders go.
 
@@ -169,8 +170,12 @@ def _at(names: list[str], issue: ConfigIssue) -> ConfigIssue:
 def _refuse_another_run(cell: Cell) -> None:
     if not (cell.run.path / "config.yaml").exists():
         return
-    elsewhere = {"output", "device"}
-    if cell.run.config.model_dump(exclude=elsewhere) != cell.config.model_dump(exclude=elsewhere):
+    elsewhere = {"output", "device", "log_with"}
+    there, ours = cell.run.config, cell.config
+    if (
+        there.model_dump(exclude=elsewhere) != ours.model_dump(exclude=elsewhere)
+        or there.compressors != ours.compressors  # their order
+    ):
         raise UsageError(
             f"{cell.run.path} holds a run with other settings.", "Use another --output for another sweep."
         )

@@ -10,6 +10,8 @@ from pluggy import HookspecMarker
 if TYPE_CHECKING:  # `stage1 --help` must not load torch
     from pathlib import Path
 
+    from typer import Typer
+
     from stage1.config import RunConfig
     from stage1.interfaces import Adapter, Compressor, Loss
 
@@ -32,20 +34,33 @@ def stage1_losses() -> type[Loss] | list[type[Loss]]:  # type: ignore[empty-body
 
 
 @hookspec
-def stage1_run_start(run: Path, config: RunConfig) -> None:
-    """A training run begins (or goes on) in the folder `run`."""
+def stage1_tasks() -> Path | list[Path]:  # type: ignore[empty-body]
+    """Return a folder of lm-eval task files (YAML), or a list of them."""
+
+
+@hookspec
+def stage1_commands(app: Typer) -> None:
+    """Add sub-commands to `app`: `stage1 NAME` runs them."""
+
+
+@hookspec
+def stage1_run_start(run: Path, config: RunConfig, step: int) -> None:
+    """A run of `stage1 train` begins in the folder `run`, or goes on there after `step` optimiser steps.
+
+    The first of two phases is a run of its own in RUN/phase1, which begins and ends while the whole goes on.
+    """
 
 
 @hookspec
 def stage1_step(run: Path, step: int, metrics: dict[str, Any]) -> None:
-    """An entry was logged to `metrics.jsonl` after `step` optimiser steps."""
+    """The bottleneck was measured after `step` optimiser steps; `metrics` is what metrics.jsonl will say."""
 
 
 @hookspec
 def stage1_evaluated(run: Path, results: dict[str, Any]) -> None:
-    """An evaluation ended; `results` has the schema of `results.json`."""
+    """An evaluation ended, that of `stage1 train` or of `stage1 eval`; `results` are as in `results.json`."""
 
 
 @hookspec
 def stage1_run_end(run: Path, status: str) -> None:
-    """A training run ended: `status` is "done", "interrupted" or "failed"."""
+    """A run ended, with its evaluation where one was asked for: "done", "interrupted" or "failed"."""

@@ -16,16 +16,22 @@ from stage1.progress import Progress
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The model's parts that need no weights but the embedding table, and the data."""
+class ModelInputs:
+    """The model's parts that need no weights but the embedding table."""
 
     config: RunConfig
     folder: Path  # the model's
     tokenizer: PreTrainedTokenizerFast
     table: Tensor  # [V, D], in the type it is stored in
     table_hash: str
-    data: QAData
     device: torch.device
+
+
+@dataclass(frozen=True)
+class Inputs(ModelInputs):
+    """The same, with the questions."""
+
+    data: QAData
 
     def prompts(self, questions: list[Question], *, with_context: bool = True) -> list[Prompt]:
         """The questions as prompts under the run's scope and length."""
@@ -58,6 +64,17 @@ def longest_prompt(config: RunConfig, folder: Path) -> int:
     return wanted or room
 
 
+def load_model_inputs(
+    config: RunConfig, progress: Progress, *, weights: Literal["table", "all"]
+) -> ModelInputs:
+    """Load what the configuration says of the model. `weights`: what a Hub model has to be downloaded for."""
+    device = pick_device(config.device)
+    folder = locate(config.model, weights=weights, progress=progress)
+    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
+    table = load_table(folder, config.model.trust_remote_code)
+    return ModelInputs(config, folder, tokenizer, table.to(device), table_sha256(table), device)
+
+
 def load_inputs(
     config: RunConfig,
     progress: Progress,
@@ -65,13 +82,10 @@ def load_inputs(
     weights: Literal["table", "all"],
     everything_is_test: bool = False,
 ) -> Inputs:
-    """Load what the configuration names. `weights` says what a Hub model has to be downloaded for."""
-    device = pick_device(config.device)
-    folder = locate(config.model, weights=weights, progress=progress)
-    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
-    table = load_table(folder, config.model.trust_remote_code)
+    """Load what the configuration names, questions included."""
+    model = load_model_inputs(config, progress, weights=weights)
     with progress.task(f"Reading {config.data.name}"):
         data = load_qa(config.data, config.seed, everything_is_test=everything_is_test)
     if data.unanswerable:
         progress.note(f"{data.unanswerable} unanswerable questions were left out.")
-    return Inputs(config, folder, tokenizer, table.to(device), table_sha256(table), data, device)
+    return Inputs(**vars(model), data=data)

@@ -54,8 +54,8 @@ class Component(nn.Module):
     Config: ClassVar[type[BaseModel]] = ComponentConfig
     """The component's options."""
 
-    tokenwise: ClassVar[bool] = True
-    """The promise that output *i* depends on input *i* alone. It unlocks the fast path."""
+    tokenwise: bool = True
+    """The promise that output *i* depends on input *i* alone. It unlocks the fast path. Set on the class."""
 
     config: Any
     """The validated options, an instance of `Config`."""
@@ -68,10 +68,10 @@ class Compressor(Component):
     any random initial value is reproducible.
     """
 
-    changes_length: ClassVar[bool] = False
+    changes_length: bool = False
     """True if M may differ from L; such a compressor is never `tokenwise`."""
 
-    wire_dtype: ClassVar[torch.dtype | None] = torch.bfloat16
+    wire_dtype: torch.dtype | None = torch.bfloat16
     """The harness rounds the code to this type before the adapter sees it and charges its bits.
     None: the code is sent as it is, and `bits_per_value` says what that costs (a quantiser)."""
 

@@ -1,26 +1,23 @@
-"""The frozen LLM as lm-eval drives it, with prompts that may arrive as embeddings, and SQuAD as its task."""
+"""The frozen LLM as lm-eval drives it, with requests that may cross a bottleneck on their way."""
 
-import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
 from typing import Any
 
 import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 from lm_eval.api.instance import Instance
-from lm_eval.api.metrics import mean
-from lm_eval.api.task import Task
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from stage1.data import Prompt, Question
+from stage1.data import Prompt
 from stage1.errors import Stage1Error
+from stage1.journal import Journal
 from stage1.progress import Progress
-from stage1.squad import exact_match, f1
+from stage1.quiet import quiet_lm_eval
 from stage1.tensors import Embedded
 
 Embed = Callable[[Tensor, Tensor, Tensor], Embedded]
@@ -29,19 +26,23 @@ the `attention` [B, L] (bool): left-padded embeddings [B, M, D] and their attent
 
 
 class Stage1LM(HFLM):  # type: ignore[misc]
-    """lm-eval's Hugging Face model around one that is loaded already, prompts crossing a bottleneck.
+    """lm-eval's Hugging Face model around one that is loaded already, requests crossing a bottleneck.
 
-    The prompt crosses; tokens that the model generates are embedded by the model itself, raw. (A hook on its
-    embedding layer would compress them too, and a replaced layer would break tied weights.)
+    A request's context crosses; its continuation, and every token that the model generates, is embedded by
+    the model itself, raw. (A hook on its embedding layer would compress those too, and a replaced layer
+    would break tied weights.)
 
     Args:
         model: the LLM, frozen.
         tokenizer: its tokenizer, padding on the left.
-        embed: how prompts reach the model; None for token ids.
-        prompts: prompts whose tokens and crossing positions are known. Of any other, every token but the
+        embed: how contexts reach the model; None for token ids.
+        prompts: contexts whose tokens and crossing positions are known. Of any other, every token but the
             special ones crosses.
-        batch_size: prompts at a time; halved when memory runs out.
-        progress: told of every prompt done.
+        keep_special: special tokens (BOS) cross raw.
+        whole: a continuation whose likelihood is asked crosses too, as input; generated tokens never do.
+        batch_size: requests at a time; halved when memory runs out.
+        journal: where answers are looked up, and kept as they come.
+        progress: told of every request done.
     """
 
     def __init__(
@@ -51,19 +52,55 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         *,
         embed: Embed | None = None,
         prompts: Sequence[Prompt] = (),
+        keep_special: bool = True,
+        whole: bool = False,
         batch_size: int = 1,
+        journal: Journal | None = None,
         progress: Progress | None = None,
-        label: str = "Generating",
+        label: str = "Asking",
     ) -> None:
         with quiet_lm_eval():  # it warns that a loaded model ignores arguments that are not given here
             super().__init__(pretrained=model, tokenizer=tokenizer, backend="causal", batch_size=batch_size)
-        self.embed = embed
+        self.embed, self.keep_special, self.whole = embed, keep_special, whole
         self.progress, self.label = progress or Progress(), label
+        self.journal = journal or Journal(None, None, self.progress)
+        self.asked = 0  # requests that were not in the journal
+        self.cache_hook = self  # lm-eval tells it of every answer as it comes
         self._ids = {prompt.text: prompt.ids for prompt in prompts}
         self._cross = {tuple(prompt.ids): prompt.cross for prompt in prompts}
         self._at_once = batch_size
         self._containing: dict[str, set[int]] = {}
+        self._lengths: dict[tuple[int, ...], tuple[int, int]] = {}
         self._done: Callable[[int], None] = lambda done: None
+
+    # -- answers: looked up, asked, kept ------------------------------------------------------------------
+
+    def _answer(self, requests: Sequence[Instance], ask: Callable[..., list[Any]]) -> list[Any]:
+        """The answers to `requests` in their order; only those that the journal lacks are asked."""
+        known = [self._recall(request) for request in requests]
+        missing = [request for request, answer in zip(requests, known, strict=True) if answer is None]
+        self.asked += len(missing)
+        with self.progress.task(self.label, len(missing), "requests") as self._done:
+            fresh = iter(ask(missing, disable_tqdm=True) if missing else [])
+        return [next(fresh) if answer is None else answer for answer in known]
+
+    def _recall(self, request: Instance) -> Any:
+        return None if _is_random(request.args) else self.journal.get([request.request_type, *request.args])
+
+    def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
+        """Keep an answer; the interface of lm-eval's `CacheHook`."""
+        request = [attr, *req]
+        if self.journal.get(request) is None:  # after a lack of memory, some are asked again
+            self._done(1)
+            if not _is_random(req):
+                self.journal.add(request, res)
+
+    def wire_text(self, request: Instance) -> str:
+        """The part of a request that crosses the bottleneck: its context, with `whole` all of it."""
+        if request.request_type == "loglikelihood_rolling":
+            return str(request.args[0]) if self.whole else ""
+        continued = self.whole and request.request_type == "loglikelihood"
+        return "".join(request.args) if continued else str(request.args[0])
 
     # -- tokens: known prompts are taken as they are ------------------------------------------------------
 
@@ -98,23 +135,25 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         batch = self.tokenizer.pad({"input_ids": rows}, padding_side=padding_side, return_tensors="pt")
         return batch["input_ids"], batch["attention_mask"]
 
-    def _crossing(self, ids: Tensor, attention: Tensor) -> Tensor:
-        """Which positions [B, L] of left-padded prompts cross the bottleneck."""
-        special = torch.tensor(self.tokenizer.all_special_ids, device=ids.device)
-        cross = attention.bool() & ~torch.isin(ids, special)
+    def crossing(self, ids: Tensor, attention: Tensor) -> Tensor:
+        """Which positions [B, L] of left-padded contexts cross the bottleneck."""
+        cross = attention.bool() & self._may_cross(ids)
         for row, (tokens, attends) in enumerate(zip(ids.tolist(), attention.tolist(), strict=True)):
             known = self._cross.get(tuple(compress(tokens, attends)))
             if known is not None:
                 cross[row, -len(known) :] = torch.tensor(known, device=ids.device)
         return cross
 
+    def _may_cross(self, ids: Tensor) -> Tensor:
+        if not self.keep_special:
+            return torch.ones_like(ids, dtype=torch.bool)
+        return ~torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids, device=ids.device))
+
     # -- generation -----------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers to `requests`, in their order; see `HFLM.generate_until`."""
-        with self.progress.task(self.label, len(requests), "questions") as self._done:
-            answers: list[str] = super().generate_until(requests, disable_tqdm=True)
-        return answers
+        return self._answer(requests, super().generate_until)
 
     def _model_generate(
         self,
@@ -136,7 +175,6 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             tokens, attention = context[part], attention_mask[part]
             try:
                 rows.extend(self._generate(tokens, attention, room, stop, options))
-                self._done(len(tokens))
                 continue
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
@@ -152,7 +190,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         """At most `room` new tokens [B, T] for each prompt."""
         prompt: dict[str, Tensor] = {"input_ids": ids, "attention_mask": attention}
         if self.embed is not None:
-            embedded = self.embed(ids, self._crossing(ids, attention), attention.bool())
+            embedded = self.embed(ids, self.crossing(ids, attention), attention.bool())
             prompt = {
                 "inputs_embeds": embedded.embeds.to(self.model.dtype),
                 "attention_mask": embedded.attention.long(),
@@ -205,99 +243,106 @@ class Stage1LM(HFLM):  # type: ignore[misc]
 
     # -- likelihoods ----------------------------------------------------------------------------------------
 
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """Log-likelihood in nats of each continuation, and whether it is what greedy decoding would say."""
+        answers = self._answer(requests, super().loglikelihood)
+        return [(likelihood, greedy) for likelihood, greedy in answers]  # JSON knows no tuples
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """Log-likelihood in nats of each text, which has no context: it crosses where `whole` is set."""
+        ask, at_once = super().loglikelihood_rolling, 8 * self._at_once
+
+        def in_parts(missing: list[Instance], disable_tqdm: bool) -> list[float]:
+            # lm-eval tells the cache after the last window of all texts; interrupted, all would be lost.
+            parts = (missing[start : start + at_once] for start in range(0, len(missing), at_once))
+            return [answer for part in parts for answer in ask(part, disable_tqdm=disable_tqdm)]
+
+        return self._answer(requests, in_parts)
+
+    def _loglikelihood_tokens(
+        self,
+        requests: Sequence[tuple[Any, list[int], list[int]]],
+        disable_tqdm: bool = False,
+        override_bs: int | None = None,
+    ) -> list[tuple[float, bool]]:
+        """See `HFLM`, whose `_model_call` is given tokens alone: where contexts end is noted beforehand.
+
+        The same tokens may be asked with two different contexts, and cross differently: in another round.
+        """
+        answers: dict[int, tuple[float, bool]] = {}
+        pending = list(range(len(requests)))
+        while pending:
+            now: list[int] = []
+            later: list[int] = []
+            self._lengths = {}
+            for number in pending:
+                _, context, continuation = requests[number]
+                tokens = (context + continuation)[-(self.max_length + 1) :][:-1]
+                lengths = len(tokens), len(tokens) + 1 - len(continuation)
+                first = self.embed is None or self._lengths.setdefault(_unpadded(tokens), lengths) == lengths
+                (now if first else later).append(number)
+            found = self._likelihoods([requests[number] for number in now], override_bs)
+            answers |= zip(now, found, strict=True)
+            pending = later
+        return [answers[number] for number in range(len(requests))]
+
+    def _likelihoods(self, requests: list[Any], override_bs: int | None) -> list[tuple[float, bool]]:
+        while True:
+            try:
+                found: list[tuple[float, bool]] = super()._loglikelihood_tokens(requests, True, override_bs)
+                return found
+            except RuntimeError as error:
+                if not should_reduce_batch_size(error):
+                    raise
+            self._halve(self.batch_size)
+            self.batch_size_per_gpu = self._at_once
+
     def _model_call(
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
-        """Logits [B, L, V] of right-padded ids [B, L], which come without a mask or a context's length."""
-        if self.embed is not None:
-            raise NotImplementedError("Log-likelihoods through a bottleneck are not supported yet.")
-        logits: Tensor = super()._model_call(inps, attn_mask, labels)
-        return logits
+        """Logits [B, L, V] of right-padded ids [B, L]."""
+        if self.embed is None:
+            logits: Tensor = super()._model_call(inps, attn_mask, labels)
+            return logits
+        ends = torch.tensor([self._lengths[_unpadded(row)] for row in inps.tolist()], device=inps.device)
+        lengths, contexts = ends[:, :1], ends[:, 1:]
+        position = torch.arange(inps.shape[1], device=inps.device)
+        attention = position < lengths
+        cross = attention & self._may_cross(inps) & (position < (lengths if self.whole else contexts))
+        with torch.no_grad():
+            embedded = self.embed(inps, cross, attention)
+            embeds = embedded.embeds.to(self.model.dtype)
+            if torch.equal(embedded.attention, attention):  # padded on the right as lm-eval does, unmasked
+                return self.model(inputs_embeds=embeds).logits  # type: ignore[no-any-return]
+            shorter = self.model(
+                inputs_embeds=embeds,
+                attention_mask=embedded.attention.long(),
+                position_ids=(embedded.attention.long().cumsum(1) - 1).clamp(min=0),
+            ).logits  # [B, M, V], padded on the left
+        return _ends_at(shorter, lengths[:, 0].tolist(), inps.shape[1])
 
 
-@contextmanager
-def quiet_lm_eval() -> Iterator[None]:
-    """Only errors from lm-eval's own log."""
-    log = logging.getLogger("lm_eval")
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
+def _is_random(arguments: Sequence[Any]) -> bool:
+    """Whether a request's answer is drawn at random: then asking again must give another one."""
+    return isinstance(arguments[-1], Mapping) and bool(arguments[-1].get("do_sample"))
 
 
-class QATask(Task):  # type: ignore[misc]
-    """Questions with prepared prompts, scored as SQuAD v1.1: an answer ends with its line."""
-
-    VERSION = 1
-    OUTPUT_TYPE = "generate_until"
-
-    def __init__(
-        self, name: str, questions: Sequence[Question], prompts: Sequence[Prompt], max_new_tokens: int
-    ) -> None:
-        with quiet_lm_eval():  # it warns that the generation settings are not in a file
-            super().__init__()
-        self.set_config("task", name)
-        self._docs = [
-            {**question._asdict(), "prompt": prompt.text}
-            for question, prompt in zip(questions, prompts, strict=True)
-        ]
-        self._options = {"until": ["\n"], "max_gen_toks": max_new_tokens, "do_sample": False}
-
-    def download(self, *args: Any, **kwargs: Any) -> None:
-        """Nothing: the questions are given."""
-
-    def has_training_docs(self) -> bool:  # noqa: D102
-        return False
-
-    def has_validation_docs(self) -> bool:  # noqa: D102
-        return False
-
-    def has_test_docs(self) -> bool:  # noqa: D102
-        return True
-
-    def test_docs(self) -> list[dict[str, Any]]:
-        """The questions with their prompts."""
-        return self._docs
-
-    def doc_to_text(self, doc: Mapping[str, Any]) -> str:
-        """The prompt."""
-        return str(doc["prompt"])
-
-    def doc_to_target(self, doc: Mapping[str, Any]) -> str:
-        """The gold continuation begins with the space."""
-        return f" {doc['answers'][0]}"
-
-    def build_all_requests(self, **kwargs: Any) -> None:
-        """One request for each question; lm-eval's own method draws a progress bar for this."""
-        self._instances = [
-            self.construct_requests(doc, self.doc_to_text(doc), metadata=(self.task_name, number, 1))
-            for number, doc in enumerate(self._docs)
-        ]
-
-    def construct_requests(self, doc: dict[str, Any], ctx: str, **kwargs: Any) -> Instance:
-        """Greedy generation up to the end of the line."""
-        return Instance("generate_until", doc, (ctx, dict(self._options)), 0, kwargs["metadata"])
-
-    def process_results(self, doc: Mapping[str, Any], results: Sequence[str]) -> dict[str, float]:
-        """Exact match and F1 of one answer, 0 to 100."""
-        answer, gold = results[0], doc["answers"]
-        return {"exact_match": 100 * exact_match(answer, gold), "f1": 100 * f1(answer, gold)}
-
-    def aggregation(self) -> dict[str, Any]:
-        """The mean over the questions."""
-        return {"exact_match": mean, "f1": mean}
-
-    def higher_is_better(self) -> dict[str, bool]:  # noqa: D102
-        return {"exact_match": True, "f1": True}
+def _unpadded(tokens: Sequence[int]) -> tuple[int, ...]:
+    """`tokens` without the zeros at their end, which is what lm-eval pads with."""
+    length = len(tokens)
+    while length and tokens[length - 1] == 0:
+        length -= 1
+    return tuple(tokens[:length])
 
 
-def generate_answers(lm: Stage1LM, task: QATask) -> list[str]:
-    """The task's answers as generated, in the order of its questions."""
-    from lm_eval.evaluator import evaluate  # a second more, which training should not wait for
+def _ends_at(logits: Tensor, lengths: Sequence[int], width: int) -> Tensor:
+    """Left-padded `logits` [B, M, V] moved to [B, width, V] so that row *i* ends at `lengths[i]`.
 
-    with quiet_lm_eval():
-        evaluated = evaluate(lm, {"tasks": {task.task_name: task}}, bootstrap_iters=0, log_samples=True)
-    samples = sorted(evaluated["samples"][task.task_name], key=lambda sample: sample["doc_id"])
-    return [sample["filtered_resps"][0] for sample in samples]
+    The caller reads the last ones, which predict the continuation; a shortened context leaves a gap in
+    front of them.
+    """
+    moved = logits.new_zeros(len(logits), width, logits.shape[2])
+    for row, length in enumerate(lengths):
+        count = min(length, logits.shape[1])
+        moved[row, length - count : length] = logits[row, logits.shape[1] - count :]
+    return moved

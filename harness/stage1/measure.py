@@ -20,7 +20,7 @@ def rebuilt_rows(rebuild: Rebuild, rows: Tensor) -> Tensor:
     parts = []
     for chunk in torch.split(rows, CHUNK):
         mask = torch.ones(1, len(chunk), dtype=torch.bool, device=chunk.device)
-        parts.append(rebuild(chunk[None], mask)[0][0])
+        parts.append(rebuild(chunk.float()[None], mask)[0][0])
     return torch.cat(parts)
 
 

@@ -22,14 +22,14 @@ from stage1.inputs import Inputs
 from stage1.plugins import Registry, Resolved
 from stage1.progress import Progress
 from stage1.rows import Asker, Row, load_model, scores, through
-from stage1.runs import Run
+from stage1.runs import METRICS, Run
 from stage1.tokens import count_tokens
 from stage1.train import Trainer, make_accelerator
 
 FIRST = "phase1"
 """Folder of the first of two phases, inside the run's own."""
 
-TAKEN_OVER = ("metrics.jsonl", "bottleneck.safetensors", "bottleneck.json")
+TAKEN_OVER = (METRICS, "bottleneck.safetensors", "bottleneck.json")
 """What a run is given that ends with its first phase; the last file is what says that it is trained."""
 
 
@@ -62,11 +62,14 @@ class Decision(NamedTuple):
 
 
 @contextmanager
-def announced(run: Run, config: RunConfig, registry: Registry) -> Iterator[None]:
-    """Tell the event plugins when training begins and how it ended."""
-    registry.emit("stage1_run_start", run=run.path, config=config)
-    status = "failed"
+def announced(run: Run, config: RunConfig, registry: Registry, *, main: bool) -> Iterator[None]:
+    """Tell the event plugins when a run begins and how it ended; of several processes, `main` alone does."""
+    if not main:
+        yield
+        return
+    step, status = run.step, "failed"
     try:
+        registry.emit("stage1_run_start", run=run.path, config=config, step=step)
         yield
         status = "done"
     except KeyboardInterrupt:
@@ -147,6 +150,8 @@ class Training:
             if self.main:
                 write_json(run.path / "manifest.json", {**first.read_manifest(), "phases": phases})
                 for name in TAKEN_OVER:
+                    if name == METRICS and not (first.path / name).exists():
+                        continue
                     write_atomic(run.path / name, (first.path / name).read_bytes())
             return
         self.progress.note(f"{reason}: phase 2 is run.")
@@ -165,7 +170,7 @@ class Training:
         trainer.accelerator.wait_for_everyone()
         with (
             first.lock(ours=trainer.main),
-            announced(first, trainer.config, self.registry),
+            announced(first, trainer.config, self.registry, main=trainer.main),
             _remedy(run, f"train.lr={trainer.config.train.lr / 10:g}"),
         ):
             self._run(trainer, first)

@@ -80,6 +80,52 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
     yield f"Verdict: {results['verdict']['text']}{_origin(results)}"
 
 
+def tasks_table(results: Mapping[str, Any]) -> Table:
+    """One line for each metric of each task and group: bare model, bottleneck, paired difference."""
+    columns = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(("task", "metric", "n", "shots", "text", "bottleneck", "difference")):
+        columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
+    for entry in [*results["tasks"], *results["groups"]]:
+        name = entry.get("task") or f"{entry['group']} (group)"
+        counted = [str(entry.get("n", "")), str(entry.get("num_fewshot", ""))]
+        for metric in entry["metrics"]:
+            arrow = {True: " ↑", False: " ↓", None: ""}[metric["higher_is_better"]]
+            kept = "" if metric["filter"] == "none" else f" ({metric['filter']})"
+            measured = [
+                _with_error(metric[key], metric[f"{key}_stderr"])
+                for key in ("text", "bottleneck", "difference")
+            ]
+            columns.add_row(*map(escape, [name, f"{metric['metric']}{kept}{arrow}", *counted, *measured]))
+            name, counted = "", ["", ""]
+    return columns
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def tasks_summary(results: Mapping[str, Any]) -> Iterator[str]:
+    """What crossed, and how many bits it took, a line each."""
+    rules = results["protocol"]
+    what = (
+        "contexts and continuations cross" if rules["scope"] == "all" else "contexts cross, the rest is raw"
+    )
+    special = "raw" if rules["keep_special"] else "cross"
+    yield (f"Rules  scope {rules['scope']}: {what}; special tokens {special}, magnitude {rules['magnitude']}")
+    for entry in results["tasks"]:
+        if sent := entry["sent"]:
+            yield (
+                f"Rate   {entry['task']}: {sent['bits_per_token']:.1f} bits per token of context, "
+                f"{_times(sent['vs_bf16'])} bf16 embeddings, {_times(sent['vs_token_ids'])} token ids"
+            )
+        else:
+            yield f"Rate   {entry['task']}: nothing crossed"
+    if _marked(results):
+        yield TEACHER_FORCED
+
+
 def _origin(results: Mapping[str, Any]) -> str:
     """Which phase the result is of and why, and whether training saw the gold answers."""
     said = ""
@@ -132,7 +178,7 @@ def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
         return
     config = run.config
     by_name = {row["row"]: row["f1"] for row in results["rows"]}
-    same = f"stage1 train --compressor {config.compressor.name}"
+    same = " ".join(["stage1 train", *(f"--compressor {name}" for name in config.compressors)])
     if by_name["bottleneck"] >= 0.85 * by_name["text"]:
         yield f"{same} --adapter {config.adapter.name} --set compressor.ratio=16"
     else:
@@ -153,7 +199,7 @@ def model_card(run: Run, results: Mapping[str, Any] | None) -> str:
         *([f"base_model: {config.model.name}"] if "/" in config.model.name.strip("./") else []),
         "---",
         "",
-        f"# {config.compressor.name} → {config.adapter.name}, for `{config.model.name}`",
+        f"# {'+'.join(config.compressors)} → {config.adapter.name}, for `{config.model.name}`",
         "",
         "A bottleneck for the input embeddings of a frozen LLM, trained and measured with stage1.",
         "",

@@ -11,11 +11,11 @@ import transformers
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from stage1.baselines import Baselines
 from stage1.bottleneck import Bottleneck, Rebuild
 from stage1.data import Prompt, Question
 from stage1.errors import UsageError
-from stage1.inputs import Inputs
+from stage1.inputs import Inputs, ModelInputs
+from stage1.journal import Journal
 from stage1.llm import load_llm, model_sha256
 from stage1.measure import rebuilt_rows
 from stage1.progress import Progress
@@ -37,7 +37,8 @@ class Row(NamedTuple):
     name: str
     prompts: list[Prompt]
     embed: "Embed | None"
-    key: Any  # JSON: what its answers depend on beside model and settings; None: on the bottleneck
+    key: Any  # JSON: what its answers depend on beside model and settings; None: they are not kept
+    keep: bool = True  # the answers, beyond this evaluation
 
 
 class Throughput(NamedTuple):
@@ -48,7 +49,7 @@ class Throughput(NamedTuple):
     prompt_tokens_per_second: float
 
 
-def load_model(inputs: Inputs, progress: Progress) -> PreTrainedModel:
+def load_model(inputs: ModelInputs, progress: Progress) -> PreTrainedModel:
     """The LLM of `inputs`, frozen.
 
     Raises:
@@ -92,9 +93,10 @@ def through(
     try:
         if bottleneck.tokenwise:
             return lookup(embedding, stats, rebuilt_rows(rebuild, stats.embeds), len(table))
-        ids = torch.tensor([prompts[0].ids], device=table.device)
-        cross = torch.tensor([prompts[0].cross], device=table.device)
-        embed(ids, cross, torch.ones_like(cross))
+        if rebuild == bottleneck.rebuild_linear:
+            ids = torch.tensor([prompts[0].ids], device=table.device)
+            cross = torch.tensor([prompts[0].cross], device=table.device)
+            embed(ids, cross, torch.ones_like(cross))
     except NotImplementedError:
         if rebuild == bottleneck.rebuild_linear:
             return None
@@ -134,54 +136,68 @@ class Asker:
         cache: Path | None,
         progress: Progress,
     ) -> None:
-        from stage1.lm import QATask
+        from stage1.qa import QATask
 
         self.inputs, self.model, self.questions, self.progress = inputs, model, questions, progress
-        settings = inputs.config.eval
-        automatic = AUTO_BATCH.get(inputs.device.type, AUTO_BATCH_ELSEWHERE)
-        self.batch_size = automatic if settings.batch_size == "auto" else settings.batch_size
+        self.batch_size = batch_size(inputs)
         self.throughput: dict[str, Throughput | None] = {}
-        with progress.task("Hashing the model"):
-            model_hash = model_sha256(inputs.folder) if cache else ""
-        common = {
-            "protocol": QATask.VERSION,
-            "model": model_hash,
-            "max_new_tokens": settings.max_new_tokens,
-            "dtype": str(model.dtype),
-            "device": _device_name(inputs.device),
-            # In half precision the padding, so the batch, can tip an answer.
-            "batch_size": self.batch_size,
-            "versions": [torch.__version__, transformers.__version__],
-        }
-        self.baselines = Baselines(cache, common, progress)
+        self.cache = cache
+        self.decides = {"protocol": QATask.VERSION, **decisive(inputs, model, cache, progress)}
 
     def ask(self, row: Row) -> list[str]:
         """The row's answers as generated, in the order of the questions."""
-        ids = [question.id for question in self.questions]
-        if row.key is not None and (known := self.baselines.read(row.key, ids)) is not None:
-            self.progress.note(f"{row.name}: the bare model's answers are in the cache.")
-            self.throughput[row.name] = None
-            return known
-        from stage1.lm import QATask, Stage1LM, generate_answers
+        from stage1.lm import Stage1LM
+        from stage1.qa import QATask, generate_answers
 
-        name, length = task_name(self.inputs), self.inputs.config.eval.max_new_tokens
+        kept = row.key is not None
+        journal = Journal(self.cache if kept else None, [self.decides, row.key], self.progress)
         lm = Stage1LM(
             self.model,
             self.inputs.tokenizer,
             embed=row.embed,
             prompts=row.prompts,
             batch_size=self.batch_size,
+            journal=journal,
             progress=self.progress,
             label=f"Asking: {row.name}",
         )
+        name, length = task_name(self.inputs), self.inputs.config.eval.max_new_tokens
         started = time.perf_counter()
         answers = generate_answers(lm, QATask(name, self.questions, row.prompts, length))
-        seconds = time.perf_counter() - started
-        tokens = sum(len(prompt.ids) for prompt in row.prompts)
-        self.throughput[row.name] = Throughput(seconds, len(answers) / seconds, tokens / seconds)
-        if row.key is not None:
-            self.baselines.write(row.key, ids, answers)
+        self.throughput[row.name] = self._throughput(row, lm.asked, time.perf_counter() - started)
+        if not row.keep:
+            journal.forget()
         return answers
+
+    def _throughput(self, row: Row, asked: int, seconds: float) -> Throughput | None:
+        found = len(self.questions) - asked
+        if found:
+            self.progress.note(f"{row.name}: {found} of {len(self.questions)} answers were known already.")
+            return None
+        tokens = sum(len(prompt.ids) for prompt in row.prompts)
+        return Throughput(seconds, asked / seconds, tokens / seconds)
+
+
+def batch_size(inputs: ModelInputs) -> int:
+    """Requests at a time, as the configuration says."""
+    wanted = inputs.config.eval.batch_size
+    return AUTO_BATCH.get(inputs.device.type, AUTO_BATCH_ELSEWHERE) if wanted == "auto" else wanted
+
+
+def decisive(
+    inputs: ModelInputs, model: PreTrainedModel, cache: Path | None, progress: Progress
+) -> dict[str, Any]:
+    """What every answer of the bare model depends on, as JSON."""
+    with progress.task("Hashing the model"):
+        model_hash = model_sha256(inputs.folder) if cache else ""
+    return {
+        "model": model_hash,
+        "dtype": str(model.dtype),
+        "device": _device_name(inputs.device),
+        # In half precision the padding, so the batch, can tip an answer.
+        "batch_size": batch_size(inputs),
+        "versions": [torch.__version__, transformers.__version__],
+    }
 
 
 def _device_name(device: torch.device) -> str:

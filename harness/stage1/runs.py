@@ -1,7 +1,7 @@
 """The run directory: what is in it, and how it survives a kill.
 
     RUN/ config.yaml  manifest.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
-         predictions/<row>.jsonl  diagnosis.json  state/state.safetensors (resume)
+         predictions/<row>.jsonl  tasks/<task>/  diagnosis.json  state/state.safetensors (resume)
          phase1/ (the first of two phases, with selection.json: whether the second is run)
 
 Every file is written atomically; `state.safetensors` is one file, so weights, optimiser and step cannot
@@ -10,9 +10,10 @@ disagree.
 
 import json
 import platform
+import re
 import subprocess
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -25,7 +26,10 @@ from torch import Tensor
 
 from stage1.config import RunConfig, read_yaml, validate
 from stage1.errors import UsageError
-from stage1.files import cannot_write, remove_leftovers, write_atomic, write_json
+from stage1.files import remove_leftovers, write_atomic, write_json
+
+METRICS = "metrics.jsonl"
+"""Name of the log: a JSON object a line for each measurement. A plugin writes it, so it may be missing."""
 
 LIBRARIES = ("stage1", "torch", "transformers", "lm-eval", "accelerate", "safetensors", "datasets")
 
@@ -160,6 +164,18 @@ class Run:
             write_atomic(self.path / "predictions" / f"{row}.jsonl", "".join(lines).encode())
         write_json(self.path / "results.json", results)
 
+    def write_tasks(
+        self, results: Mapping[str, Any], samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
+    ) -> None:
+        """tasks/TASK/results.json, and each row's requests and answers as tasks/TASK/ROW.jsonl."""
+        for entry in results["tasks"]:
+            folder = self.path / "tasks" / re.sub(r"[^\w.-]", "_", entry["task"])
+            folder.mkdir(parents=True, exist_ok=True)
+            for row, logged in samples[entry["task"]].items():
+                lines = [json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in logged]
+                write_atomic(folder / f"{row}.jsonl", "".join(lines).encode())
+            write_json(folder / "results.json", {**results, "tasks": [entry]})
+
     def write_diagnosis(self, diagnosis: Mapping[str, Any]) -> None:
         """Replace diagnosis.json."""
         write_json(self.path / "diagnosis.json", diagnosis)
@@ -172,34 +188,18 @@ class Run:
         results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return results
 
-    def log(self, entry: Mapping[str, Any]) -> None:
-        """Append one line to metrics.jsonl."""
-        path = self.path / "metrics.jsonl"
-        try:
-            with path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(entry) + "\n")
-        except OSError as error:
-            raise cannot_write(path, error) from None
-
     def metrics(self) -> list[dict[str, Any]]:
-        """The entries of metrics.jsonl; a last line that a kill cut short is left out."""
-        path = self.path / "metrics.jsonl"
+        """The entries of metrics.jsonl; a line that a kill or a full disk cut short is left out."""
+        path = self.path / METRICS
         entries = []
         for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            try:
+            with suppress(ValueError):
                 entries.append(json.loads(line))
-            except ValueError:
-                break
         return entries
 
     def best_selection(self) -> dict[str, Any]:
-        """The log entry of the checkpoint that was chosen."""
-        return min(self.metrics(), key=lambda entry: entry["selection"]["score"])
-
-    def forget_after(self, step: int) -> None:
-        """Drop the log entries after `step`: a resumed run writes them again."""
-        kept = [json.dumps(entry) + "\n" for entry in self.metrics() if entry["step"] <= step]
-        write_atomic(self.path / "metrics.jsonl", "".join(kept).encode())
+        """The log entry of the checkpoint that was chosen, as far as the log tells; empty without one."""
+        return min(self.metrics(), key=lambda entry: entry["selection"]["score"], default={})
 
     # -- resumable state ------------------------------------------------------------------------------
 
@@ -220,10 +220,29 @@ class Run:
         """
         if not self._state.exists():
             return None
+        with self._opened_state() as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            return tensors, json.loads(file.metadata()["facts"])
+
+    @property
+    def step(self) -> int:
+        """Optimiser steps after which the run goes on: its last one's, its resumable state's, or 0.
+
+        Raises:
+            UsageError: the state is damaged.
+        """
+        if self.trained:
+            return max((entry["step"] for entry in self.metrics()), default=0)
+        if not self._state.exists():
+            return 0
+        with self._opened_state() as file:
+            return int(json.loads(file.metadata()["facts"])["step"])
+
+    @contextmanager
+    def _opened_state(self) -> Iterator[Any]:
         try:
             with safe_open(self._state, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-                return tensors, json.loads(file.metadata()["facts"])
+                yield file
         except (SafetensorError, ValueError, KeyError, TypeError):
             raise UsageError(
                 f"The resumable state {self._state} is damaged.", "Remove that file to start the run over."
@@ -235,7 +254,8 @@ class Run:
 
 
 def _next_free(config: RunConfig) -> Path:
-    stem = f"{datetime.now():%Y-%m-%d}-{config.compressor.name}-{config.adapter.name}".replace(":", "_")
+    plugins = f"{'+'.join(config.compressors)}-{config.adapter.name}"
+    stem = f"{datetime.now():%Y-%m-%d}-{plugins}".replace(":", "_")
     runs = Path("runs")
     runs.mkdir(exist_ok=True)
     number = 1

@@ -83,10 +83,9 @@ class Trainer:
     @property
     def components(self) -> dict[str, Component]:
         """The plugins at work, by what they are to the run."""
-        parts: dict[str, Component] = {
-            "compressor": self.bottleneck.compressor,
-            "adapter": self.bottleneck.adapter,
-        }
+        paths = ["compressor", *(f"chain.{name}" for name in self.config.chain)]
+        parts: dict[str, Component] = dict(zip(paths, self.bottleneck.stages, strict=True))
+        parts["adapter"] = self.bottleneck.adapter
         return parts | {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
 
     # -- setting up -----------------------------------------------------------------------------------
@@ -141,8 +140,6 @@ class Trainer:
             self._prepare()
             self._restore(*state)
             self.progress.note(f"Resumed after step {self.step}.")
-        if self.main:
-            self.run.forget_after(self.step if state else -1)
         with self._deferred_interrupt():
             self._loop(fresh=state is None)
             self._refit()
@@ -311,7 +308,6 @@ class Trainer:
             self.best = {k: v.detach().clone() for k, v in self.bottleneck.state_dict().items()}
         entry = {"step": self.step, **logged, "selection": measured}
         if self.main:
-            self.run.log(entry)
             self.registry.emit("stage1_step", run=self.run.path, step=self.step, metrics=entry)
 
     # -- interruption ---------------------------------------------------------------------------------

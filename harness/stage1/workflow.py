@@ -1,27 +1,29 @@
 """What the commands do, as functions: train a run, evaluate a run."""
 
 import traceback
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, is_tensorboard_available, is_wandb_available
 
 from stage1.bottleneck import Bottleneck
 from stage1.config import RunConfig, merge, validate
-from stage1.errors import ConfigError, ConfigIssue, PluginError, Stage1Error
-from stage1.inputs import Inputs, load_inputs
+from stage1.errors import ConfigError, ConfigIssue, PluginError, Stage1Error, UsageError
+from stage1.inputs import Inputs, ModelInputs, load_inputs, load_model_inputs
 from stage1.interfaces import Component
 from stage1.phases import Training, announced
 from stage1.plugins import Registry, fully_resolved, load_plugins, magnitude_clash, resolve
 from stage1.progress import Progress
 from stage1.runs import Run
+from stage1.train import make_accelerator
 
 if TYPE_CHECKING:  # lm-eval takes a second to load, which training alone need not wait for
     from stage1.evaluate import Evaluation
+    from stage1.evaluate_tasks import TaskEvaluation, TaskOptions
 
-CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output")
+CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with")
 """Settings that may change when a run is resumed; any other makes it another run."""
 
 
@@ -50,6 +52,7 @@ def train_run(
         PluginError: a third party's plugin raised; the run can be resumed.
         TrainingError: the loss left the finite numbers; the run can be resumed.
     """
+    require_trackers(config)
     registry = load_plugins()
     resolved = resolve(config, registry)
     config = fully_resolved(config, resolved)
@@ -58,14 +61,32 @@ def train_run(
     inputs = load_inputs(config, progress, weights="all" if asks else "table")
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")
-        return Outcome(resume, _evaluate(resume, inputs, progress, rows=rows) if with_evaluation else None)
+        if not with_evaluation:
+            return Outcome(resume, None)
+        with announced(resume, config, registry, main=make_accelerator(inputs.device).is_main_process):
+            return Outcome(resume, _evaluate(resume, inputs, progress, rows=rows))
     training = Training(config, resolved, inputs, registry, progress, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume)
-    with run.lock(ours=training.main):
+    main = training.main
+    with run.lock(ours=main), announced(run, training.config, registry, main=main):
         _train_watched(training, run)
-        if not with_evaluation or not training.main:
+        if not with_evaluation or not main:
             return Outcome(run, None)
         return Outcome(run, _evaluate(run, inputs, progress, rows=rows))
+
+
+def require_trackers(config: RunConfig) -> None:
+    """Refuse a run that is to be told to an experiment tracker (`log_with`) whose package is not there.
+
+    Raises:
+        UsageError: with what to install.
+    """
+    there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
+    if missing := [name for name in there if name in config.log_with and not there[name]()]:
+        raise UsageError(
+            f"--log-with {' and '.join(missing)}: not installed.",
+            f'Install it: pip install "stage1[{",".join(missing)}]"',
+        )
 
 
 def _shared_run(config: RunConfig, resume: Run | None) -> Run:
@@ -86,17 +107,15 @@ def _shared_run(config: RunConfig, resume: Run | None) -> Run:
 
 
 def _train_watched(training: Training, run: Run) -> None:
-    """Train, telling the event plugins how it went and naming the plugin that raised."""
-    registry = training.registry
+    """Train, naming the plugin that raised."""
     try:
-        with announced(run, training.config, registry):
-            training.train(run)
+        training.train(run)
     except KeyboardInterrupt:
         raise KeyboardInterrupt(f"Go on with: stage1 train --resume --output {run.path}") from None
     except Stage1Error:
         raise
     except Exception as error:
-        if (blamed := _blame(error, registry)) is None:
+        if (blamed := _blame(error, training.registry)) is None:
             raise
         raise PluginError(blamed, f"The run can go on: stage1 train --resume --output {run.path}") from error
 
@@ -108,7 +127,7 @@ def _blame(error: Exception, registry: Registry) -> str | None:
         if isinstance(component, Component):
             owner = registry.owner(type(component))
             if owner.distribution == "stage1":
-                return None
+                continue  # a chain, for one, only hands on what its compressors raise
             last = traceback.extract_tb(error.__traceback__)[-1]
             return (
                 f"The plugin {component.name!r} of {owner} raised {type(error).__name__}: {error} "
@@ -123,8 +142,10 @@ def resume_run(run: Run, given: RunConfig) -> RunConfig:
     Raises:
         ConfigError: `given` asks for another run, with every difference.
     """
-    stored = _flat(run.config.model_dump(mode="json"))
-    wanted = _flat(given.model_dump(mode="json"))
+    # A link without options leaves nothing in a flat tree, and the links' order matters.
+    stored, wanted = (
+        {"chain": list(c.chain), **_flat(c.model_dump(mode="json"))} for c in (run.config, given)
+    )
     issues = [
         ConfigIssue(
             key, f"the run has {stored.get(key)!r}, you ask for {wanted.get(key)!r}; start a new run."
@@ -158,19 +179,78 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
     """
-    run.require_trained()
-    own = run.config
-    config = validate(merge(own.model_dump(mode="json"), overrides, []))
-    if config.magnitude != own.magnitude:
-        registry = load_plugins()
-        compressor = registry.get("compressor", config.compressor.name)
-        if issues := list(magnitude_clash(config, compressor, registry)):
-            raise ConfigError(issues)
+    own, config = _changed(run, overrides)
     other_data = config.data.name != own.data.name
     inputs = load_inputs(config, progress, weights="all", everything_is_test=other_data)
     same_rules = config.model_dump(include=PROTOCOL) == own.model_dump(include=PROTOCOL)
     keep = not other_data and config.eval.limit == own.eval.limit and same_rules
     return Outcome(run, _evaluate(run, inputs, progress, keep=keep))
+
+
+def _changed(run: Run, overrides: Mapping[str, Any]) -> tuple[RunConfig, RunConfig]:
+    """A trained run's configuration, and the same with `overrides`."""
+    run.require_trained()
+    own = run.config
+    config = validate(merge(own.model_dump(mode="json"), overrides, []))
+    if config.magnitude != own.magnitude:
+        registry = load_plugins()
+        route = [(name, registry.get("compressor", name)) for name in config.compressors]
+        if issues := list(magnitude_clash(config, route, registry)):
+            raise ConfigError(issues)
+    return own, config
+
+
+def load_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> tuple[ModelInputs, Bottleneck]:
+    """A trained run's model and its bottleneck, without any questions.
+
+    Raises:
+        UsageError: as `evaluate_run`.
+    """
+    _, config = _changed(run, overrides)
+    inputs = load_model_inputs(config, progress, weights="all")
+    return inputs, _bottleneck(run, inputs)
+
+
+def _bottleneck(run: Run, inputs: ModelInputs) -> Bottleneck:
+    bottleneck = Bottleneck.from_pretrained(run.path, table=inputs.table)
+    bottleneck.magnitude = inputs.config.magnitude
+    return bottleneck
+
+
+def evaluate_run_tasks(
+    run: Run,
+    overrides: Mapping[str, Any],
+    requested: Sequence[str],
+    options: "TaskOptions",
+    progress: Progress,
+) -> "TaskEvaluation":
+    """Ask lm-eval tasks of the bare model and through a trained run's bottleneck.
+
+    Each task's results, and what was asked and answered, replace RUN/tasks/TASK.
+
+    Args:
+        run: a trained one.
+        overrides: as `evaluate_run`.
+        requested: names, patterns and files of tasks.
+        options: how they are asked.
+        progress: told of every request.
+
+    Raises:
+        UsageError: as `evaluate_run`; a task is unknown, or cannot be loaded.
+    """
+    run.require_trained()
+    from stage1.catalogue import select
+    from stage1.evaluate_tasks import evaluate_tasks
+    from stage1.journal import default_cache
+
+    selection = select(requested, load_plugins(), progress)
+    inputs, bottleneck = load_run(run, overrides, progress)
+    evaluation = evaluate_tasks(
+        bottleneck, inputs, selection, options, cache=default_cache(), progress=progress
+    )
+    evaluation.results["teacher_forced"] = run.read_manifest().get("teacher_forced", False)
+    run.write_tasks(evaluation.results, evaluation.samples)
+    return evaluation
 
 
 def _evaluate(
@@ -182,11 +262,10 @@ def _evaluate(
     rows: Collection[str] | None = None,
 ) -> "Evaluation":
     """Ask the questions through the bottleneck as it was saved; with `keep` the run gets the results."""
-    from stage1.baselines import default_cache
     from stage1.evaluate import evaluate
+    from stage1.journal import default_cache
 
-    bottleneck = Bottleneck.from_pretrained(run.path, table=inputs.table)
-    bottleneck.magnitude = inputs.config.magnitude
+    bottleneck = _bottleneck(run, inputs)
     evaluation = evaluate(bottleneck, inputs, cache=default_cache(), progress=progress, rows=rows)
     manifest = run.read_manifest()
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)

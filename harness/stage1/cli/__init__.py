@@ -1,21 +1,37 @@
 """The command line: parse, call, print. Heavy imports sit inside the commands: `--help` is instant."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
-from stage1.cli import config, diagnose, evaluate, plugins, recipes, sweep, train
-from stage1.errors import Stage1Error
+from stage1.cli import config, diagnose, evaluate, lm_eval, plugins, recipes, sweep, tasks, train
+from stage1.errors import PluginError, Stage1Error
+
+if TYPE_CHECKING:  # plugins load torch, and only a name that stage1 does not know asks for them
+    from stage1.plugins import PluginRecord
 
 
 class Program(TyperGroup):
     """Ends with 0 when done, 1 when it failed, 2 on wrong usage, 130 when interrupted.
 
     An error that the user can do something about is shown without a traceback; STAGE1_TRACEBACK=1 shows
-    it with one, for the authors of plugins.
+    it with one, for the authors of plugins. A name that is no command of stage1's is looked up among the
+    plugins' commands.
     """
+
+    foreign: "PluginRecord | None" = None  # the plugin's command that was asked for
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """stage1's own command of this name, else a plugin's; shell completion knows the former alone."""
+        own = super().get_command(ctx, cmd_name)
+        if own or ctx.resilient_parsing:
+            return own
+        from stage1.plugins import load_plugins
+
+        self.foreign = load_plugins().command(cmd_name)
+        return self.foreign.command
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
@@ -30,6 +46,20 @@ class Program(TyperGroup):
             typer.echo(f"Interrupted. {interrupt}".rstrip(), err=True)
             raise typer.Exit(130) from None
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the program; what is left to raise here is neither a wrong usage nor a request to exit."""
+        try:
+            return super().main(*args, **kwargs)
+        except Exception as error:
+            if self.foreign is None or os.environ.get("STAGE1_TRACEBACK"):
+                raise
+            from stage1.plugins.faults import one_line
+
+            name, owner = self.foreign.name, self.foreign.owner
+            typer.echo(f"Error: The command {name!r} of {owner} raised {one_line(error)}", err=True)
+            typer.echo("STAGE1_TRACEBACK=1 shows the traceback.", err=True)
+            raise SystemExit(PluginError.exit_code) from None
+
 
 app = typer.Typer(
     cls=Program,
@@ -38,11 +68,18 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
     help="How much can the input embeddings of a frozen Llama be squeezed before it stops answering?",
+    epilog="Plugins may add commands; `stage1 plugins list` shows them.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("sweep")(sweep.sweep)
+app.command("tasks")(tasks.tasks)
+app.command(
+    "lm-eval",
+    add_help_option=False,  # --help is lm-eval's, too
+    context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
+)(lm_eval.lm_eval)
 app.command("diagnose")(diagnose.diagnose)
 app.command("score")(evaluate.score)
 app.command("push")(evaluate.push)

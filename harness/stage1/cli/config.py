@@ -14,7 +14,7 @@ def show(
     model: options.Model = None,
     revision: options.Revision = None,
     data: options.Data = None,
-    compressor: options.CompressorName = None,
+    compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
     loss: options.LossNames = None,
     settings: options.Settings = None,
@@ -26,10 +26,10 @@ def show(
 
     flags = options.flags_given(
         loss,
+        compressor,
         model__name=model,
         model__revision=revision,
         data__name=data,
-        compressor__name=compressor,
         adapter__name=adapter,
     )
     chosen = options.configuration(config, flags, settings, recipe=recipe)

@@ -15,7 +15,7 @@ def diagnose(
     ] = None,
     model: options.Model = None,
     data: options.Data = None,
-    compressor: options.CompressorName = None,
+    compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
     magnitude: options.Magnitude = None,
     scope: options.Scope = None,
@@ -36,9 +36,9 @@ def diagnose(
     training.
     """
     flags = options.flags_given(
+        compressors=compressor,
         model__name=model,
         data__name=data,
-        compressor__name=compressor,
         adapter__name=adapter,
         magnitude=magnitude,
         scope=scope,

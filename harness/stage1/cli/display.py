@@ -36,7 +36,9 @@ def show_outcome(outcome: Outcome, *, json: bool, quiet: bool) -> None:
     run, evaluation = outcome
     if json:
         shown = (
-            evaluation.results if evaluation else {"run": str(run.path), "selection": run.best_selection()}
+            evaluation.results
+            if evaluation
+            else {"run": str(run.path), "selection": run.best_selection() or None}
         )
         typer.echo(to_json(shown), nl=False)
         return
@@ -51,13 +53,28 @@ def show_outcome(outcome: Outcome, *, json: bool, quiet: bool) -> None:
             console.print(f"Speed  {speed.questions_per_second:.0f} questions per second", markup=False)
     else:
         best = run.best_selection()
-        console.print(f"Trained; selection score {best['selection']['score']:.4f} at step {best['step']}.")
+        score = f"selection score {best['selection']['score']:.4f} at step {best['step']}" if best else ""
+        console.print(f"Trained; {score or 'there is no log that says how well'}.")
     if quiet:
         return
     console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)
     console.print("Next:")
     for command in report.next_commands(run, results):
         console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool) -> None:
+    """The closing word of `eval --tasks`: JSON alone, or the table and where the samples are."""
+    if json:
+        typer.echo(to_json(results), nl=False)
+        return
+    console = make_console()
+    console.print(report.tasks_table(results))
+    console.print()
+    for line in report.tasks_summary(results):
+        console.print(line, markup=False, soft_wrap=True)
+    if not quiet:
+        console.print(f"\nSamples: {run / 'tasks'}", markup=False, soft_wrap=True)
 
 
 def show_sweep(record: Mapping[str, Any], folder: Path, *, json: bool) -> None:

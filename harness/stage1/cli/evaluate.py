@@ -1,7 +1,7 @@
 """`stage1 eval`, `stage1 score` and `stage1 push`: what came of it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -20,10 +20,32 @@ def eval_(
     limit: Annotated[int | None, typer.Option(min=1, help="Test questions at most.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")] = None,
     device: options.Device = None,
-    scope: options.Scope = None,
+    scope: Annotated[
+        str | None,
+        typer.Option(
+            metavar="prompt|context|all",
+            help="What crosses the bottleneck; all: with --tasks, the scored continuations too.",
+        ),
+    ] = None,
     raw_anchor: options.RawAnchor = None,
     keep_special: options.KeepSpecial = None,
     magnitude: options.Magnitude = None,
+    tasks: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME,…",
+            help="lm-eval tasks to ask instead, with the bare model beside: names, patterns, YAML files.",
+        ),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, typer.Option(min=0, help="Examples in front of each document; default: as the task says.")
+    ] = None,
+    chat_template: Annotated[
+        bool, typer.Option("--chat-template", help="Ask through the tokenizer's chat template.")
+    ] = False,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="System instruction in front of each request.")
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.")
     ] = None,
@@ -32,30 +54,64 @@ def eval_(
 ) -> None:
     """Measure a trained run again: the same numbers, or those on other questions or under other rules.
 
-    Only results on the run's own questions and under its own rules go into its folder.
+    Only results on the run's own questions and under its own rules go into its folder. With --tasks, any
+    lm-eval task is asked; results and samples go to RUN/tasks/.
     """
+    asked = {"--num-fewshot": num_fewshot is not None, "--chat-template": chat_template, "--system": system}
+    _refuse(bool(tasks), {"--data": data, "--raw-anchor": raw_anchor is not None}, asked, scope)
     if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
         raise UsageError(f"--batch-size {batch_size!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
-    from stage1.cli.display import make_progress, show_outcome
+    from stage1.cli.display import make_progress, show_outcome, show_tasks
     from stage1.files import write_json
     from stage1.runs import Run
-    from stage1.workflow import evaluate_run
 
     overrides = options.flags_given(
         model__name=model,
         data__name=data,
-        eval__limit=limit,
+        eval__limit=None if tasks else limit,
         eval__batch_size=int(batch_size) if batch_size and batch_size != "auto" else batch_size,
         device=device,
-        scope=scope,
+        scope=None if tasks else scope,
         raw_anchor=raw_anchor,
         keep_special=keep_special,
         magnitude=magnitude,
     )
-    outcome = evaluate_run(Run.open(run), overrides, make_progress(quiet=quiet))
-    if output and outcome.evaluation:
-        write_json(output, outcome.evaluation.results)
-    show_outcome(outcome, json=json, quiet=quiet)
+    progress, opened = make_progress(quiet=quiet), Run.open(run)
+    if tasks:
+        from stage1.evaluate_tasks import TaskOptions
+        from stage1.workflow import evaluate_run_tasks
+
+        how = TaskOptions(scope == "all", num_fewshot, chat_template, system, limit)
+        names = [name.strip() for name in tasks.split(",") if name.strip()]
+        results = evaluate_run_tasks(opened, overrides, names, how, progress).results
+        show_tasks(results, run, json=json, quiet=quiet)
+    else:
+        from stage1.workflow import evaluate_run
+
+        outcome = evaluate_run(opened, overrides, progress)
+        results = outcome.evaluation.results if outcome.evaluation else {}
+        show_outcome(outcome, json=json, quiet=quiet)
+    if output:
+        write_json(output, results)
+
+
+def _refuse(tasks: bool, without: dict[str, Any], only_with: dict[str, Any], scope: str | None) -> None:
+    """Say which flags do not go together, before anything is loaded."""
+    wrong = [flag for flag, given in (without if tasks else only_with).items() if given]
+    if wrong:
+        flags, goes = ", ".join(wrong), "do" if len(wrong) > 1 else "does"
+        if tasks:
+            raise UsageError(
+                f"{flags} {goes} not go with --tasks.", "A task brings its own documents and prompts."
+            )
+        raise UsageError(f"{flags} {goes} nothing without --tasks.", "Name some: --tasks squad.")
+    if scope == "context" and tasks:
+        raise UsageError(
+            "--scope context means the passage of a question, which a task does not tell from the rest.",
+            "Pass --scope prompt (a request's whole context, the default) or --scope all.",
+        )
+    if scope == "all" and not tasks:
+        raise UsageError("--scope all is for --tasks.", "Pass --scope prompt, or name some: --tasks squad.")
 
 
 def score(

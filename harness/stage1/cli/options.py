@@ -48,8 +48,13 @@ Data = Annotated[
     str | None,
     typer.Option(help="`tiny-squad` (default), `squad`, or a file: SQuAD JSON, JSONL, Parquet or CSV."),
 ]
-CompressorName = Annotated[
-    str | None, typer.Option(metavar="NAME", autocompletion=complete("compressor"), help="Default: pca.")
+CompressorNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=complete("compressor"),
+        help="May be repeated: the code goes through each in turn. Default: pca.",
+    ),
 ]
 AdapterName = Annotated[
     str | None, typer.Option(metavar="NAME", autocompletion=complete("adapter"), help="Default: residual.")
@@ -85,6 +90,10 @@ Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps."
 Dtype = Annotated[
     str | None, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type the LLM runs in.")
 ]
+LogWith = Annotated[
+    list[str] | None,
+    typer.Option(metavar="tensorboard|wandb", help="Also log to an experiment tracker; may be repeated."),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -97,15 +106,29 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on standard output.")]
 
 
-def flags_given(losses: list[str] | None = None, **values: Any) -> dict[str, Any]:
-    """Dotted path → value of the flags that the user typed; `model__name` stands for `model.name`."""
+def flags_given(
+    losses: list[str] | None = None, compressors: list[str] | None = None, **values: Any
+) -> dict[str, Any]:
+    """Dotted path → value of the flags that the user typed; `model__name` stands for `model.name`.
+
+    Raises:
+        UsageError: a compressor is named twice, or a loss is none.
+    """
     given = {name.replace("__", "."): value for name, value in values.items() if value is not None}
+    if compressors:
+        if twice := [name for name in compressors if compressors.count(name) > 1]:
+            raise UsageError(f"--compressor {twice[0]} is given twice.", "Name each compressor once.")
+        given["compressor.name"], *links = compressors
+        given["chain"] = dict.fromkeys(links)
     if losses:
         given["losses"] = dict(parse_loss(text) for text in losses)
     return given
 
 
-INHERITED = ("model", "data", "compressor", "adapter", "magnitude", "scope", "raw_anchor", "keep_special")
+INHERITED = (
+    *("model", "data", "compressor", "chain", "adapter"),
+    *("magnitude", "scope", "raw_anchor", "keep_special"),
+)
 """Settings that a run started with `--init RUN` takes from RUN where nothing else is said."""
 
 

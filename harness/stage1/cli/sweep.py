@@ -30,6 +30,7 @@ def sweep(
             help="A value of an --over: adds the paired difference to the cell that has this value instead.",
         ),
     ] = None,
+    log_with: options.LogWith = None,
     settings: options.Settings = None,
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help="Also ask the rows `linear` and `mean` in every run.")
@@ -46,12 +47,17 @@ def sweep(
     except ValueError:
         raise UsageError(f"--seeds {seeds!r} are not whole numbers.", "Write, for example, 0,1,2.") from None
     file = read_yaml(config) if config else {}
+    if log_with:
+        file["log_with"] = log_with
     from stage1.cli.display import make_progress, show_sweep
     from stage1.grid import Axis, plan
     from stage1.sweep import Baseline, Sweep
+    from stage1.workflow import require_trackers
 
     axes = [Axis.parse(text) for text in over]
     cells = plan(file, settings or [], axes, numbers, output)
+    for cell in cells:
+        require_trackers(cell.config)
     baseline = Baseline.parse(compare, cells) if compare else None
     grid = Sweep(output, axes, cells, baseline)
     grid.run(make_progress(quiet=quiet), all_rows=all_rows)

@@ -15,7 +15,7 @@ def train(
     model: options.Model = None,
     revision: options.Revision = None,
     data: options.Data = None,
-    compressor: options.CompressorName = None,
+    compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
     loss: options.LossNames = None,
     magnitude: options.Magnitude = None,
@@ -26,6 +26,7 @@ def train(
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
+    log_with: options.LogWith = None,
     settings: options.Settings = None,
     output: Annotated[
         Path | None, typer.Option(help="Run directory; default: a new one under runs/.")
@@ -45,10 +46,10 @@ def train(
     """
     flags = options.flags_given(
         loss,
+        compressor,
         model__name=model,
         model__revision=revision,
         data__name=data,
-        compressor__name=compressor,
         adapter__name=adapter,
         magnitude=magnitude,
         scope=scope,
@@ -58,6 +59,7 @@ def train(
         seed=seed,
         device=device,
         dtype=dtype,
+        log_with=log_with or None,
         output=str(output) if output else None,
     )
     if not resume:

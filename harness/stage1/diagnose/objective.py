@@ -122,7 +122,7 @@ def _recon(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     found = [entry["selection"]["recon"] for entry in metrics if "recon" in entry["selection"]]
     if not found:
         return {"recon_first": None, "recon_last": None, "recon_best": None}
-    last = found[-2] if metrics[-1].get("refit") else found[-1]
+    last = found[-2] if metrics[-1].get("refit") and len(found) > 1 else found[-1]
     return {"recon_first": found[0], "recon_last": last, "recon_best": min(found)}
 
 

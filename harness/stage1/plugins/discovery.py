@@ -4,30 +4,28 @@ entry points that share a name, and ignores a misspelt hook.
 """
 
 import re
-from collections.abc import Iterable, Iterator
-from functools import cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from importlib.metadata import EntryPoint, distributions
-from inspect import cleandoc
-from typing import Any
+from inspect import Parameter, signature
+from pathlib import Path
+from typing import Any, Literal
 
+import typer
 from pluggy import HookCaller, HookImpl, PluginManager
 from pydantic import BaseModel
 
 from stage1 import hookspecs
 from stage1.errors import suggest
 from stage1.interfaces import Adapter, Component, Compressor, Loss
-from stage1.plugins.faults import FaultError, guarded, logger
-from stage1.plugins.registry import Kind, Owner, PluginRecord, Registry, canonical
+from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
+from stage1.plugins.registry import HOOKS, Kind, Owner, PluginRecord, Registry, canonical
+from stage1.plugins.schema import docs
 
 GROUP = "stage1"
 """The entry points' group."""
-
-FAMILIES: dict[str, tuple[Kind, type[Component], str]] = {
-    # hook: kind, base class, the configuration's own key beside the plugin's options
-    "stage1_compressors": ("compressor", Compressor, "name"),
-    "stage1_adapters": ("adapter", Adapter, "name"),
-    "stage1_losses": ("loss", Loss, "weight"),
-}
+NAME = r"[\w-]+"
+"""What a component or command may be called: `distribution:name` and `losses.name.option` stay readable."""
 
 
 @cache
@@ -68,20 +66,22 @@ def _precedence(origin: tuple[Owner, EntryPoint]) -> tuple[bool, str, str]:
 
 
 def _load(manager: PluginManager, owner: Owner, point: EntryPoint) -> Iterator[PluginRecord]:
-    """Import and register what an entry point names, and ask it for its components."""
-    record = PluginRecord(point.name, "plugin", *owner, summary="", status="ok", reason="")
+    """Import and register what an entry point names, and ask it for what it provides."""
+    identifier = f"{canonical(owner.distribution)}:{point.name}"
+    record = PluginRecord(point.name, "plugin", *owner, summary="", status="ok", reason="", plugin=identifier)
     try:
         plugin = guarded("the import failed", point.load)
-        hooks = guarded("it cannot be registered", _register, manager, plugin, record.qualified)
-        record = record._replace(summary=guarded("it cannot be inspected", _first_line, plugin))
+        summary = guarded("it cannot be inspected", lambda: first_line(plugin.__doc__))
+        hooks = guarded("it cannot be registered", _register, manager, plugin, identifier)
     except FaultError as fault:
-        yield record._replace(status="failed", reason=str(fault))
+        yield record.failed(fault)
         return
-    for hook in hooks:
-        if hook.name in FAMILIES:
-            for implementation in _implementations(hook, record.qualified):
-                yield from _components(hook.name, implementation, record)
-    if any(hook.name not in FAMILIES for hook in hooks):
+    record = record._replace(summary=summary)
+    for hook in sorted(hooks, key=lambda hook: (*HOOKS, hook.name).index(hook.name)):
+        if hook.name in PROVIDERS:
+            for implementation in _implementations(hook, identifier):
+                yield from _provided(hook.name, implementation, record)
+    if any(hook.name not in PROVIDERS for hook in hooks):
         yield record._replace(kind="events")
 
 
@@ -115,46 +115,94 @@ def _implementations(hook: HookCaller, identifier: str) -> list[HookImpl]:
 
 def _check_hook(hook: HookCaller, implementations: list[HookImpl]) -> None:
     if not hook.has_spec() and not all(found.optionalhook for found in implementations):
-        near = suggest(hook.name, [name for name in vars(hookspecs) if name.startswith("stage1_")])
+        near = suggest(hook.name, HOOKS)
         raise FaultError(f"it implements {hook.name!r}, which is no hook; {near.rstrip('.')}")
     if any(found.wrapper or found.hookwrapper for found in implementations):
         raise FaultError(f"its {hook.name!r} is a wrapper, but implementations are called one by one")
+    if hook.has_spec():
+        for found in implementations:
+            _check_arguments(hook, found)
 
 
-def _components(hook: str, implementation: HookImpl, plugin: PluginRecord) -> Iterator[PluginRecord]:
-    """A record for each class that a plugin's implementation of a component hook returns."""
-    kind, base, reserved = FAMILIES[hook]
+def _check_arguments(hook: HookCaller, implementation: HookImpl) -> None:
+    """Refuse what pluggy lets pass and then never fills, or cannot call."""
+    taken = hook.spec.argnames if hook.spec else ()
+    for given in signature(implementation.function).parameters.values():
+        plain = given.kind in (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+        if not plain or given.name not in taken or given.default is not Parameter.empty:
+            offer = f"any of {', '.join(taken)}, each without * or a default" if taken else "no arguments"
+            raise FaultError(f"its {hook.name!r} takes {str(given)!r}; it may take {offer}")
+
+
+def _provided(hook: str, implementation: HookImpl, plugin: PluginRecord) -> Iterator[PluginRecord]:
+    """A record for each thing that an implementation of a hook provides, or one that says why it has none."""
+    kind, ask, check = PROVIDERS[hook]
     record = plugin._replace(kind=kind)
     try:
-        returned = guarded(f"{hook} raised", implementation.function)
-        classes: list[Any] = list(returned) if isinstance(returned, list | tuple) else [returned]
-        if not classes:
-            raise FaultError(f"{hook} returned an empty list")
+        for thing in guarded(f"{hook} raised", ask, hook, implementation):
+            try:
+                yield guarded("it cannot be inspected", check, record, thing)
+            except FaultError as fault:
+                yield record.failed(fault)
     except FaultError as fault:
-        yield record._replace(status="failed", reason=str(fault))
-        return
-    for cls in classes:
-        one = record
-        try:
-            name, summary = guarded("its class cannot be inspected", _describe, cls, base)
-            one = record._replace(name=name, summary=summary)
-            guarded("its class cannot be inspected", _check_component, cls, base, reserved)
-            yield one._replace(cls=cls)
-        except FaultError as fault:
-            yield one._replace(status="failed", reason=str(fault))
+        yield record.failed(fault)
 
 
-def _describe(cls: Any, base: type[Component]) -> tuple[str, str]:
-    """A component's name and summary."""
+def _returned(hook: str, implementation: HookImpl) -> list[Any]:
+    """What a hook that returns one thing or a list of them returned."""
+    returned = call(hook, implementation)
+    things = list(returned) if isinstance(returned, list | tuple) else [returned]
+    if not things:
+        raise FaultError(f"{hook} returned an empty list")
+    return things
+
+
+def _added(hook: str, implementation: HookImpl) -> list[tuple[str, Any]]:
+    """Names and commands that a hook added to an application of its own."""
+    app = typer.Typer()
+    call(hook, implementation, app=app)
+    if app.registered_callback:
+        raise FaultError(
+            f"{hook} set a callback on stage1's own application; give one to a group of commands"
+        )
+    if not (commands := guarded("its commands cannot be built", typer.main.get_group, app).commands):
+        raise FaultError(f"{hook} added no command")
+    return list(commands.items())
+
+
+def _check_class(
+    record: PluginRecord, cls: Any, *, base: type[Component], reserved: tuple[str, ...]
+) -> PluginRecord:
+    """The record of a component; `reserved` are the configuration's own keys beside its options."""
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.{base.__name__}")
     name = getattr(cls, "name", None)
-    if not (isinstance(name, str) and re.fullmatch(r"[\w-]+", name)):
+    if not (isinstance(name, str) and re.fullmatch(NAME, name)):
         raise FaultError(f"{cls.__name__}.name is {name!r}, not a text of letters, digits, - and _")
-    return name, _first_line(cls)
+    named = record._replace(name=name, summary=first_line(cls.__doc__))
+    try:
+        guarded("its class cannot be inspected", _check_component, cls, base, reserved)
+    except FaultError as fault:  # what is known of it helps those who ask for it by name
+        return named.failed(fault)
+    return named._replace(cls=cls)
 
 
-def _check_component(cls: type[Component], base: type[Component], reserved: str) -> None:
+def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
+    if not (isinstance(folder, Path) and folder.is_absolute() and folder.is_dir()):
+        raise FaultError(f"it returned {folder!r}, which is no absolute path of an existing folder")
+    if not any(folder.rglob("*.yaml")):
+        raise FaultError(f"{str(folder)!r} holds no .yaml file")
+    return record._replace(folder=folder)
+
+
+def _check_command(record: PluginRecord, added: tuple[str, Any]) -> PluginRecord:
+    name, command = added
+    if not re.fullmatch(NAME, name):
+        raise FaultError(f"its command {name!r} is no text of letters, digits, - and _")
+    return record._replace(name=name, summary=first_line(command.help), command=command)
+
+
+def _check_component(cls: type[Component], base: type[Component], reserved: tuple[str, ...]) -> None:
     """Refuse a class that would fail in the middle of a run or take options without checking them."""
     if cls.forward is base.forward:
         raise FaultError(f"{cls.__name__} does not define forward")
@@ -164,11 +212,29 @@ def _check_component(cls: type[Component], base: type[Component], reserved: str)
         raise FaultError(f"{cls.__name__}.Config is no pydantic model")
     if cls.Config.model_config.get("extra") != "forbid":
         raise FaultError(f"{cls.__name__}.Config lets unknown options pass; derive it from ComponentConfig")
-    schema = guarded(f"{cls.__name__}.Config has no JSON schema", cls.Config.model_json_schema)
-    if reserved in schema.get("properties", {}):
-        raise FaultError(f"{cls.__name__}.Config has an option {reserved!r}, a name that stage1 uses itself")
+    for option in guarded(f"{cls.__name__}.Config has no JSON schema", docs, cls.Config):
+        if option.name in reserved:
+            raise FaultError(
+                f"{cls.__name__}.Config has an option {option.name!r}, a name that stage1 uses itself"
+            )
 
 
-def _first_line(described: Any) -> str:
-    text = getattr(described, "__doc__", None)
-    return cleandoc(text).partition("\n")[0] if isinstance(text, str) else ""
+PROVIDERS: dict[
+    str,
+    tuple[
+        Kind | Literal["tasks", "command"],
+        Callable[[str, HookImpl], list[Any]],
+        Callable[[PluginRecord, Any], PluginRecord],
+    ],
+] = {
+    "stage1_compressors": (
+        "compressor",
+        _returned,
+        partial(_check_class, base=Compressor, reserved=("name",)),
+    ),
+    "stage1_adapters": ("adapter", _returned, partial(_check_class, base=Adapter, reserved=("name",))),
+    "stage1_losses": ("loss", _returned, partial(_check_class, base=Loss, reserved=("weight", "ramp"))),
+    "stage1_tasks": ("tasks", _returned, _check_folder),
+    "stage1_commands": ("command", _added, _check_command),
+}
+"""Hooks by which a plugin provides something: of what kind, how it is asked for, and how each is checked."""

@@ -1,12 +1,15 @@
-"""Running a plugin's code without trusting it."""
+"""Running a plugin's code, and showing its words, without trusting it."""
 
 import logging
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
+from inspect import cleandoc
 from textwrap import shorten
 from typing import Any, TypeVar
+
+from pluggy import HookImpl
 
 T = TypeVar("T")
 logger = logging.getLogger("stage1.plugins")
@@ -32,6 +35,26 @@ def guarded(what: str, function: Callable[..., T], *args: Any, **kwargs: Any) ->
         raise FaultError(f"{what}: {one_line(error)}") from error
 
 
+def call(hook: str, implementation: HookImpl, **facts: Any) -> Any:
+    """Call a plugin's implementation of `hook` with those of the hook's arguments that it names.
+
+    Raises:
+        FaultError: it raised.
+    """
+    arguments = (facts[name] for name in implementation.argnames)
+    return guarded(f"{hook} raised", implementation.function, *arguments)
+
+
 def one_line(error: BaseException) -> str:
     """'ValueError: …', cut where it gets long."""
-    return shorten(traceback.format_exception_only(error)[-1], 300, placeholder=" …")
+    return visible(shorten(traceback.format_exception_only(error)[-1], 300, placeholder=" …"))
+
+
+def visible(text: str) -> str:
+    """`text` with its control and direction characters written out, which a terminal would obey."""
+    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+
+
+def first_line(text: object) -> str:
+    """The first line of a docstring; empty where there is none."""
+    return visible(cleandoc(text).partition("\n")[0]) if isinstance(text, str) else ""

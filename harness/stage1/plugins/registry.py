@@ -2,16 +2,29 @@
 
 import re
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
-from pluggy import HookCaller, PluginManager
+from pluggy import HookCaller, HookImpl, PluginManager
 
+from stage1 import hookspecs
 from stage1.errors import UsageError, suggest
 from stage1.interfaces import Adapter, Component, Compressor, Loss
-from stage1.plugins.faults import FaultError, guarded, logger
+from stage1.plugins.faults import FaultError, call, first_line, logger
 
 Kind = Literal["compressor", "adapter", "loss"]
-KINDS: tuple[Kind, ...] = ("compressor", "adapter", "loss")
+
+NAMED = ("compressor", "adapter", "loss", "command")
+"""Kinds that a user asks for by name."""
+
+COMMANDS = (
+    *("train", "eval", "sweep", "diagnose", "score", "push"),
+    *("tasks", "lm-eval", "plugins", "config", "recipes"),
+)
+"""stage1's own commands, which keep their meaning whatever a plugin adds."""
+
+HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("stage1_"))
+"""Every hook, in the order of their page."""
 
 
 class Owner(NamedTuple):
@@ -25,16 +38,20 @@ class Owner(NamedTuple):
 
 
 class PluginRecord(NamedTuple):
-    """One component, listener or failure, as `stage1 plugins list` shows it."""
+    """One component, task folder, command, listener or failure, as `stage1 plugins list` shows it."""
 
-    name: str  # what the user types; the entry point's name where there is no component
-    kind: Literal["compressor", "adapter", "loss", "events", "plugin"]  # "plugin": failed before it told
+    name: str  # what the user types; the entry point's name for task folders, listeners and failures
+    # "plugin": it failed before it told
+    kind: Literal["compressor", "adapter", "loss", "tasks", "command", "events", "plugin"]
     distribution: str
     version: str
     summary: str  # first line of the docstring
     status: Literal["ok", "failed"]
     reason: str  # one line: why it failed, or why its name differs from the one it asked for
-    cls: type[Component] | None = None  # None unless it is a component that is ok
+    plugin: str  # `distribution:entry-point`
+    cls: type[Component] | None = None  # of a component that is ok
+    folder: Path | None = None  # of task files that are ok
+    command: Any = None  # typer's, of a command that is ok
 
     @property
     def owner(self) -> Owner:
@@ -46,9 +63,22 @@ class PluginRecord(NamedTuple):
         """`distribution:name`, which no other package can take."""
         return f"{canonical(self.distribution)}:{self.name.rpartition(':')[2]}"
 
+    def failed(self, reason: object) -> "PluginRecord":
+        """The record of the same thing when it cannot be used."""
+        return self._replace(status="failed", reason=str(reason), cls=None, folder=None, command=None)
+
     def as_dict(self) -> dict[str, str]:
         """The record for JSON."""
-        return {key: value for key, value in self._asdict().items() if key != "cls"}
+        shown = ("name", "kind", "distribution", "version", "summary", "status", "reason")
+        return {key: value for key, value in self._asdict().items() if key in shown}
+
+
+class Hook(NamedTuple):
+    """A hook and the plugins that implement it, as `stage1 plugins list --hooks` shows it."""
+
+    name: str
+    summary: str  # first line of its documentation
+    implementers: list[tuple[str, Owner]]  # entry point's name and package, in the order they are called
 
 
 def canonical(distribution: str) -> str:
@@ -60,7 +90,7 @@ class Registry:
     """Every plugin that is installed, the faulty ones with the reason.
 
     Attributes:
-        components: one record a component, listener or failure, in order of precedence.
+        components: one record for each thing that a plugin provides or failed to, in order of precedence.
     """
 
     def __init__(self, records: Iterable[PluginRecord], manager: PluginManager) -> None:
@@ -70,22 +100,41 @@ class Registry:
         self.components = [self._enter(record) for record in records]
 
     def _enter(self, record: PluginRecord) -> PluginRecord:
-        """Give a component its names; the first to ask for one keeps it."""
-        if record.cls is None:
+        """Give a component or command its names; the first to ask for one keeps it."""
+        if record.kind not in NAMED or record.status == "failed":
             return record
         kind, name, qualified = record.kind, record.name, record.qualified
         if (kind, qualified) in self._named:
-            reason = f"the package has two {kind} plugins named {name!r}; only the first can be used"
-            return record._replace(status="failed", reason=reason, cls=None)
-        if first := self._named.get((kind, name)):
-            reason = f"{name!r} means the {kind} of {first.owner}; this one is used as {qualified!r}"
+            return record.failed(
+                f"the package has two {kind} plugins named {name!r}; only the first can be used"
+            )
+        first = self._named.get((kind, name))
+        holder = first.owner if first else "stage1" if kind == "command" and name in COMMANDS else None
+        if holder:
+            reason = f"{name!r} means the {kind} of {holder}; this one is used as {qualified!r}"
             record = record._replace(name=qualified, reason=reason)
         self._named[kind, record.name] = self._named[kind, qualified] = record
         return record
 
-    def names(self, kind: Kind, suits: Callable[[Any], bool] = lambda cls: True) -> list[str]:
-        """What a user can type for a component of `kind` whose class suits."""
-        return [r.name for r in self.components if r.kind == kind and r.cls is not None and suits(r.cls)]
+    def names(
+        self, kind: Kind | Literal["command"], suits: Callable[[Any], bool] = lambda cls: True
+    ) -> list[str]:
+        """What a user can type for a component of `kind` whose class suits, or for a plugin's command."""
+        return [r.name for r in self.components if r.kind == kind and r.status == "ok" and suits(r.cls)]
+
+    def task_folders(self) -> list[tuple[Owner, Path]]:
+        """The folders of lm-eval task files and whose they are, stage1's own first."""
+        return [(r.owner, r.folder) for r in self.components if r.folder]
+
+    def hooks(self) -> list[Hook]:
+        """Every hook and who implements it."""
+        owners = {record.plugin: record.owner for record in self.components}
+        hooks = []
+        for name in HOOKS:
+            plugins = [found.plugin_name for found in _in_order(getattr(self._manager.hook, name))]
+            implementers = [(plugin.partition(":")[2], owners[plugin]) for plugin in plugins]
+            hooks.append(Hook(name, first_line(vars(hookspecs)[name].__doc__), implementers))
+        return hooks
 
     @overload
     def get(self, kind: Literal["compressor"], name: str) -> type[Compressor]: ...
@@ -104,20 +153,31 @@ class Registry:
         """
         record = self._named.get((kind, _normal(name)))
         if record is None or record.cls is None:
-            raise self._unknown(kind, name)
+            raise self._unknown(kind, name, self.names(kind))
         return record.cls
 
-    def _unknown(self, kind: Kind, name: str) -> UsageError:
+    def command(self, name: str) -> PluginRecord:
+        """The plugins' command that `name`, or `distribution:name`, stands for.
+
+        Raises:
+            UsageError: there is none; as for `get`.
+        """
+        record = self._named.get(("command", _normal(name)))
+        if record is None:
+            raise self._unknown("command", name, [*COMMANDS, *self.names("command")])
+        return record
+
+    def _unknown(self, kind: str, name: str, choices: list[str]) -> UsageError:
         broken = [r for r in self.components if r.status == "failed" and r.kind in (kind, "plugin")]
         for record in broken:
             if _normal(name) in (record.name, record.qualified):
                 return UsageError(
                     f"The {kind} {name!r} of {record.owner} failed to load: {record.reason}.",
                     f"Repair or uninstall {record.distribution}, or use another one: "
-                    f"{', '.join(self.names(kind)) or '(none)'}.",
+                    f"{', '.join(choices) or '(none)'}.",
                 )
-        remedy = suggest(name, self.names(kind))
-        for other in KINDS:
+        remedy = suggest(name, choices)
+        for other in NAMED:
             if other != kind and (other, _normal(name)) in self._named:
                 remedy = f"{name!r} is the name of a plugin of another kind: {other}. {remedy}"
         if broken:
@@ -143,10 +203,9 @@ class Registry:
         caller: HookCaller = getattr(self._manager.hook, event)
         if caller.spec is None or set(facts) != set(caller.spec.argnames):
             raise TypeError(f"{event} takes other arguments than {sorted(facts)}.")
-        for implementation in caller.get_hookimpls():
-            arguments = [facts[name] for name in implementation.argnames]
+        for implementation in _in_order(caller):
             try:
-                guarded(f"{event} raised", implementation.function, *arguments)
+                call(event, implementation, **facts)
             except FaultError as fault:
                 self._report(implementation.plugin_name, event, str(fault))
 
@@ -155,9 +214,14 @@ class Registry:
             return
         self._reported.add((plugin, event))
         for index, record in enumerate(self.components):
-            if record.kind == "events" and record.qualified == plugin:
-                self.components[index] = record._replace(status="failed", reason=reason)
+            if record.kind == "events" and record.plugin == plugin:
+                self.components[index] = record.failed(reason)
                 logger.warning("The plugin %s of %s: %s. The run goes on.", record.name, record.owner, reason)
+
+
+def _in_order(hook: HookCaller) -> list[HookImpl]:
+    """A hook's implementations, stage1's own first but for those marked `tryfirst` or `trylast`."""
+    return sorted(hook.get_hookimpls(), key=lambda found: found.trylast - found.tryfirst)
 
 
 def _normal(name: str) -> str:

@@ -1,6 +1,6 @@
 """From a configuration's names and options to classes and validated options, all errors at once."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
 from pydantic import BaseModel, ValidationError
@@ -22,6 +22,13 @@ class ResolvedLoss(NamedTuple):
     ramp: int = 0  # steps over which the weight rises from zero
 
 
+class ResolvedLink(NamedTuple):
+    """A compressor behind the first."""
+
+    cls: type[Compressor]
+    config: BaseModel
+
+
 class Resolved(NamedTuple):
     """What a configuration's names stand for, with validated options."""
 
@@ -31,6 +38,7 @@ class Resolved(NamedTuple):
     adapter_config: BaseModel
     losses: dict[str, ResolvedLoss]  # by the name that the configuration uses
     then_losses: dict[str, ResolvedLoss]  # the second phase's; empty where there is none
+    chain: dict[str, ResolvedLink]  # the compressors behind the first, in order
 
 
 def resolve(config: RunConfig, registry: Registry) -> Resolved:
@@ -50,7 +58,16 @@ def resolve(config: RunConfig, registry: Registry) -> Resolved:
         adapter.Config.model_validate(config.adapter.options),
         _losses(config.losses, registry),
         _losses(config.then.losses if config.then else {}, registry),
+        _chain(config.chain, registry),
     )
+
+
+def _chain(chain: Mapping[str, dict[str, Any]], registry: Registry) -> dict[str, ResolvedLink]:
+    resolved = {}
+    for name, options in chain.items():
+        cls = registry.get("compressor", name)
+        resolved[name] = ResolvedLink(cls, cls.Config.model_validate(options))
+    return resolved
 
 
 def _losses(choices: Mapping[str, LossChoice], registry: Registry) -> dict[str, ResolvedLoss]:
@@ -66,6 +83,7 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
     then = config.then.losses if config.then else {}
     choices: list[tuple[Kind, str, str, dict[str, Any]]] = [
         ("compressor", "compressor", config.compressor.name, config.compressor.options),
+        *(("compressor", f"chain.{name}", name, options) for name, options in config.chain.items()),
         ("adapter", "adapter", config.adapter.name, config.adapter.options),
         *(("loss", f"losses.{name}", name, choice.options) for name, choice in config.losses.items()),
         *(("loss", f"then.losses.{name}", name, choice.options) for name, choice in then.items()),
@@ -82,25 +100,56 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
                 yield from issues_of(fault.__cause__, cls.Config, path)
             else:
                 yield ConfigIssue(path, f"{fault}.")
-    if compressor := classes.pop("compressor", None):
-        yield from _clashes(config, compressor, classes, registry)
+    paths = ["compressor", *(f"chain.{name}" for name in config.chain)]
+    named = zip(config.compressors, paths, strict=True)
+    route = [(name, classes.pop(path)) for name, path in named if path in classes]
+    yield from _chain_clashes(route, registry)
+    yield from _clashes(config, route, classes, registry)
+
+
+Route = Sequence[tuple[str, type[Compressor]]]
+"""The chosen compressors, name and class, in the order in which the embeddings go through them."""
+
+
+def _chain_clashes(route: Route, registry: Registry) -> Iterator[ConfigIssue]:
+    """What is wrong with the order of the compressors."""
+    before: dict[type[Compressor], str] = {}
+    mixer = None
+    for name, cls in route:
+        if cls in before:
+            yield ConfigIssue(
+                f"chain.{name}",
+                f"the code goes through {before[cls]!r} already. Remove one of the two, or choose another "
+                f"compressor: {', '.join(sorted(registry.names('compressor', lambda c: c not in before)))}.",
+            )
+        elif mixer and cls.fit is not Compressor.fit:
+            unfitted = registry.names("compressor", lambda cls: cls.fit is Compressor.fit)
+            yield ConfigIssue(
+                f"chain.{name}",
+                f"it is fitted to each token's code, and behind {mixer!r}, which does not treat each token "
+                f"alone, tokens have none. Put it before {mixer!r}, or choose one that is not fitted "
+                f"({', '.join(sorted(unfitted))}).",
+            )
+        before.setdefault(cls, name)
+        mixer = mixer or (None if cls.tokenwise else name)
 
 
 def _clashes(
-    config: RunConfig, compressor: type[Compressor], others: dict[str, Any], registry: Registry
+    config: RunConfig, route: Route, others: dict[str, Any], registry: Registry
 ) -> Iterator[ConfigIssue]:
-    """What the chosen compressor rules out; `others` are the adapter's and the losses' classes by path."""
-    name = config.compressor.name
+    """What the chosen compressors rule out; `others` are the adapter's and the losses' classes by path."""
     adapter = others.pop("adapter", None)
-    if adapter and adapter.needs_tokenwise and not compressor.tokenwise:
+    mixer = next((name for name, cls in route if not cls.tokenwise), None)
+    if adapter and adapter.needs_tokenwise and mixer:
         free = registry.names("adapter", lambda cls: not cls.needs_tokenwise)
         tokenwise = registry.names("compressor", lambda cls: cls.tokenwise)
         yield ConfigIssue(
             "adapter",
             f"{config.adapter.name!r} only works behind a compressor that treats each token alone, which "
-            f"{name!r} does not. {_choose('a token-wise compressor', tokenwise, 'another adapter', free)}",
+            f"{mixer!r} does not. {_choose('a token-wise compressor', tokenwise, 'another adapter', free)}",
         )
-    if not compressor.changes_length:
+    name = _length_changer(route)
+    if name is None:
         return
     keep = registry.names("compressor", lambda cls: not cls.changes_length)
     unaligned = registry.names("loss", lambda cls: not cls.aligned)
@@ -111,15 +160,17 @@ def _clashes(
                 f"it compares position with position, and the compressor {name!r} changes the length. "
                 f"{_choose('a compressor that keeps the length', keep, 'another loss', unaligned)}",
             )
-    yield from magnitude_clash(config, compressor, registry)
+    yield from magnitude_clash(config, route, registry)
 
 
-def magnitude_clash(
-    config: RunConfig, compressor: type[Compressor], registry: Registry
-) -> Iterator[ConfigIssue]:
-    """What is wrong with `config.magnitude` behind this compressor."""
-    if config.magnitude == "sent" and compressor.changes_length:
-        name = config.compressor.name
+def _length_changer(route: Route) -> str | None:
+    return next((name for name, cls in route if cls.changes_length), None)
+
+
+def magnitude_clash(config: RunConfig, route: Route, registry: Registry) -> Iterator[ConfigIssue]:
+    """What is wrong with `config.magnitude` behind these compressors."""
+    name = _length_changer(route)
+    if config.magnitude == "sent" and name is not None:
         keep = registry.names("compressor", lambda cls: not cls.changes_length)
         yield ConfigIssue(
             "magnitude",
@@ -143,6 +194,7 @@ def fully_resolved(config: RunConfig, resolved: Resolved) -> RunConfig:
     return config.model_copy(
         update={
             "compressor": ComponentChoice(name=config.compressor.name, **compressor),
+            "chain": {name: dump_options(link.config) for name, link in resolved.chain.items()},
             "adapter": ComponentChoice(name=config.adapter.name, **adapter),
             "losses": _spelt_out(resolved.losses),
             "then": then,

@@ -109,15 +109,23 @@ def config_schema(registry: Registry) -> dict[str, Any]:
         term = {"anyOf": [*short, {**options, "properties": {**common, **options["properties"]}}]}
         terms |= dict.fromkeys(names, term)
     for section in (settings, definitions["Phase"]["properties"]):
-        said = section["losses"]
-        section["losses"] = {
-            **{key: said[key] for key in ("title", "description", "default") if key in said},
-            "type": "object",
-            "properties": terms,
-            "additionalProperties": False,
-            "minProperties": 1,
-        }
+        section["losses"] = {**_by_name(section["losses"], terms), "minProperties": 1}
+    links: dict[str, Any] = {}
+    for names, options in _plugins(registry, "compressor", definitions):
+        link = options if "required" in options else {"anyOf": [{"type": "null"}, options]}
+        links |= dict.fromkeys(names, link)
+    settings["chain"] = _by_name(settings["chain"], links)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _by_name(said: dict[str, Any], properties: dict[str, Any]) -> dict[str, Any]:
+    """The schema of plugins by name, in place of the general one that is `said`."""
+    return {
+        **{key: said[key] for key in ("title", "description", "default") if key in said},
+        "type": "object",
+        "properties": properties,
+        "additionalProperties": False,
+    }
 
 
 def _plugins(

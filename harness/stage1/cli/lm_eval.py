@@ -1,0 +1,27 @@
+"""`stage1 lm-eval`: lm-eval's own command line, with trained runs as models."""
+
+import sys
+
+import typer
+
+
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval's own command line, which knows trained runs as models and stage1's tasks.
+
+    `stage1 lm-eval run --model stage1 --model_args run=RUN --tasks squad`; every other word is lm-eval's, see
+    `stage1 lm-eval run --help`. After RUN there may be `,row=text` (the bare model), `,scope=all` and
+    `,model=FOLDER`.
+    """
+    from lm_eval.__main__ import cli_evaluate
+
+    import stage1.registered  # noqa: F401 - registers the model
+    from stage1.plugins import load_plugins
+
+    words = list(context.args)
+    if words[:1] in (["run"], ["ls"], ["validate"]) and not any(
+        w.startswith("--include_path") for w in words
+    ):
+        (_, ours), *_ = load_plugins().task_folders()
+        words += ["--include_path", str(ours)]
+    sys.argv = ["lm-eval", *words]
+    cli_evaluate()

@@ -1,0 +1,6 @@
+"""Conformance suites: derive a test class from one, name your component, and pytest runs its checks."""
+
+from stage1.testing.adapter import AdapterSuite as AdapterSuite
+from stage1.testing.compressor import CompressorSuite as CompressorSuite
+from stage1.testing.loss import LossSuite as LossSuite
+from stage1.testing.task import TaskSuite as TaskSuite

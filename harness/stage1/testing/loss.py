@@ -1,0 +1,294 @@
+"""The conformance suite of losses, on the embedded model and prompts that it understands."""
+
+from dataclasses import replace
+from functools import cache
+from typing import Any, NamedTuple
+from unittest import SkipTest
+
+import torch
+from torch import Tensor
+
+from stage1.batches import Batch, collate
+from stage1.config import DataConfig, RunConfig
+from stage1.data import answer_ids
+from stage1.frozen import FrozenLLM
+from stage1.inputs import load_inputs
+from stage1.interfaces import Loss
+from stage1.progress import Progress
+from stage1.rows import load_model
+from stage1.tensors import Answers, Embedded, LLMOutputs, LossInputs
+from stage1.testing.base import expect
+from stage1.testing.component import SEED, ComponentSuite
+from stage1.testing.sample import poisoned
+
+AGREE = 1e-4
+"""Relative difference between values that should be equal: an LLM adds up more rounding than one product."""
+
+
+class Setting(NamedTuple):
+    """A frozen LLM and padded prompts."""
+
+    model: Any
+    batch: Batch  # three prompts of different lengths
+    special: Tensor  # [S] ids of special tokens
+    mean: Tensor  # [D] mean embedding of the positions that cross
+    variance: float
+
+
+@cache
+def setting() -> Setting:
+    """The embedded model and questions of its own data, with different weights."""
+    config = RunConfig(data=DataConfig(train=30, selection=1), device="cpu")
+    inputs = load_inputs(config, Progress(), weights="all")
+    questions = sorted(inputs.data.train[:30], key=lambda question: len(question.context))[::14]
+    weight = torch.rand(len(inputs.table), generator=torch.Generator().manual_seed(0)) + 0.5
+    answers = answer_ids(questions, inputs.tokenizer)
+    batch = collate(inputs.prompts(questions), inputs.table, weight, answers)
+    special = torch.tensor(inputs.tokenizer.all_special_ids)
+    used = batch.embeds[batch.cross]
+    variance = float(used.var(0, correction=0).mean())
+    return Setting(load_model(inputs, Progress()), batch, special, used.mean(0), variance)
+
+
+class LossSuite(ComponentSuite, suite=True):
+    """Checks that a loss keeps what `stage1.Loss` promises.
+
+    Derive a class named Test…, return your loss from the property `component`, and run pytest.
+    """
+
+    @property
+    def component(self) -> type[Loss]:
+        """The loss's class: the one property to fill."""
+        raise NotImplementedError("define component, a property that returns your loss's class")
+
+    def _fitted(self, seed: int = SEED) -> Loss:
+        made: Loss = self._build(seed=seed)
+        return made.eval()
+
+    def _results(self, made: Loss, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        if device != "cpu" and made.needs_llm:
+            raise SkipTest("it runs where the LLM does")
+        inputs = _inputs(made, setting().batch, _noisy())
+        moved = replace(
+            inputs,
+            original=inputs.original.to(device, dtype),
+            reconstruction=inputs.reconstruction.to(device, dtype),
+            weights=inputs.weights.to(device),
+            ids=inputs.ids.to(device),
+        )
+        return [_value(made, moved)]
+
+    # -- its value -----------------------------------------------------------------------------------------
+
+    def test_value(self) -> None:
+        """A finite scalar, lower for a perfect reconstruction than for the mean embedding everywhere."""
+        made, (_, batch, _, mean, _) = self._fitted(), setting()
+        noisy, perfect, constant = (
+            _value(made, _inputs(made, batch, rebuilt))
+            for rebuilt in (_noisy(), batch.embeds, mean.expand_as(batch.embeds))
+        )
+        for value in (noisy, perfect, constant):
+            expect(value.shape == (), f"forward returned the shape {tuple(value.shape)}, not a scalar")
+            expect(bool(value.isfinite()), "forward returned an infinite value or NaN")
+        expect(
+            float(perfect) < float(constant),
+            f"a perfect reconstruction has the loss {float(perfect):g}, the mean embedding everywhere "
+            f"{float(constant):g}; lower has to be better",
+        )
+
+    def test_bare_positions(self) -> None:
+        """Positions that do not cross (weight 0) and padding do not count, whatever stands there."""
+        made, batch = self._fitted(), setting().batch
+        padded = batch._replace(
+            embeds=poisoned(batch.embeds, batch.attention), ids=batch.ids.where(batch.attention, 7)
+        )
+        inputs = _inputs(made, padded, _noisy())
+        dirty = replace(
+            inputs,
+            original=poisoned(inputs.original, batch.cross),
+            reconstruction=poisoned(inputs.reconstruction, batch.cross),
+        )
+        expect(
+            _agree(_value(made, dirty), _value(made, _inputs(made, batch, _noisy()))),
+            "positions of weight 0 count; use inputs.mean(…), or inputs.llm.ordinary for the LLM's states",
+        )
+
+    def test_batch_invariance(self) -> None:
+        """A mean, not a sum: neither doubling the batch nor the unit of the weights changes it."""
+        made, batch = self._fitted(), setting().batch
+        value = _value(made, _inputs(made, batch, _noisy()))
+        twice = _value(made, _inputs(made, _repeated(batch), _noisy().repeat(2, 1, 1)))
+        expect(
+            _agree(twice, value), "the same prompts twice have another loss than once; average, do not sum"
+        )
+        heavier = batch._replace(weights=3 * batch.weights)
+        expect(
+            _agree(_value(made, _inputs(made, heavier, _noisy())), value),
+            "the loss changes with the unit of the weights; divide by their sum, as inputs.mean(…) does",
+        )
+
+    def test_tokenwise_promise(self) -> None:
+        """A weighted mean over positions, each looked at alone: training may draw tokens from anywhere."""
+        made, batch, rebuilt = self._fitted(), setting().batch, _noisy()
+        if made.needs_llm or not made.tokenwise:
+            raise SkipTest("it does not promise to look at each position alone")
+        value = _value(made, _inputs(made, batch, rebuilt))
+        order = torch.randperm(batch.ids.numel(), generator=torch.Generator().manual_seed(0))
+
+        def mixed_up(part: Tensor) -> Tensor:
+            return part.flatten(0, 1)[order][None]
+
+        shuffled = Batch(
+            ids=mixed_up(batch.ids),
+            embeds=mixed_up(batch.embeds),
+            attention=mixed_up(batch.attention),
+            cross=mixed_up(batch.cross),
+            weights=mixed_up(batch.weights),
+        )
+        mixed = _value(made, _inputs(made, shuffled, mixed_up(rebuilt)))
+        expect(
+            _agree(mixed, value),
+            "the loss changes with the order of the positions; set tokenwise = False, or use inputs.mean(…)",
+        )
+        parts = [
+            piece.weights.sum() / batch.weights.sum() * _value(made, _inputs(made, piece, piece_rebuilt))
+            for piece, piece_rebuilt in zip(batch.split(3), rebuilt.chunk(3), strict=True)
+        ]
+        expect(
+            _agree(torch.stack(parts).sum(), value),
+            "the loss of a batch is not the weighted mean of its prompts' losses; set tokenwise = False",
+        )
+
+    def test_changed_length(self) -> None:
+        """Where it does not compare position with position, the code may have another length."""
+        made, batch = self._fitted(), setting().batch
+        if made.aligned:
+            raise SkipTest("it compares position with position")
+        value = _value(made, _inputs(made, batch, _noisy()[:, ::2], batch.attention[:, ::2]))
+        expect(bool(value.isfinite()), "aligned = False, but codes of another length give no finite loss")
+
+    # -- gradients -----------------------------------------------------------------------------------------
+
+    def test_gradients(self) -> None:
+        """A finite gradient reaches the reconstruction, and none the LLM."""
+        made, (model, batch, *_) = self._fitted(), setting()
+        model.requires_grad_(False).zero_grad()  # another loss may have left its traces
+        rebuilt = _noisy().requires_grad_()
+        value = made(_inputs(made, batch, rebuilt))
+        expect(value.requires_grad, "the loss has no gradient; do not detach the reconstruction")
+        value.sum().backward()
+        for name, weight in model.named_parameters():
+            expect(
+                weight.grad is None and not weight.requires_grad,
+                f"the gradient reaches {name} of the LLM, which has to stay frozen",
+            )
+        if rebuilt.grad is None or not rebuilt.grad[batch.cross].any():
+            raise AssertionError("no gradient reaches the reconstruction; do not detach it")
+        expect(bool(rebuilt.grad.isfinite().all()), "the gradient is infinite or NaN")
+
+    def test_nothing_is_kept(self) -> None:
+        """A loss is not saved with the run: nothing in it is trained or changes as it is used."""
+        made = self._fitted().train()
+        trained = [name for name, parameter in made.named_parameters() if parameter.requires_grad]
+        expect(not trained, f"{', '.join(trained)} would never be trained: the bottleneck's parameters are")
+        before = {name: value.clone() for name, value in made.state_dict().items()}
+        _value(made, _inputs(made, setting().batch, _noisy()))
+        for name, value in made.state_dict().items():
+            expect(torch.equal(value, before[name]), f"{name} changes with use, and a resumed run lost it")
+
+    # -- what it says of itself ----------------------------------------------------------------------------
+
+    def test_needs_llm(self) -> None:
+        """It reads the LLM's states, and the gold answers, if and only if it says so."""
+        made, batch = self._fitted(), setting().batch
+        inputs = _inputs(made, batch, _noisy())
+        try:
+            value = _value(made, inputs)
+        except ValueError as error:  # what is not offered raises when it is read
+            raise AssertionError(str(error)) from error
+        if inputs.llm_outputs is not None:
+            expect(
+                vars(inputs.llm_outputs).keys() & {"student", "teacher"},
+                "needs_llm = True, but the LLM's states are never read; set it to False to be much faster",
+            )
+        if made.teacher_forced and batch.answers is not None:
+            others = Answers(*(part.flip(1) for part in batch.answers))
+            other = _value(made, _inputs(made, batch._replace(answers=others), _noisy()))
+            expect(
+                not torch.equal(other, value),
+                "teacher_forced = True, but the answers make no difference; set it to False, or every run "
+                "is marked for nothing",
+            )
+
+    def test_least_squares(self) -> None:
+        """Where it says that weighted least squares minimises it, its gradient vanishes there."""
+        made, batch = self._fitted(), setting().batch
+        if not made.least_squares:
+            raise SkipTest("it does not say that least squares minimises it")
+        weights = batch.weights[..., None] / batch.weights.sum()
+        best = (weights * batch.embeds).sum((0, 1))
+        norms = []
+        for constant in (best, best + batch.embeds.std()):
+            constant.requires_grad_()
+            made(_inputs(made, batch, constant.expand_as(batch.embeds))).backward()
+            norms.append(float(torch.as_tensor(constant.grad).norm()))
+        expect(
+            norms[0] < 1e-3 * norms[1],
+            "least_squares = True, but the constant with the least weighted squared error is not its "
+            "minimum; set it to False",
+        )
+
+
+def _noisy() -> Tensor:
+    """[B, L, D] a reconstruction off by about as much as the embeddings vary, here more and there less."""
+    _, batch, _, _, variance = setting()
+    generator = torch.Generator().manual_seed(1)
+    uneven = (
+        2 * torch.rand(batch.ids.shape, generator=generator) * torch.linspace(0.5, 1, len(batch.ids))[:, None]
+    )
+    noise = torch.randn(batch.embeds.shape, generator=generator)
+    noise *= variance**0.5 * uneven[..., None]
+    return batch.embeds + noise
+
+
+def _inputs(made: Loss, batch: Batch, rebuilt: Tensor, length: Tensor | None = None) -> LossInputs:
+    """What training hands to a loss that says of itself what this one says.
+
+    `rebuilt` [B, L, D] is put into the prompts, or [B, M, D] in their place, with the mask `length` [B, M].
+    """
+    model, _, special, _, variance = setting()
+    outputs = None
+    if made.needs_llm:
+        llm = FrozenLLM(model, layers=made.layers or (), last=made.layers is None)
+        prompts = Embedded(rebuilt, batch.attention if length is None else length)
+        if length is None:
+            prompts = prompts._replace(embeds=rebuilt.where(batch.cross[..., None], batch.embeds))
+        original = Embedded(batch.embeds, batch.attention)
+        answers = batch.answers if made.teacher_forced else None
+        outputs = LLMOutputs(llm, llm.head, original, prompts, batch.ordinary(special), answers)
+    return LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, variance, outputs)
+
+
+def _value(made: Loss, inputs: LossInputs) -> Tensor:
+    with torch.no_grad():
+        value = made(inputs)
+    expect(isinstance(value, Tensor), f"forward returned {type(value).__name__}; return a scalar tensor")
+    return torch.as_tensor(value)
+
+
+def _agree(one: Tensor, two: Tensor) -> bool:
+    return bool(torch.isclose(one.double(), two.double(), rtol=AGREE, atol=1e-9))
+
+
+def _repeated(batch: Batch) -> Batch:
+    def twice(part: Tensor) -> Tensor:
+        return torch.cat([part, part])
+
+    return Batch(
+        ids=twice(batch.ids),
+        embeds=twice(batch.embeds),
+        attention=twice(batch.attention),
+        cross=twice(batch.cross),
+        weights=twice(batch.weights),
+        answers=batch.answers and Answers(*map(twice, batch.answers)),
+    )

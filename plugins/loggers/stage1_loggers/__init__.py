@@ -1,0 +1,1 @@
+"""Built-in listeners to a run's events, one file each."""

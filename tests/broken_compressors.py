@@ -1,0 +1,342 @@
+"""Compressors that break one promise each, and honest ones, for the tests of the conformance suites."""
+
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, Field, field_serializer
+from torch import Tensor, nn
+
+from stage1.interfaces import ComponentConfig, Compressor
+from stage1.tensors import Code, TokenStats
+
+
+class KeepConfig(ComponentConfig):
+    keep: int = Field(8, gt=0, description="Dimensions that are kept.")
+
+
+class Keep(Compressor):
+    """Keeps some dimensions, centred and scaled: what each broken one below differs from."""
+
+    name = "keep"
+    Config: ClassVar[Any] = KeepConfig
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        self.scale = nn.Parameter(torch.rand(self.kept) + 1)
+        self.mean: Tensor
+        self.register_buffer("mean", torch.zeros(self.kept))
+
+    @property
+    def kept(self) -> int:
+        return min(8, self.embed_dim)
+
+    @property
+    def code_dim(self) -> int:
+        return self.kept
+
+    def fit(self, stats: TokenStats) -> None:
+        self.mean.copy_(stats.mean[: self.kept])
+
+    def squeezed(self, embeds: Tensor) -> Tensor:
+        return (embeds[..., : self.kept] - self.mean) * self.scale
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        return self.pointwise(self.squeezed(embeds), mask)
+
+
+class Loose(BaseModel, extra="ignore"):
+    keep: int = Field(8, description="Dimensions that are kept.")
+
+
+class AcceptsAnything(Keep):
+    """No option is unknown."""
+
+    Config = Loose
+
+
+class Forgetful(ComponentConfig):
+    keep: int = Field(8, description="Dimensions that are kept.")
+
+    @field_serializer("keep")
+    def _halved(self, keep: int) -> int:
+        return keep // 2
+
+
+class SavesOtherOptions(Keep):
+    """Half of what was asked for is read back."""
+
+    Config = Forgetful
+
+
+class Silent(ComponentConfig):
+    keep: int = 8
+
+
+class HidesOptions(Keep):
+    """What does `keep` mean?"""
+
+    Config = Silent
+
+
+class IgnoresTheSeed(Keep):
+    """Draws from a generator of nobody's seed."""
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        unseeded = torch.Generator()
+        unseeded.seed()
+        nn.init.uniform_(self.scale, 1, 2, generator=unseeded)
+
+
+class DrawsInFit(Keep):
+    """Nothing seeds fitting."""
+
+    def fit(self, stats: TokenStats) -> None:
+        super().fit(stats)
+        self.mean.add_(0.01 * torch.rand_like(self.mean))
+
+
+class KeepsTensorsAside(Keep):
+    """A tensor in a list is no buffer."""
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        self.seen = {"rows": [torch.zeros(2)]}
+
+
+class MakesTensorsOnTheCpu(Keep):
+    """The side bits stay behind."""
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        return Code(self.squeezed(embeds), mask, torch.zeros(mask.shape))
+
+
+class ReturnsFloat32(Keep):
+    """Whatever came in."""
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        return self.pointwise(self.squeezed(embeds).float(), mask)
+
+
+class NegativeSideBits(Keep):
+    """It pays for nothing and gets something back."""
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        code = super().forward(embeds, mask)
+        return code._replace(side_bits=code.side_bits - 1)
+
+
+class DropsTheMask(Keep):
+    """Padding is sent as well."""
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        return super().forward(embeds, mask)._replace(mask=torch.ones_like(mask))
+
+
+class WrongCodeDim(Keep):
+    """One dimension more than it says."""
+
+    @property
+    def code_dim(self) -> int:
+        return self.kept - 1 or 1
+
+
+class GrowsInFit(Keep):
+    """The adapter has been built by then."""
+
+    fitted = False
+
+    @property
+    def code_dim(self) -> int:
+        return self.kept if self.fitted else 4
+
+    def fit(self, stats: TokenStats) -> None:
+        super().fit(stats)
+        self.fitted = True
+
+
+class WrongInverse(Keep):
+    """The code is no embedding."""
+
+    def inverse(self, code: Code) -> Tensor:
+        return code.vectors
+
+
+class MixesPositions(Keep):
+    """It says that it treats each token alone."""
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        whole = (embeds * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp(min=1)
+        return self.pointwise(self.squeezed(embeds + 0.1 * whole), mask)
+
+
+class CountsPositions(Keep):
+    """A token's code depends on where it stands."""
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        place = mask.cumsum(1)[..., None].to(embeds.dtype)
+        return self.pointwise(self.squeezed(embeds) + 0.1 * place, mask)
+
+
+class ReadsPadding(MixesPositions):
+    """It admits that it mixes positions, and mixes in those that nobody sends."""
+
+    tokenwise = False
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        return self.pointwise(self.squeezed(embeds + 0.1 * embeds.mean(1, keepdim=True)), mask)
+
+
+class LooksAtTheBatch(Keep):
+    """Normalised over the prompts that happen to come together."""
+
+    tokenwise = False
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        squeezed = self.squeezed(embeds)
+        return self.pointwise(squeezed / (1e-3 + squeezed[mask].square().mean().sqrt()), mask)
+
+
+class UnusedParameter(Keep):
+    """Weight decay is all that this one would ever see."""
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        self.unused = nn.Parameter(torch.zeros(3))
+
+
+class TrainsTheTable(Keep):
+    """Its parameter is the LLM's embeddings themselves."""
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        self.rows = nn.Parameter(torch.zeros(512, embed_dim))
+
+    def fit(self, stats: TokenStats) -> None:
+        super().fit(stats)
+        self.rows.data = stats.embeds
+
+    def squeezed(self, embeds: Tensor) -> Tensor:
+        return super().squeezed(embeds) + self.rows.mean()
+
+
+class CentresInPlace(Keep):
+    """The table is off centre no more."""
+
+    def fit(self, stats: TokenStats) -> None:
+        super().fit(stats)
+        stats.embeds.sub_(stats.mean)
+
+
+class StopsTheGradient(Keep):
+    """Nothing in front of it in a chain can learn."""
+
+    def squeezed(self, embeds: Tensor) -> Tensor:
+        return super().squeezed(embeds.detach())
+
+
+class ForgetsABuffer(Keep):
+    """A number on the module is saved by nobody."""
+
+    shift = 0.0
+
+    def fit(self, stats: TokenStats) -> None:
+        super().fit(stats)
+        self.shift = float(stats.embeds.max())
+
+    def squeezed(self, embeds: Tensor) -> Tensor:
+        return super().squeezed(embeds) + self.shift
+
+
+class CheapFloats(Keep):
+    """bfloat16 for a quarter of its price."""
+
+    @property
+    def bits_per_value(self) -> float:
+        return 4
+
+
+class FourBits(Keep):
+    """Honest: sixteen levels of each value."""
+
+    wire_dtype = None
+    levels = 16
+
+    @property
+    def bits_per_value(self) -> float:
+        return 4
+
+    def squeezed(self, embeds: Tensor) -> Tensor:
+        whole = super().squeezed(embeds)
+        half = self.levels // 2
+        rounded = (whole * 8 * half).round().clamp(-half, half - 1) / (8 * half)
+        return whole + (rounded - whole).detach()
+
+
+class EightBitsForFour(FourBits):
+    """256 levels under the name of sixteen."""
+
+    levels = 256
+
+
+class FreeScale(FourBits):
+    """Each vector's own scale crosses, and nobody pays for it."""
+
+    side = 0.0
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        whole = super(FourBits, self).squeezed(embeds)
+        scale = (whole.detach().abs().amax(-1, keepdim=True) / 7).clamp(min=1e-9)
+        sent = (whole / scale).round() * scale
+        return Code(whole + (sent - whole).detach(), mask, torch.full_like(embeds[..., 0], self.side))
+
+
+class PaidScale(FreeScale):
+    """Honest: the scale's bits are charged."""
+
+    side = 32.0
+
+
+class Pairs(Keep):
+    """Honest: the mean of every two tokens of a prompt."""
+
+    tokenwise = False
+    changes_length = True
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        lengths = mask.sum(1)
+        order = mask.int().argsort(dim=1, descending=True, stable=True)  # what crosses moves to the front
+        vectors = self.squeezed(embeds).gather(1, order[..., None].expand(-1, -1, self.kept))
+        vectors = torch.where(mask.gather(1, order)[..., None], vectors, 0)
+        if vectors.shape[1] % 2:
+            vectors = torch.cat([vectors, vectors[:, :1] * 0], dim=1)
+        count = (lengths + 1) // 2
+        position = torch.arange(vectors.shape[1] // 2, device=mask.device)
+        return self.pointwise(((vectors[:, ::2] + vectors[:, 1::2]) / 2), position < count[:, None])
+
+
+BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
+    (AcceptsAnything, "options_are_checked", "unknown option is accepted"),
+    (SavesOtherOptions, "options_are_checked", "do not survive being saved: {'keep': 4}"),
+    (HidesOptions, "options_are_documented", "'keep' has no description"),
+    (IgnoresTheSeed, "determinism", "scale differs between two runs with one seed"),
+    (DrawsInFit, "determinism", "mean differs between two runs with one seed"),
+    (KeepsTensorsAside, "tensors_are_registered", "seen holds a tensor"),
+    (MakesTensorsOnTheCpu, "device_moves", "a tensor on cpu"),
+    (ReturnsFloat32, "bf16", "bfloat16 in, torch.float32 out"),
+    (NegativeSideBits, "shapes", "side_bits are negative"),
+    (WrongCodeDim, "code_dim", "vectors of width 8, but code_dim says 7"),
+    (GrowsInFit, "code_dim", "4 before fit and 8 after"),
+    (WrongInverse, "inverse", "(3, 12, 8), not (3, 12, 32)"),
+    (MixesPositions, "tokenwise_promise", "changes when other tokens do"),
+    (CountsPositions, "tokenwise_promise", "changes with its place"),
+    (LooksAtTheBatch, "batch_invariance", "compute nothing across the batch"),
+    (UnusedParameter, "gradients", "no gradient reaches unused"),
+    (TrainsTheTable, "gradients", "shares its memory"),
+    (CentresInPlace, "gradients", "fit writes into the embeddings"),
+    (StopsTheGradient, "gradient_reaches_the_embeddings", "do not detach"),
+    (ForgetsABuffer, "save_and_load", "codes differently from the one that was saved"),
+    (CheapFloats, "bits_per_value", "bits_per_value is 4, but a torch.bfloat16 has 16"),
+    (EightBitsForFour, "bits_are_honest", "cannot tell them apart"),
+    (FreeScale, "bits_are_honest", "0 side bits cannot tell them apart"),
+]

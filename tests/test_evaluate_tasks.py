@@ -1,0 +1,367 @@
+"""lm-eval tasks of every type through a bottleneck: equal to stock lm-eval, paired, counted, resumable."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from lm_eval.evaluator import evaluate as lm_eval_evaluate
+from lm_eval.models.huggingface import HFLM
+
+from conftest import ROOT, Result, small_config
+from stage1.catalogue import Selection, select
+from stage1.errors import UsageError
+from stage1.evaluate_tasks import TaskEvaluation, TaskOptions, evaluate_tasks
+from stage1.inputs import load_model_inputs
+from stage1.llm import load_llm, load_tokenizer
+from stage1.lm import Stage1LM
+from stage1.plugins import load_plugins
+from stage1.progress import Progress
+from stage1.quiet import quiet_lm_eval
+from stage1.runs import Run
+from stage1.tiny import MODEL_DIR
+from stage1.workflow import evaluate_run_tasks, train_run
+
+TASKS = ROOT / "tests" / "tasks"
+SMALL_TASKS = [str(TASKS / f"small_{name}.yaml") for name in ("generation", "cloze", "choice", "rolling")]
+NAMES = [Path(path).stem for path in SMALL_TASKS]
+LIMIT = 24
+
+
+class Notes(Progress):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Run]:
+    """A lossless run and one that loses much, without any gradient step."""
+    folder = tmp_path_factory.mktemp("runs")
+    made = {}
+    for name, settings in {
+        "identity": ("compressor=identity", "adapter=identity"),
+        "lossy": ("compressor.dim=24", "adapter=linear"),
+    }.items():
+        config = small_config(*settings, "train.steps=0", f"output={folder / name}")
+        made[name] = train_run(config, Progress(), with_evaluation=False).run
+    return made
+
+
+def asked(run: Run, *tasks: str, progress: Progress | None = None, **options: Any) -> TaskEvaluation:
+    given = TaskOptions(**{"limit": LIMIT, **options})
+    return evaluate_run_tasks(run, {}, tasks or SMALL_TASKS, given, progress or Progress())
+
+
+@pytest.fixture(scope="module")
+def evaluated(runs: dict[str, Run]) -> dict[str, TaskEvaluation]:
+    return {name: asked(run) for name, run in runs.items()}
+
+
+def metrics(evaluation: TaskEvaluation, task: str) -> dict[str, dict[str, Any]]:
+    [entry] = [entry for entry in evaluation.results["tasks"] if entry["task"] == task]
+    return {metric["metric"]: metric for metric in entry["metrics"]}
+
+
+def stock(tasks: list[str], **options: Any) -> dict[str, Any]:
+    """What lm-eval says of the bare model without any of our code in between."""
+    loaded, shots = selected(tasks).manager.load(tasks), options.pop("num_fewshot", 0)
+    for task in loaded["tasks"].values():
+        task.set_config("num_fewshot", shots)
+        task.set_fewshot_seed(0)
+    with quiet_lm_eval():
+        model = load_llm(MODEL_DIR, dtype="auto", device=torch.device("cpu"))
+        lm = HFLM(pretrained=model, tokenizer=load_tokenizer(MODEL_DIR), batch_size=32)
+        found: dict[str, Any] = lm_eval_evaluate(lm, loaded, limit=LIMIT, bootstrap_iters=2000, **options)
+    results: dict[str, Any] = found["results"]
+    return results
+
+
+def same(value: float) -> Any:
+    """Equal up to the last bits, in which two copies of one model differ (test_likelihoods has one copy)."""
+    return pytest.approx(value, rel=1e-6)
+
+
+def selected(tasks: list[str]) -> Selection:
+    return select(tasks, load_plugins(), Progress())
+
+
+@pytest.mark.parametrize("shots", [0, 2])
+def test_lossless_equals_stock_lm_eval_in_every_type(shots: int, runs: dict[str, Run]) -> None:
+    ours = asked(runs["identity"], num_fewshot=shots)
+    expected = stock(SMALL_TASKS, num_fewshot=shots)
+    compared = 0
+    for name in NAMES:
+        for metric, entry in metrics(ours, name).items():
+            for key, value in (
+                (f"{metric},{entry['filter']}", "text"),
+                (f"{metric}_stderr,{entry['filter']}", "text_stderr"),
+            ):
+                theirs = expected[name][key]
+                wanted = None if theirs == "N/A" else same(theirs)
+                assert entry[value] == wanted, (name, key)
+                assert entry[value.replace("text", "bottleneck")] == wanted, (name, key)
+                compared += 1
+            assert not entry["difference"]
+    assert compared == 14
+
+
+def test_a_loss_shows_where_contexts_matter(evaluated: dict[str, TaskEvaluation]) -> None:
+    lossy = evaluated["lossy"]
+    cloze = metrics(lossy, "small_cloze")
+    assert cloze["perplexity"]["bottleneck"] > 2 * cloze["perplexity"]["text"]
+    exact = metrics(lossy, "small_generation")["exact_match"]
+    assert exact["bottleneck"] < exact["text"] - 0.3
+    assert exact["text"] > 0.7
+    rolling = metrics(lossy, "small_rolling")["bits_per_byte"]
+    assert rolling["bottleneck"] == same(rolling["text"])  # no context, so nothing crossed
+
+
+def test_scope_all_compresses_what_is_scored(runs: dict[str, Run]) -> None:
+    notes = Notes()
+    whole = asked(runs["lossy"], SMALL_TASKS[1], SMALL_TASKS[3], whole=True, progress=notes)
+    rolling = metrics(whole, "small_rolling")["bits_per_byte"]
+    assert rolling["bottleneck"] > rolling["text"] + 0.1
+    assert whole.results["protocol"]["scope"] == "all"
+    context = asked(runs["lossy"], SMALL_TASKS[1], SMALL_TASKS[3], progress=notes)
+    assert context.results["protocol"]["scope"] == "prompt"
+    cloze = [metrics(found, "small_cloze")["perplexity"]["bottleneck"] for found in (whole, context)]
+    assert cloze[0] != cloze[1]
+    assert len([note for note in notes.notes if "nothing crossed" in note]) == 1
+    lossless = asked(runs["identity"], SMALL_TASKS[3], whole=True)
+    entry = metrics(lossless, "small_rolling")["bits_per_byte"]
+    assert entry["bottleneck"] == same(entry["text"])
+
+
+def test_differences_are_paired_by_document(evaluated: dict[str, TaskEvaluation]) -> None:
+    found = metrics(evaluated["lossy"], "small_choice")["acc"]
+    samples = evaluated["lossy"].samples["small_choice"]
+    pairs = zip(samples["bottleneck"], samples["text"], strict=True)
+    differences = np.array([ours["acc"] - text["acc"] for ours, text in pairs])
+    assert np.any(differences)
+    assert found["difference"] == pytest.approx(differences.mean())
+    assert found["difference_stderr"] == pytest.approx(differences.std(ddof=1) / math.sqrt(LIMIT))
+    assert found["difference"] == pytest.approx(found["bottleneck"] - found["text"])
+
+
+def test_contexts_are_charged(evaluated: dict[str, TaskEvaluation], runs: dict[str, Run]) -> None:
+    sent = {entry["task"]: entry["sent"] for entry in evaluated["lossy"].results["tasks"]}
+    assert sent["small_rolling"] is None
+    cloze = sent["small_cloze"]
+    tokenizer, vocabulary = load_tokenizer(MODEL_DIR), 2997
+    texts = {sample["arguments"][0][0] for sample in evaluated["lossy"].samples["small_cloze"]["text"]}
+    tokens = sum(len(tokenizer(text)["input_ids"]) for text in texts)
+    assert cloze["tokens"] == tokens
+    assert cloze["crossed"] == tokens - len(texts)  # all but BOS
+    bits = (cloze["crossed"] * 24 * 16 + len(texts) * math.log2(vocabulary)) / tokens
+    assert cloze["bits_per_token"] == pytest.approx(bits)
+    assert sent["small_choice"] == sent["small_generation"] == cloze
+
+
+def test_the_run_keeps_results_and_samples(
+    evaluated: dict[str, TaskEvaluation], runs: dict[str, Run]
+) -> None:
+    folder = runs["identity"].path / "tasks"
+    asked(runs["identity"], SMALL_TASKS[0], limit=3)
+    results = json.loads((folder / "small_generation" / "results.json").read_text())
+    assert [entry["task"] for entry in results["tasks"]] == ["small_generation"]
+    assert results["tasks"][0]["n"] == 3
+    for row in ("text", "bottleneck"):
+        lines = (folder / "small_generation" / f"{row}.jsonl").read_text().splitlines()
+        logged = [json.loads(line) for line in lines]
+        assert [sample["doc_id"] for sample in logged] == [0, 1, 2]
+        assert all(sample["arguments"][0][0].startswith("Context: ") for sample in logged)
+    assert {path.name for path in folder.iterdir()} == set(NAMES)
+
+
+def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed in the middle of the bottleneck's row; what was asked is known when it is asked again."""
+    run, counted = runs["lossy"], []
+    complete = asked(run, SMALL_TASKS[2], limit=40)
+    add, answer = Stage1LM.add_partial, Stage1LM._answer
+
+    def dying(self: Stage1LM, attr: str, req: Any, res: Any) -> None:
+        add(self, attr, req, res)
+        if self.embed is not None:
+            counted.append(req)
+            if len(counted) == 40:
+                raise KeyboardInterrupt
+
+    monkeypatch.setattr(Stage1LM, "add_partial", dying)
+    with pytest.raises(KeyboardInterrupt):
+        asked(run, SMALL_TASKS[2], limit=40)
+    monkeypatch.setattr(Stage1LM, "add_partial", add)
+    rows: list[tuple[int, int]] = []
+
+    def watched(self: Stage1LM, requests: Any, ask: Any) -> Any:
+        answers = answer(self, requests, ask)
+        rows.append((len(requests), self.asked))
+        return answers
+
+    monkeypatch.setattr(Stage1LM, "_answer", watched)
+    again = metrics(asked(run, SMALL_TASKS[2], limit=40), "small_choice")
+    for metric, entry in metrics(complete, "small_choice").items():
+        assert again[metric]["bottleneck"] == entry["bottleneck"]
+    (total, text), (_, ours) = rows
+    assert text == 0
+    assert ours == total - 40
+    rows.clear()
+    asked(run, SMALL_TASKS[2], limit=40)
+    assert [count for _, count in rows] == [0, total]  # a bottleneck's answers are not kept when it is done
+
+
+def test_two_runs_share_the_bare_model_and_nothing_else(
+    runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    cache = tmp_path / "cache"
+    keys: set[str] = set()
+    read = Path.unlink
+
+    def kept(self: Path, missing_ok: bool = False) -> None:
+        if self.parent.name == "answers":
+            keys.add(self.name)
+            return
+        read(self, missing_ok=missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", kept)  # a done bottleneck's answers stay, to see where they lie
+    monkeypatch.setenv("STAGE1_CACHE", str(cache))
+    for run in runs.values():
+        for whole in (False, True):
+            for overrides in ({}, {"keep_special": False}, {"magnitude": "vocab"}):
+                evaluate_run_tasks(run, overrides, SMALL_TASKS[2:3], TaskOptions(whole, limit=2), Progress())
+    assert len(keys) == len(runs) * 2 * 3
+    assert len(list((cache / "answers").iterdir())) == len(keys) + 1
+
+
+def test_the_chat_template_and_a_system_instruction_reach_the_model(runs: dict[str, Run]) -> None:
+    inputs = load_model_inputs(runs["identity"].config, Progress(), weights="all")
+    template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
+    inputs.tokenizer.chat_template = template
+    from stage1.bottleneck import Bottleneck
+
+    evaluation = evaluate_tasks(
+        Bottleneck.from_pretrained(runs["identity"].path, table=inputs.table),
+        inputs,
+        selected(SMALL_TASKS[:1]),
+        TaskOptions(chat_template=True, system_instruction="Be short.", limit=2, num_fewshot=1),
+        cache=None,
+        progress=Progress(),
+    )
+    [first, _] = evaluation.samples["small_generation"]["bottleneck"]
+    request = first["arguments"][0][0]
+    assert request.startswith("<system>Be short.\n<user>Context: ")
+    assert request.count("<user>") == 2
+    assert request.endswith("<assistant>")
+    assert evaluation.results["protocol"]["chat_template"] == template
+    assert evaluation.results["protocol"]["system_instruction"] == "Be short."
+
+
+# -- the command line -------------------------------------------------------------------------------------
+
+
+def test_the_command_shows_and_writes_them(runs: dict[str, Run], invoke: Any, tmp_path: Path) -> None:
+    run, tasks = str(runs["lossy"].path), ",".join(SMALL_TASKS[1:3])
+    shown: Result = invoke("eval", run, "--tasks", tasks, "--limit", "4", "--output", "out.json")
+    assert shown.code == 0, shown.err
+    for text in (
+        "small_cloze",
+        "acc_norm ↑",
+        "perplexity ↓",
+        "±",
+        "scope prompt",
+        "bits per token of context",
+    ):
+        assert text in shown.out
+    given: Result = invoke("eval", run, "--tasks", tasks, "--limit", "4", "--json", "--num-fewshot", "0")
+    assert json.loads(given.out) == json.loads((tmp_path / "out.json").read_text())
+
+
+WRONG = {
+    "unknown task": (["--tasks", "small_choise"], "Unknown task"),
+    "no such file": (["--tasks", "./nothing.yaml"], "does not exist"),
+    "data": (["--tasks", "tiny-squad", "--data", "squad"], "--data does not go with --tasks"),
+    "anchor": (["--tasks", "tiny-squad", "--raw-anchor"], "--raw-anchor does not go with --tasks"),
+    "passage": (["--tasks", "tiny-squad", "--scope", "context"], "--scope prompt"),
+    "all alone": (["--scope", "all"], "--scope all is for --tasks"),
+    "shots alone": (["--num-fewshot", "1"], "--num-fewshot does nothing without --tasks"),
+    "chat alone": (["--chat-template", "--system", "x"], "--chat-template, --system do nothing without"),
+}
+
+
+@pytest.mark.parametrize("case", WRONG)
+def test_wrong_usage_is_said_in_a_line(case: str, runs: dict[str, Run], invoke: Any) -> None:
+    arguments, message = WRONG[case]
+    result: Result = invoke("eval", str(runs["lossy"].path), *arguments, "-q")
+    assert result.code == 2
+    assert message in result.err
+    assert len(result.err.strip().splitlines()) <= 2
+
+
+def test_a_task_that_cannot_be_loaded_is_named(runs: dict[str, Run], invoke: Any, tmp_path: Path) -> None:
+    (tmp_path / "broken.yaml").write_text(
+        "task: broken\ndataset_path: json\ndataset_kwargs:\n  data_files: nowhere.jsonl\n"
+        'output_type: generate_until\ntest_split: train\ndoc_to_text: "{{q}}"\n'
+    )
+    result: Result = invoke("eval", str(runs["lossy"].path), "--tasks", "./broken.yaml")
+    assert result.code == 2
+    assert "cannot be loaded" in result.err
+
+
+def test_scope_all_is_refused_where_positions_are_lost(runs: dict[str, Run]) -> None:
+    from stage1.evaluate_tasks import refuse_other_length
+    from test_likelihoods import pooling
+
+    with pytest.raises(UsageError, match="changes their number"):
+        refuse_other_length(pooling())
+
+
+# -- from lm-eval's side ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("arguments", ["", ",row=text", ",scope=all"])
+def test_a_run_is_a_model_of_lm_eval(arguments: str, runs: dict[str, Run]) -> None:
+    from lm_eval.api.registry import get_model
+
+    import stage1.registered  # noqa: F401 - registers the model
+
+    lm = get_model("stage1").create_from_arg_string(
+        f"run={runs['lossy'].path}{arguments}", {"batch_size": "16", "device": "cuda:0"}
+    )
+    found: dict[str, Any] = {}
+    with quiet_lm_eval():
+        loaded = selected(SMALL_TASKS[1:3]).manager.load(SMALL_TASKS[1:3])
+        found = lm_eval_evaluate(lm, loaded, limit=LIMIT, bootstrap_iters=0)["results"]
+    expected = asked(runs["lossy"], *SMALL_TASKS[1:3], whole="scope=all" in arguments)
+    row = "text" if "row=text" in arguments else "bottleneck"
+    for task, metric in (("small_choice", "acc"), ("small_cloze", "perplexity")):
+        assert found[task][f"{metric},none"] == pytest.approx(metrics(expected, task)[metric][row], rel=1e-5)
+
+
+def test_lm_evals_own_command_line(runs: dict[str, Run], cli: Any) -> None:
+    done = cli(
+        *("lm-eval", "run", "--model", "stage1", "--model_args", f"run={runs['identity'].path}"),
+        *("--tasks", SMALL_TASKS[0], "--limit", "4", "--batch_size", "4", "--include_path", str(TASKS)),
+    )
+    assert done.returncode == 0, done.stderr
+    assert "|small_generation|" in done.stdout
+    wrong = cli(
+        "lm-eval", "run", "--model", "stage1", "--model_args", "run=nowhere", "--tasks", SMALL_TASKS[0]
+    )
+    assert wrong.returncode == 2
+    assert "nowhere does not exist" in wrong.stderr
+    assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize(("argument", "message"), [("row=linear", "text"), ("scope=context", "all, prompt")])
+def test_wrong_model_args_name_the_choices(argument: str, message: str, runs: dict[str, Run]) -> None:
+    from stage1.registered import RunLM
+
+    name, value = argument.split("=")
+    arguments: dict[str, Any] = {name: value}
+    with pytest.raises(UsageError, match=message):
+        RunLM(str(runs["lossy"].path), **arguments)

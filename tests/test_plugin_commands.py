@@ -1,0 +1,300 @@
+"""Commands that plugins add: found by name, never in the way of stage1's own, their errors attributed.
+And what `stage1 plugins` says of all that is no component.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import typer
+
+from conftest import Result
+from plugin_sites import HOOK, Site, of
+from stage1 import hookspecs
+from stage1.cli import app
+from stage1.plugins import load_plugins
+from stage1.plugins.registry import COMMANDS
+
+Invoke = Callable[..., Result]
+
+COMMANDS_OF_ITS_OWN = '''
+    """Says things."""
+    import typer
+    import stage1
+
+    @stage1.hookimpl
+    def stage1_commands(app):
+        group = typer.Typer(help="Several things to say.")
+
+        @app.command()
+        def say_hello(name: str, loud: bool = False):
+            """Greet somebody.
+
+            Not shown in a list.
+            """
+            print(f"Hello, {name}{'!' if loud else '.'}")
+
+        @group.command()
+        def bye(name: str = typer.Argument("all")):
+            """Take leave."""
+            typer.echo(f"Bye, {name}.")
+
+        @group.command()
+        def nothing():
+            """Say nothing."""
+
+        app.add_typer(group, name="say")
+'''
+
+FAILING = '''
+    import sys, typer, stage1
+    from stage1.errors import UsageError
+
+    def fail(how: str):
+        """End in some way."""
+        if how == "value":
+            raise ValueError("two\\nlines")
+        if how == "system":
+            raise OSError(2, "gone")
+        if how == "exit":
+            raise typer.Exit(5)
+        if how == "sys.exit":
+            sys.exit(6)
+        if how == "abort":
+            raise typer.Abort
+        if how == "usage":
+            raise typer.BadParameter("not that")
+        if how == "ours":
+            raise UsageError("It cannot be done.", "Do another thing.")
+        raise KeyboardInterrupt
+
+    @stage1.hookimpl
+    def stage1_commands(app):
+        app.command()(fail)
+'''
+
+
+def command(name: str, said: str) -> str:
+    return HOOK + f"def stage1_commands(app):\n    app.command({name!r})(lambda: print({said!r}))\n"
+
+
+@pytest.fixture
+def fresh(site: Site, invoke: Invoke) -> Iterator[Invoke]:
+    """Run a command as a new process would that finds the packages in `site`."""
+    load_plugins.cache_clear()
+    yield invoke
+    load_plugins.cache_clear()
+
+
+def test_commands_and_groups_become_records(site: Site) -> None:
+    site.install("stage1-say", {"point": COMMANDS_OF_ITS_OWN}, release="0.3")
+    first, second = of(site.load(), "stage1-say")
+    assert first.as_dict() == {
+        "name": "say-hello",
+        "kind": "command",
+        "distribution": "stage1-say",
+        "version": "0.3",
+        "summary": "Greet somebody.",
+        "status": "ok",
+        "reason": "",
+    }
+    assert (second.name, second.summary) == ("say", "Several things to say.")
+
+
+def test_they_run_and_have_help(site: Site, fresh: Invoke) -> None:
+    site.install("stage1-say", {"point": COMMANDS_OF_ITS_OWN})
+    assert fresh("say-hello", "you", "--loud") == (0, "Hello, you!\n", "")
+    assert fresh("say", "bye") == (0, "Bye, all.\n", "")
+    assert fresh("stage1-say:say-hello", "you").out == "Hello, you.\n"
+    assert fresh("Stage1_Say:say", "bye", "me").out == "Bye, me.\n"
+    shown = fresh("say-hello", "--help")
+    assert shown.code == 0
+    assert "stage1 say-hello" in shown.out
+    assert "Not shown in a list." in shown.out
+    assert "Take leave." in fresh("say", "-h").out
+    wrong = fresh("say-hello", "you", "--laud")
+    assert wrong.code == 2
+    assert "--loud" in wrong.err
+
+
+def test_the_list_of_own_commands_is_whole() -> None:
+    """No plugin may take their names; a command added to stage1 goes into the list."""
+    group = typer.main.get_group(app)
+    assert set(COMMANDS) == set(group.commands)
+
+
+def test_stage1s_own_commands_keep_their_meaning(site: Site, fresh: Invoke) -> None:
+    site.install("a-set", {"point": command("recipes", "mine")})
+    [record] = of(load_plugins(), "a-set")
+    assert (record.name, record.status) == ("a-set:recipes", "ok")
+    assert record.reason == "'recipes' means the command of stage1; this one is used as 'a-set:recipes'"
+    assert "distill" in fresh("recipes").out
+    assert fresh("a-set:recipes").out == "mine\n"
+
+
+def test_of_two_strangers_the_first_in_order_keeps_the_name(site: Site, fresh: Invoke) -> None:
+    site.install("beta", {"point": command("greet", "beta")})
+    site.install("alpha", {"point": command("greet", "alpha"), "second": command("greet", "again")})
+    assert fresh("greet").out == "alpha\n"
+    assert fresh("alpha:greet").out == "alpha\n"
+    assert fresh("beta:greet").out == "beta\n"
+    assert "means the command of alpha 1.2" in of(load_plugins(), "beta")[0].reason
+    first, second = of(load_plugins(), "alpha")
+    assert (first.status, second.status) == ("ok", "failed")
+    assert "two command plugins named 'greet'" in second.reason
+
+
+def test_each_plugin_adds_to_an_application_of_its_own(site: Site) -> None:
+    spoil = "def stage1_commands(app):\n    app.registered_commands.clear()\n"
+    site.install("spoiler", {"point": HOOK + spoil})
+    site.install("alpha", {"point": command("greet", "alpha")})
+    registry = site.load()
+    assert registry.names("command") == ["greet"]
+    assert "added no command" in of(registry, "spoiler")[0].reason
+
+
+def test_an_unknown_command_gets_the_nearest_name(site: Site, fresh: Invoke) -> None:
+    site.install("stage1-say", {"point": COMMANDS_OF_ITS_OWN})
+    site.install("broken", {"lost": "import no_such_module_xyz"})
+    for typed, near in (("trian", "train"), ("say-helo", "say-hello")):
+        done = fresh(typed, "--anything")
+        assert done.code == 2
+        assert f"Unknown command {typed!r}" in done.err
+        assert f"did you mean {near!r}?" in done.err
+        assert "Plugins that failed to load: 1" in done.err
+        assert done.out == ""
+    assert "the name of a plugin of another kind: compressor" in fresh("pca").err
+    lost = fresh("lost")
+    assert lost.code == 2
+    assert "'lost' of broken 1.2 failed to load: the import failed: ModuleNotFoundError" in lost.err
+
+
+@pytest.mark.parametrize(
+    ("how", "code", "said"),
+    [
+        ("value", 1, "Error: The command 'fail' of stage1-sad 1.2 raised ValueError: two lines"),
+        ("system", 1, "Error: The command 'fail' of stage1-sad 1.2 raised FileNotFoundError: [Errno 2] gone"),
+        ("exit", 5, ""),
+        ("sys.exit", 6, ""),
+        ("abort", 1, "Aborted"),
+        ("usage", 2, "not that"),
+        ("ours", 2, "Error: It cannot be done.\nDo another thing."),
+        ("interrupt", 130, "Interrupted."),
+    ],
+)
+def test_how_a_command_ends(site: Site, fresh: Invoke, how: str, code: int, said: str) -> None:
+    site.install("stage1-sad", {"point": FAILING})
+    done = fresh("fail", how)
+    assert done.code == code
+    assert said in done.err
+    assert ("raised" in done.err) == (how in ("value", "system"))
+    assert "Traceback" not in done.err
+
+
+def test_a_failure_is_two_lines(site: Site, fresh: Invoke) -> None:
+    site.install("stage1-sad", {"point": FAILING})
+    assert fresh("fail", "value").err.splitlines() == [
+        "Error: The command 'fail' of stage1-sad 1.2 raised ValueError: two lines",
+        "STAGE1_TRACEBACK=1 shows the traceback.",
+    ]
+
+
+def test_the_traceback_is_shown_to_those_who_ask(
+    site: Site, fresh: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("stage1-sad", {"point": FAILING})
+    monkeypatch.setenv("STAGE1_TRACEBACK", "1")
+    with pytest.raises(ValueError, match="two") as raised:
+        fresh("fail", "value")
+    assert Path(raised.traceback[-1].path).name == "stage1_sad__point.py"
+
+
+def test_an_error_of_stage1s_own_is_not_put_on_a_plugin(monkeypatch: pytest.MonkeyPatch) -> None:
+    program = typer.main.get_group(app)
+    monkeypatch.setattr(program.commands["recipes"], "callback", lambda **_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        program.main(["recipes"])
+
+
+@pytest.mark.parametrize("words", [["--help"], ["recipes"], ["train", "--help"], ["score", "--nonsense"]])
+def test_only_an_unknown_name_loads_plugins(site: Site, fresh: Invoke, words: list[str]) -> None:
+    site.install("eager", {"point": command("greet", "loaded")})
+    fresh(*words)
+    assert "eager__point" not in sys.modules
+    assert fresh("greet").out == "loaded\n"
+    assert "eager__point" in sys.modules
+
+
+def test_help_says_where_plugins_commands_are_listed(invoke: Invoke) -> None:
+    assert "stage1 plugins list" in " ".join(invoke("--help").out.split())
+
+
+def test_shell_completion_of_a_foreign_command_loads_nothing(site: Site, fresh: Invoke) -> None:
+    site.install("eager", {"point": command("greet", "loaded")})
+    program = typer.main.get_group(app)
+    half_typed = program.make_context("stage1", ["greet"], resilient_parsing=True)
+    assert program.resolve_command(half_typed, ["greet"])[1] is None
+    assert "eager__point" not in sys.modules
+
+
+# -- stage1 plugins -----------------------------------------------------------------------------------
+
+TASKS = "from pathlib import Path\n" + HOOK + "def stage1_tasks(): return Path(__file__).parent / 'quiz'\n"
+LISTENER = "'Listens.'\n" + HOOK + "def stage1_run_end(): pass\n"
+
+
+@pytest.fixture
+def several(site: Site) -> None:
+    """Packages that provide what is no component, and one that cannot be imported."""
+    (site.folder / "quiz").mkdir()
+    (site.folder / "quiz" / "a.yaml").write_text("task: a\n")
+    site.install("Stage1-Say", {"talk": COMMANDS_OF_ITS_OWN}, release="0.3")
+    site.install("quiz", {"quiz": TASKS, "ear": LISTENER})
+    site.install("broken", {"lost": "import no_such_module_xyz", "off": HOOK + "def stage1_step(steps): 0"})
+
+
+def test_hooks_are_listed_with_who_implements_them(several: None, fresh: Invoke) -> None:
+    done = fresh("plugins", "list", "--hooks", "--json")
+    assert done.code == 0
+    listed = json.loads(done.out)
+    assert [hook["hook"] for hook in listed] == [n for n in vars(hookspecs) if n.startswith("stage1_")]
+    [commands] = [hook for hook in listed if hook["hook"] == "stage1_commands"]
+    assert commands == {
+        "hook": "stage1_commands",
+        "summary": "Add sub-commands to `app`: `stage1 NAME` runs them.",
+        "implementers": [{"plugin": "talk", "distribution": "Stage1-Say", "version": "0.3"}],
+    }
+    assert "broken" not in done.out
+    table = fresh("plugins", "list", "--hooks", "--strict")
+    assert table.code == 1  # there is a failed plugin
+    assert "talk (Stage1-Say 0.3)" in table.out
+    assert "ear (quiz 1.2)" in table.out
+
+
+def test_a_hook_that_nobody_implements_says_so(fresh: Invoke) -> None:
+    lines = fresh("plugins", "list", "--hooks").out.splitlines()
+    [line] = [line for line in lines if line.startswith("stage1_commands")]
+    assert line.rstrip().endswith("nobody")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("say", ("command of Stage1-Say 0.3", "Several things to say.", "stage1 say --help")),
+        ("quiz", ("tasks of quiz 1.2", "/quiz")),
+        ("ear", ("events of quiz 1.2", "Listens.", "stage1 plugins list --hooks")),
+        ("lost", ("plugin of broken 1.2", "It failed", "No module named 'no_such_module_xyz'")),
+    ],
+)
+def test_whatever_is_listed_can_be_shown(
+    several: None, fresh: Invoke, name: str, words: tuple[str, ...]
+) -> None:
+    done = fresh("plugins", "show", name)
+    assert done.code == 0
+    said = " ".join(done.out.split())
+    assert [word for word in words if word not in said] == []
+    assert "no options" not in said
+    [shown] = json.loads(fresh("plugins", "show", name, "--json").out)
+    assert shown["options"] == []

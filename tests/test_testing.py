@@ -1,0 +1,371 @@
+"""The conformance suites: components that break one promise each, and suites that someone tries to weaken."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+from types import new_class
+from typing import Any
+from unittest import SkipTest
+
+import pytest
+
+from broken_adapters_losses import BROKEN_ADAPTERS, BROKEN_LOSSES, Decode, LastStates, LLMBySurprise, Squared
+from broken_compressors import (
+    BROKEN_COMPRESSORS,
+    DropsTheMask,
+    FourBits,
+    Keep,
+    PaidScale,
+    Pairs,
+    ReadsPadding,
+)
+from conftest import Result
+from plugin_sites import Site, compressor
+from stage1.interfaces import Adapter, Compressor, Loss
+from stage1.plugins import PluginRecord, load_plugins
+from stage1.testing import AdapterSuite, CompressorSuite, LossSuite, TaskSuite
+from stage1.testing.runner import check
+
+KINDS = {Compressor: "compressor", Adapter: "adapter", Loss: "loss"}
+
+
+def failures(cls: type[Any]) -> dict[str, str]:
+    """What fails of a component's suite: check → message."""
+    kind: Any = next(KINDS[base] for base in cls.__mro__ if base in KINDS)
+    record = PluginRecord("broken", kind, "nobody", "1", "", "ok", "", "nobody:broken", cls=cls)
+    outcomes = check(record, {})
+    assert len(outcomes) > 12
+    return {o.check.removeprefix("test_"): o.detail for o in outcomes if o.status == "failed"}
+
+
+def name_of(parameter: Any) -> str:
+    """A test's identifier: the component's name, and nothing for the rest."""
+    return getattr(parameter, "__name__", "")
+
+
+# -- components that break a promise ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("cls", [Keep, FourBits, PaidScale, Pairs])
+def test_an_honest_compressor_passes(cls: type[Compressor]) -> None:
+    assert failures(cls) == {}
+
+
+@pytest.mark.parametrize(("cls", "which", "message"), BROKEN_COMPRESSORS, ids=name_of)
+def test_a_broken_compressor_fails_its_check_alone(cls: type[Compressor], which: str, message: str) -> None:
+    failed = failures(cls)
+    assert set(failed) == {which}
+    assert message in failed[which]
+
+
+def test_padding_that_is_read_shows_in_the_batch_too() -> None:
+    failed = failures(ReadsPadding)
+    assert set(failed) == {"padding_invariance", "batch_invariance"}
+    assert "what stands in padded positions" in failed["padding_invariance"]
+    assert "the code's mask is not the input's" in failures(DropsTheMask)["shapes"]
+
+
+def test_an_honest_adapter_passes() -> None:
+    assert failures(Decode) == {}
+
+
+@pytest.mark.parametrize(("cls", "which", "message"), BROKEN_ADAPTERS, ids=name_of)
+def test_a_broken_adapter_fails_its_check_alone(cls: type[Adapter], which: set[str], message: str) -> None:
+    failed = failures(cls)
+    assert set(failed) == which
+    assert any(message in said for said in failed.values())
+
+
+@pytest.mark.parametrize("cls", [Squared, LastStates])
+def test_an_honest_loss_passes(cls: type[Loss]) -> None:
+    assert failures(cls) == {}
+
+
+@pytest.mark.parametrize(("cls", "which", "message"), BROKEN_LOSSES, ids=name_of)
+def test_a_broken_loss_fails_its_check_alone(cls: type[Loss], which: set[str], message: str) -> None:
+    failed = failures(cls)
+    assert set(failed) == which
+    assert any(message in said for said in failed.values())
+
+
+def test_a_loss_that_reads_the_llm_unasked_is_told_so() -> None:
+    assert failures(LLMBySurprise)["needs_llm"].endswith("must say so: needs_llm = True.")
+
+
+# -- tasks -------------------------------------------------------------------------------------------------
+
+TASK = """
+    task: {name}
+    custom_dataset: !function data.questions
+    test_split: test
+    output_type: {kind}
+    doc_to_text: "{prompt}"
+    doc_to_target: "{target}"
+    process_results: !function data.score
+    metric_list:
+      - metric: right
+        aggregation: {aggregation}
+        higher_is_better: {up}
+    metadata: {{version: 1}}
+"""
+DATA = """
+    from datasets import Dataset
+
+    def questions(**metadata):
+        return {"test": Dataset.from_list([{"q": f"{n} + 1 =", "a": str(n + 1)} for n in range(6)])}
+
+    def score(doc, results):
+        return {"right": float(str(results[0]).strip() == doc["a"])}
+
+    def spread(items):
+        return max(items) - min(items)
+"""
+
+
+def task_failures(folder: Path, *files: dict[str, str]) -> dict[str, str]:
+    """What fails of the suite on a folder with these task files."""
+    defaults = {"name": "sums", "kind": "generate_until", "prompt": "{{q}}", "target": "{{a}}"}
+    (folder / "data.py").write_text(dedent(DATA), encoding="utf-8")
+    for number, file in enumerate(files):
+        text = dedent(TASK).format(**{**defaults, "aggregation": "mean", "up": "true", **file})
+        (folder / f"{number}.yaml").write_text(text, encoding="utf-8")
+    record = PluginRecord("sums", "tasks", "nobody", "1", "", "ok", "", "nobody:sums", folder=folder)
+    return {o.check.removeprefix("test_"): o.detail for o in check(record, {}) if o.status == "failed"}
+
+
+@pytest.mark.parametrize(
+    ("files", "which", "message"),
+    [
+        ([{}], "", ""),
+        ([{}, {"prompt": "{{q}} please"}], "names", "another file also defines the task 'sums'"),
+        ([{"prompt": "{{q}} "}], "requests", "the prompt ends in a space"),
+        ([{"target": "{{q}}"}], "gold_answers", "the gold answer '0 + 1 =' scores {'right': 0.0}"),
+        ([{"up": "false"}], "gold_answers", "higher_is_better"),
+        ([{"aggregation": "!function data.spread"}], "standard_errors", "no standard error for"),
+    ],
+)
+def test_tasks(files: list[dict[str, str]], which: str, message: str, tmp_path: Path) -> None:
+    failed = task_failures(tmp_path, *files)
+    assert set(failed) == ({which} if which else set())
+    assert message in failed.get(which, "")
+
+
+def test_a_folder_without_tasks_fails(tmp_path: Path) -> None:
+    (tmp_path / "notes.yaml").write_text("remark: nothing here\n", encoding="utf-8")
+    assert "defines a task" in task_failures(tmp_path)["requests"]
+
+
+# -- suites that someone tries to weaken -------------------------------------------------------------------
+
+
+class Filled(CompressorSuite):
+    """What an author writes; not named Test…, and collected all the same."""
+
+    @property
+    def component(self) -> type[Compressor]:
+        return Keep
+
+    def test_of_the_authors_own(self) -> None:
+        """A check beside those of the suite."""
+
+
+def test_an_authors_own_checks_are_run_too() -> None:
+    assert Filled.checks() == [*CompressorSuite.checks(), "test_of_the_authors_own"]
+    assert vars(Filled)["__test__"]
+    assert not any(vars(suite)["__test__"] for suite in (CompressorSuite, AdapterSuite, LossSuite, TaskSuite))
+
+
+def subclass(name: str, bases: tuple[Any, ...], body: dict[str, Any]) -> Any:
+    """What a class statement makes."""
+    return new_class(name, bases, exec_body=lambda namespace: namespace.update(body))
+
+
+def nothing(self: Any) -> None:
+    """No check at all."""
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"test_bf16": nothing},
+        {"test_bf16": None},
+        {"test_bf16": pytest.mark.skip(lambda self: CompressorSuite.test_bf16(self))},
+        {"_fitted": nothing},
+        {"checks": classmethod(lambda cls: [])},
+        {"__init__": nothing},
+        {"__test__": False},
+        {"pytestmark": pytest.mark.skip},
+        {"pytestmark": [pytest.mark.filterwarnings("ignore"), pytest.mark.xfail(reason="later")]},
+        {"pytestmark": pytest.mark.skipif(True, reason="not now")},
+    ],
+)
+def test_a_weaker_suite_cannot_be_defined(body: dict[str, Any]) -> None:
+    with pytest.raises(TypeError, match=f"^TestWeak .*({'|'.join(body)}|marked|skip)"):
+        subclass("TestWeak", (CompressorSuite,), body)
+    mixin = type("Mixin", (), body)
+    if "__test__" not in body:  # of a mixin it has no effect on the class
+        with pytest.raises(TypeError, match=r"^TestWeak "):
+            subclass("TestWeak", (mixin, CompressorSuite), {})
+    with pytest.raises(TypeError, match=r"^TestWeak "):
+        subclass("TestWeak", (Filled,), body)
+
+
+@pytest.mark.parametrize("cls", [CompressorSuite, Filled])
+def test_a_suite_cannot_be_weakened_afterwards(cls: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for weaken in (
+        lambda: setattr(cls, "test_shapes", nothing),
+        lambda: setattr(cls, "__test__", False),
+        lambda: delattr(cls, "test_shapes"),
+        lambda: monkeypatch.setattr(cls, "test_shapes", None),
+        lambda: monkeypatch.delattr(cls, "test_shapes"),
+        lambda: pytest.mark.skip(cls),
+    ):
+        with pytest.raises(TypeError):
+            weaken()
+    pytest.mark.usefixtures("tmp_path")(subclass("TestMarked", (Filled,), {}))  # a harmless mark
+
+
+def test_a_check_that_is_gone_all_the_same_fails_another() -> None:
+    """As it would be if Python's own protection was circumvented."""
+    whole = CompressorSuite.__dict__["test_shapes"]
+    type.__delattr__(CompressorSuite, "test_shapes")
+    try:
+        with pytest.raises(AssertionError, match="was changed after it was defined: test_shapes"):
+            Filled().test_suite_is_whole()
+        with pytest.raises(TypeError, match="changes test_shapes"):
+            subclass("TestLate", (CompressorSuite,), {})
+    finally:
+        type.__setattr__(CompressorSuite, "test_shapes", whole)
+    Filled().test_suite_is_whole()
+
+
+def test_a_mark_on_a_check_itself_fails_another() -> None:
+    check_itself: Any = CompressorSuite.__dict__["test_shapes"]
+    pytest.mark.skip(check_itself)
+    try:
+        with pytest.raises(AssertionError, match="test_shapes"):
+            Filled().test_suite_is_whole()
+    finally:
+        del check_itself.pytestmark
+
+
+@pytest.mark.parametrize("suite", [CompressorSuite, AdapterSuite, LossSuite, TaskSuite])
+def test_a_suite_whose_property_was_forgotten_fails(suite: Any) -> None:
+    forgotten = subclass("TestForgotten", (suite,), {})
+    assert forgotten.__test__
+    which = (
+        "test_requests" if suite is TaskSuite else "test_shapes" if suite is not LossSuite else "test_value"
+    )
+    with pytest.raises(NotImplementedError, match=r"^define (component|folder)"):
+        getattr(forgotten(), which)()
+
+
+def test_suites_know_nothing_of_pytest() -> None:
+    """Authors may run them with another runner, and `plugins check` is there for users."""
+    for file in Path(CompressorSuite.checks.__code__.co_filename).parent.glob("*.py"):
+        assert "import pytest" not in file.read_text(encoding="utf-8")
+
+
+# -- stage1 plugins check ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def check_cli(
+    site: Site, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Result]
+) -> Callable[..., Result]:
+    """`stage1 plugins check …` with the plugins of the site."""
+
+    def run(*args: str) -> Result:
+        monkeypatch.setattr("stage1.plugins.load_plugins", site.load)
+        return invoke("plugins", "check", *args)
+
+    return run
+
+
+def test_the_command_passes_a_good_plugin(check_cli: Callable[..., Result]) -> None:
+    result = check_cli("identity")
+    assert result.code == 0
+    assert result.out.count("suite is whole") == 2  # the compressor and the adapter of that name
+    assert "0 failed" in result.out
+
+
+def test_the_command_fails_a_broken_plugin(site: Site, check_cli: Callable[..., Result]) -> None:
+    body = """
+        @property
+        def code_dim(self):
+            print("chatter")
+            return self.config.width(self.embed_dim)
+    """
+    exits = "def fit(self, stats):\n    raise SystemExit('[red]no\x1b')\n"
+    site.install(
+        "strange", {"narrow": compressor("narrow", body=body), "exits": compressor("exits", body=exits)}
+    )
+    result = check_cli("strange:narrow")
+    assert result.code == 1
+    assert "forward returned vectors of width 32, but code_dim says 4" in result.out
+    assert "chatter" not in result.out
+    report = json.loads(check_cli("narrow", "--json").out)
+    assert [plugin["distribution"] for plugin in report] == ["strange"]
+    states = {outcome["check"]: outcome["status"] for outcome in report[0]["checks"]}
+    assert states["test_code_dim"] == "failed"
+    assert states["test_shapes"] == "ok"
+    assert set(states) == set(CompressorSuite.checks())
+    assert check_cli("narrow", "--set", "ratio=1").code == 0
+    stopped = check_cli("exits")  # everything is contained and shown as it is
+    assert stopped.code == 1
+    assert "SystemExit: [red]no\\u001b" in stopped.out
+
+
+def test_the_command_shows_where_a_check_failed(
+    site: Site, check_cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("strange", {"odd": compressor("odd", body="def fit(self, stats):\n    1 / 0\n")})
+    assert "ZeroDivisionError: division by zero" in check_cli("odd").out
+    assert "strange__odd.py" not in check_cli("odd").out
+    monkeypatch.setenv("STAGE1_TRACEBACK", "1")
+    assert "strange__odd.py" in check_cli("odd").out
+
+
+@pytest.mark.parametrize(
+    ("args", "message"),
+    [
+        (["pac"], "Unknown plugin 'pac'.\ndid you mean 'pca'?"),
+        (["pca", "--set", "dmi=3"], "dmi: unknown option. did you mean 'dim'?"),
+        (["pca", "--set", "compressor.dim=3"], "names no option of pca"),
+        (["pca", "--set", "dim=0"], "dim: "),
+        (["jsonl"], "is of kind events, which has no suite"),
+    ],
+)
+def test_the_command_refuses(args: list[str], message: str, check_cli: Callable[..., Result]) -> None:
+    result = check_cli(*args)
+    assert result.code == 2
+    assert message in result.err
+    assert "Traceback" not in result.err
+
+
+def test_options_without_a_default_are_asked_for(site: Site, check_cli: Callable[..., Result]) -> None:
+    source = compressor("must", body="Config = MustConfig").replace(
+        "class Keep",
+        "class MustConfig(SizeConfig):\n    must: int = Field(description='Something.')\n\nclass Keep",
+    )
+    site.install("strange", {"must": source, "broken": "import no_such_module"})
+    refused = check_cli("must")
+    assert refused.code == 2
+    assert "must: Field required" in refused.err
+    assert check_cli("must", "--set", "must=3").code == 0
+    failed = check_cli("broken")
+    assert failed.code == 2
+    assert "failed to load: the import failed" in failed.err
+
+
+def test_a_check_that_does_not_apply_says_why() -> None:
+    record = next(
+        r for r in load_plugins().components if r.qualified == "stage1:identity" and r.kind == "adapter"
+    )
+    skipped = {o.check: o.detail for o in check(record, {}) if o.status == "skipped"}
+    assert skipped == {"test_gradients": "it has nothing to train"}
+    filled = {"component": property(lambda self: record.cls)}
+    suite = subclass("TestSkip", (AdapterSuite,), filled)
+    with pytest.raises(SkipTest):  # which every runner of tests understands
+        suite().test_gradients()
