@@ -1,0 +1,96 @@
+"""Packages built into wheels and installed into a virtual environment of their own, without the network."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+import venv
+from collections.abc import Iterable
+from pathlib import Path
+
+PYPROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "stage1-firstdims"
+version = "0.3.1"
+dependencies = ["stage1"]
+
+[project.entry-points.stage1]
+firstdims = "stage1_firstdims"
+
+[tool.hatch.build.targets.wheel]
+include = ["stage1_firstdims.py"]
+"""
+
+PLUGIN = '''
+"""Keep the first few dimensions."""
+
+from stage1 import Code, Compressor, SizeConfig, hookimpl
+
+
+class FirstDims(Compressor):
+    """Sends the first dimensions of each embedding and drops the rest."""
+
+    name = "firstdims"
+    Config = SizeConfig
+
+    @property
+    def code_dim(self):
+        return self.config.width(self.embed_dim)
+
+    def forward(self, embeds, mask) -> Code:
+        return self.pointwise(embeds[..., : self.code_dim], mask)
+
+
+@hookimpl
+def stage1_compressors():
+    return FirstDims
+'''
+
+
+def write_firstdims(folder: Path) -> Path:
+    """The source of a whole plugin in one file."""
+    folder.mkdir()
+    (folder / "pyproject.toml").write_text(PYPROJECT)
+    (folder / "stage1_firstdims.py").write_text(PLUGIN)
+    return folder
+
+
+def pip(python: str | Path, *arguments: str | Path) -> None:
+    """Run the pip of `python`, without the network."""
+    # The cache would keep a wheel of every temporary folder.
+    flags = ("--disable-pip-version-check", "--no-cache-dir")
+    command = [python, "-m", "pip", *flags, *arguments, "--no-deps", "--no-index"]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+class Environment:
+    """A virtual environment with packages installed from their wheels.
+
+    What else they need is imported from the environment that runs the tests, whose folder a .pth file names.
+    The .pth files in that folder are not read, so that stage1's editable install stays out of sight.
+    """
+
+    def __init__(self, folder: Path, sources: Iterable[Path]) -> None:
+        self.folder, self.wheels = folder / "venv", folder / "wheels"
+        scheme = {"base": str(self.folder), "platbase": str(self.folder)}
+        self.site = Path(sysconfig.get_path("purelib", "venv", scheme))
+        self.scripts = Path(sysconfig.get_path("scripts", "venv", scheme))
+        pip(sys.executable, "wheel", "--no-build-isolation", "--wheel-dir", self.wheels, *sources)
+        venv.create(self.folder, with_pip=True, symlinks=os.name != "nt")
+        pip(self.scripts / "python", "install", *self.wheels.glob("*.whl"))
+        others = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        (self.site / "dependencies.pth").write_text("\n".join(others))
+
+    def run(
+        self, program: str, *arguments: str | Path, cwd: Path, env: dict[str, str] | None = None
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `stage1` or `python` of this environment; the result has returncode, stdout and stderr."""
+        whole = {**os.environ, "COLUMNS": "160", **(env or {})}
+        whole.pop("PYTHONPATH", None)  # would come before what is installed
+        command = [self.scripts / program, *arguments]
+        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
