@@ -1,6 +1,7 @@
 """Measure on the embedded model what docs/results.md says; write the page, the figure and the numbers.
 
 python tools/make_results.py            # 320 runs, an hour or more on two cores; goes on where it was stopped
+python tools/make_results.py --tasks    # only measures the lm-eval tasks again, two minutes
 python tools/make_results.py --render   # only writes the page and the figure again from docs/results.json
 """
 
@@ -196,14 +197,21 @@ def main() -> None:
     """Measure, then write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--render", action="store_true", help="measure nothing")
+    parser.add_argument("--tasks", action="store_true", help="measure the lm-eval tasks alone")
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
     args = parser.parse_args()
     store = DOCS / "results.json"
-    if not args.render:
-        store.write_text(json.dumps(measure(args.processes), indent=1) + "\n", encoding="utf-8")
     from results_page import figure, page
 
-    record = json.loads(store.read_text(encoding="utf-8"))
+    record = json.loads(store.read_text(encoding="utf-8")) if args.render or args.tasks else {}
+    if not args.render:
+        from task_results import measure as measure_tasks
+
+        from stage1.cli.display import make_progress
+
+        record = record or measure(args.processes)
+        record["tasks"] = measure_tasks(WORK, make_progress(quiet=False))
+        store.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (DOCS / "results.md").write_text("\n".join(page(record)) + "\n", encoding="utf-8")
     figure(record, DOCS / "f1_vs_bits.svg")
 

@@ -33,6 +33,42 @@ def page(record: Entry) -> Iterator[str]:
     yield from _study(record["study"])
     yield ""
     yield from _hypotheses(record)
+    yield ""
+    yield from _tasks(record["tasks"])
+
+
+def _tasks(entries: list[Entry]) -> Iterator[str]:
+    names = list(entries[0]["bottlenecks"])
+    bits = {name: entries[0]["bottlenecks"][name]["bits_per_token"] for name in names}
+    yield "## lm-eval tasks"
+    yield "Small tasks of each of lm-eval's types over tiny-squad's test questions and passages"
+    yield "(`tests/tasks/`), asked of the bare model and through bottlenecks trained with the default"
+    yield "objective (residual adapter, seed 0), by `python tools/make_results.py --tasks`. Values are"
+    yield "lm-eval's with its standard errors, Δ the mean difference to the bare model, paired by document."
+    yield "The identity bottleneck equals the bare model in every value."
+    yield ""
+    yield (
+        "| task (documents) | scope | metric | bare model | "
+        + " | ".join(f"{name}, {bits[name]:.0f} bits" for name in names)
+        + " |"
+    )
+    yield "|---|---|---|---|" + "---|" * len(names)
+    for entry in entries:
+        arrow = "↑" if entry["higher_is_better"] else "↓"
+        what = f"{entry['task']}: {entry['output_type']} ({entry['n']})"
+        cells = [_measured(*entry["text"])]
+        for found in entry["bottlenecks"].values():
+            delta = found["difference"]
+            paired = f", Δ {_measured(delta[0], delta[1], '+')}" if delta[0] else ""
+            cells.append(_measured(*found["value"]) + paired)
+        yield f"| {what} | {entry['scope']} | {entry['metric']} {arrow} | {' | '.join(cells)} |"
+    same = all(e["bottlenecks"]["identity"]["value"][0] == e["text"][0] for e in entries)
+    if not same:
+        raise ValueError("The identity bottleneck differs from the bare model: mend that first.")
+
+
+def _measured(value: float, error: float | None, sign: str = "") -> str:
+    return f"{value:{sign}.3g}" if error is None else f"{value:{sign}.3g} ± {error:.2g}"
 
 
 def _bottlenecks(runs: list[Entry]) -> Iterator[str]:
