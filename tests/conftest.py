@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 from typing import NamedTuple
@@ -64,6 +65,33 @@ def cli(tmp_path: Path) -> Cli:
         return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
 
     return run
+
+
+class Notes(Progress):
+    """Keeps what would be shown."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+class CtrlC(Progress):
+    """Ctrl-C at the `nth` unit of the work called `label`."""
+
+    def __init__(self, label: str, nth: int) -> None:
+        self.label, self.nth = label, nth
+
+    @contextmanager
+    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
+        def advance(done: int) -> None:
+            if label == self.label:
+                self.nth -= done
+                if self.nth == 0:
+                    signal.raise_signal(signal.SIGINT)
+
+        yield advance
 
 
 class Result(NamedTuple):

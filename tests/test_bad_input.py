@@ -49,7 +49,7 @@ def untouched(folder: Path) -> bool:
         (["--loss", "recon=-1"], ["losses.recon.weight", "greater than 0"]),
         (["--set", "compressor.dimm=4"], ["compressor.dimm", "did you mean 'dim'"]),
         (["--set", "compressor.dim=0"], ["compressor.dim", "greater than 0"]),
-        (["--set", "compressor.dim=100000"], ["compressor.dim", "larger than the model's", "1 to 256"]),
+        (["--set", "compressor.dim=100000"], ["compressor.dim", "larger than the width", "1 to 256"]),
         (["--set", "train.stps=4"], ["train.stps", "did you mean 'steps'"]),
         (["--set", "nonsense"], ["KEY=VALUE", "--set compressor.dim=64"]),
         (["--magnitude", "sant"], ["magnitude", "did you mean 'sent'"]),

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import small_config
+from conftest import Notes, small_config
 from random_llama import WIDTH, random_llama
 from stage1 import rows as module
 from stage1.bottleneck import Bottleneck
@@ -25,14 +25,6 @@ from stage1.squad import score
 from test_measure import fitted, pairs
 
 ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")

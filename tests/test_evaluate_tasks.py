@@ -2,6 +2,8 @@
 
 import json
 import math
+import shutil
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import torch
 from lm_eval.evaluator import evaluate as lm_eval_evaluate
 from lm_eval.models.huggingface import HFLM
 
-from conftest import ROOT, Result, small_config
+from conftest import ROOT, SQUAD, Notes, Result, small_config
 from stage1.catalogue import Selection, select
 from stage1.errors import UsageError
 from stage1.evaluate_tasks import TaskEvaluation, TaskOptions, evaluate_tasks
@@ -29,14 +31,6 @@ TASKS = ROOT / "tests" / "tasks"
 SMALL_TASKS = [str(TASKS / f"small_{name}.yaml") for name in ("generation", "cloze", "choice", "rolling")]
 NAMES = [Path(path).stem for path in SMALL_TASKS]
 LIMIT = 24
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 @pytest.fixture(scope="module")
@@ -238,6 +232,46 @@ def test_two_runs_share_the_bare_model_and_nothing_else(
     assert len(list((cache / "answers").iterdir())) == len(keys) + 1
 
 
+def test_requests_that_are_cut_are_counted(runs: dict[str, Run]) -> None:
+    notes = Notes()
+    long = asked(runs["identity"], SMALL_TASKS[0], num_fewshot=30, limit=2, progress=notes)
+    [entry] = long.results["tasks"]
+    assert entry["truncated"] == 2
+    assert "2 of 2 requests lost their beginning" in notes.notes[-1]
+    assert [entry["truncated"] for entry in asked(runs["identity"]).results["tasks"]] == [0] * 4
+
+
+def test_groups_have_their_common_score(runs: dict[str, Run], tmp_path: Path) -> None:
+    for path in TASKS.iterdir():
+        if path.is_file():
+            shutil.copy(path, tmp_path)
+    (tmp_path / "pair.yaml").write_text(
+        "group: pair\ntask: [small_choice, small_cloze]\n"
+        "aggregate_metric_list:\n  - {metric: acc, aggregation: mean, weight_by_size: true}\n"
+    )
+    evaluation = asked(runs["lossy"], str(tmp_path / "pair.yaml"))
+    accuracies = [metrics(evaluation, task)["acc"] for task in ("small_choice", "small_cloze")]
+    [group] = evaluation.results["groups"]
+    [metric] = group["metrics"]
+    for row in ("text", "bottleneck"):
+        assert metric[row] == pytest.approx(sum(each[row] for each in accuracies) / 2)
+        assert metric[f"{row}_stderr"] > 0
+    assert metric["bottleneck"] < metric["text"]
+
+
+@pytest.mark.skipif(not SQUAD.exists(), reason="no copy of SQuAD here")
+def test_squad_takes_a_file(runs: dict[str, Run], invoke: Any) -> None:
+    [path] = SQUAD.glob("dev-*.json")
+    told = ("--tasks", "squad", "--metadata", json.dumps({"data": str(path)}), "--limit", "3", "--json", "-q")
+    shown: Result = invoke("eval", str(runs["identity"].path), *told)
+    assert shown.code == 0, shown.err
+    results = json.loads(shown.out)
+    [entry] = results["tasks"]
+    assert {metric["metric"] for metric in entry["metrics"]} == {"f1", "exact_match"}
+    assert all(metric["text_stderr"] is not None for metric in entry["metrics"])
+    assert results["protocol"]["metadata"] == {"data": str(path)}
+
+
 def test_the_chat_template_and_a_system_instruction_reach_the_model(runs: dict[str, Run]) -> None:
     inputs = load_model_inputs(runs["identity"].config, Progress(), weights="all")
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
@@ -289,6 +323,7 @@ WRONG = {
     "passage": (["--tasks", "tiny-squad", "--scope", "context"], "--scope prompt"),
     "all alone": (["--scope", "all"], "--scope all is for --tasks"),
     "shots alone": (["--num-fewshot", "1"], "--num-fewshot does nothing without --tasks"),
+    "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is no JSON object"),
     "chat alone": (["--chat-template", "--system", "x"], "--chat-template, --system do nothing without"),
 }
 
@@ -340,6 +375,13 @@ def test_a_run_is_a_model_of_lm_eval(arguments: str, runs: dict[str, Run]) -> No
     row = "text" if "row=text" in arguments else "bottleneck"
     for task, metric in (("small_choice", "acc"), ("small_cloze", "perplexity")):
         assert found[task][f"{metric},none"] == pytest.approx(metrics(expected, task)[metric][row], rel=1e-5)
+
+
+def test_lm_eval_may_find_it_by_its_entry_point() -> None:
+    from stage1.registered import RunLM
+
+    [point] = entry_points(group="lm_eval.models", name="stage1")
+    assert point.load() is RunLM
 
 
 def test_lm_evals_own_command_line(runs: dict[str, Run], cli: Any) -> None:

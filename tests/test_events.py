@@ -4,7 +4,6 @@ import json
 import logging
 import resource
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -15,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SMALL, Result, settings_args, small_config
+from conftest import SMALL, CtrlC, Result, settings_args, small_config
 from plugin_sites import HOOK, Site, of
 from stage1.config import RunConfig
 from stage1.errors import TrainingError, UsageError
@@ -142,23 +141,6 @@ def plugged(site: Site, name: str, source: str) -> Iterator[Any]:
 def heard(site: Site) -> Iterator[Heard]:
     with plugged(site, "witness", WITNESS) as witness:
         yield witness.heard
-
-
-class CtrlC(Progress):
-    """Ctrl-C at the `nth` unit of the work called `label`."""
-
-    def __init__(self, label: str, nth: int) -> None:
-        self.label, self.nth = label, nth
-
-    @contextmanager
-    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-        def advance(done: int) -> None:
-            if label == self.label:
-                self.nth -= done
-                if self.nth == 0:
-                    signal.raise_signal(signal.SIGINT)
-
-        yield advance
 
 
 def small_run(folder: Path, *settings: str) -> RunConfig:

@@ -6,18 +6,11 @@ from pathlib import Path
 
 import pytest
 
+from conftest import Notes
 from stage1.journal import Journal, default_cache
 from stage1.progress import Progress
 
 REQUESTS = {"q1": " Paris", "q2": " 19²\u2028x", "q3": [-1.25, True]}
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def journal(folder: Path, decides: object = "model") -> Journal:

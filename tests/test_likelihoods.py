@@ -11,6 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import ByteLevel
 from torch import Tensor
 
+from conftest import Notes
 from random_llama import random_llama
 from stage1.bottleneck import Bottleneck
 from stage1.errors import Stage1Error
@@ -283,14 +284,6 @@ def test_a_shortened_context_is_followed_by_its_answer(untied: Any) -> None:
 
 
 # -- memory and interruptions -----------------------------------------------------------------------------
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def test_out_of_memory_halves_the_batch(untied: Any) -> None:

@@ -10,12 +10,12 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
+from conftest import Notes
 from random_llama import random_llama
 from stage1.data import Prompt, Question, build_prompts
 from stage1.errors import Stage1Error
 from stage1.llm import load_llm, load_tokenizer
 from stage1.lm import Embed, Stage1LM
-from stage1.progress import Progress
 from stage1.qa import QATask, generate_answers
 from stage1.quiet import quiet_lm_eval
 from stage1.tensors import Embedded
@@ -244,14 +244,6 @@ def test_length_is_counted_in_new_tokens(untied: Any) -> None:
 
 
 # -- memory, noise, refusals ------------------------------------------------------------------------------
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def test_out_of_memory_halves_the_batch(untied: Any) -> None:

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import logging
-import signal
 import struct
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-from conftest import SMALL, Cli, Result, settings_args, small_config
+from conftest import SMALL, Cli, CtrlC, Result, settings_args, small_config
 from stage1.config import RunConfig
 from stage1.errors import UsageError
 from stage1.phases import FIRST
@@ -168,27 +167,10 @@ def test_a_later_evaluation_is_not_logged(both: Run) -> None:
     assert (sorted(both.path.glob("tensorboard/*")), recordings(both.path)) == before
 
 
-class CtrlC(Progress):
-    """Ctrl-C at the `nth` step."""
-
-    def __init__(self, nth: int) -> None:
-        self.nth = nth
-
-    @contextmanager
-    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-        def advance(done: int) -> None:
-            if label == "Training":
-                self.nth -= done
-                if self.nth == 0:
-                    signal.raise_signal(signal.SIGINT)
-
-        yield advance
-
-
 def test_a_resumed_run_is_one_run_to_the_trackers(tmp_path: Path) -> None:
     config = tracked(tmp_path / "run")
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, CtrlC(24), with_evaluation=False)
+        train_run(config, CtrlC("Training", 24), with_evaluation=False)
     run = Run(tmp_path / "run")
     train_run(config, Progress(), resume=run, with_evaluation=False)
     assert_equal(tensorboard(run.path), logged(run))

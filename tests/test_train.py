@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import SMALL, Cli, settings_args, small_config
+from conftest import SMALL, Cli, Notes, settings_args, small_config
 from stage1.bottleneck import Bottleneck
 from stage1.config import RunConfig
 from stage1.errors import TrainingError
@@ -28,16 +28,6 @@ from stage1.progress import Progress
 from stage1.runs import Run
 from stage1.tensors import LossInputs
 from stage1.train import Trainer, learning_rate
-
-
-class Notes(Progress):
-    """Keeps what would be shown."""
-
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def trainer_for(

@@ -9,6 +9,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 from stage1.bottleneck import Bottleneck
 from stage1.catalogue import Selection
 from stage1.data import Prompt
-from stage1.errors import UsageError
+from stage1.errors import Stage1Error, UsageError
 from stage1.inputs import ModelInputs
 from stage1.journal import Journal
 from stage1.lm import Embed, Stage1LM
@@ -41,6 +42,7 @@ class TaskOptions(NamedTuple):
     num_fewshot: int | None = None  # None: as the task says
     chat_template: bool = False
     system_instruction: str | None = None
+    metadata: Mapping[str, Any] = MappingProxyType({})  # for tasks that take settings
     limit: int | None = None  # documents of each task
 
 
@@ -82,6 +84,7 @@ def evaluate_tasks(
     common = {"lm_eval": version("lm-eval"), **decisive(inputs, model, cache, progress)}
     found: dict[str, Any] = {}
     contexts: dict[str, list[str]] = {}
+    shortened: dict[str, int] = {}
     for row, embed, decides in _rows(bottleneck, model, inputs, options):
         journal = Journal(cache, [common, decides], progress)
         lm = Stage1LM(
@@ -98,15 +101,20 @@ def evaluate_tasks(
         found[row] = _ask(lm, loaded, options, inputs)
         if row == "bottleneck":
             journal.forget()
-            contexts = {
-                name: sorted({lm.wire_text(request) for request in task.instances} - {""})
-                for name, task in loaded["tasks"].items()
-            }
+            for name, task in loaded["tasks"].items():
+                contexts[name] = sorted({lm.wire_text(request) for request in task.instances} - {""})
+                shortened[name] = sum(map(lm.is_too_long, task.instances))
     sent = {name: _sent(texts, lm, bottleneck, inputs) for name, texts in contexts.items()}
-    for name in (name for name, facts in sent.items() if not facts):
-        progress.note(f"{name}: nothing of it is context, so nothing crossed. --scope all compresses it.")
+    for name, task in loaded["tasks"].items():
+        if not sent[name]:
+            progress.note(f"{name}: nothing of it is context, so nothing crossed. --scope all compresses it.")
+        if shortened[name]:
+            progress.note(
+                f"{name}: {shortened[name]} of {len(task.instances)} requests lost their beginning to the "
+                "model's length."
+            )
     return TaskEvaluation(
-        _results(found, loaded, sent, bottleneck, inputs, options),
+        _results(found, loaded, sent, shortened, bottleneck, inputs, options),
         {name: {row: found[row]["samples"][name] for row in ROWS} for name in loaded["tasks"]},
     )
 
@@ -145,6 +153,8 @@ def _load(selection: Selection, options: TaskOptions, progress: Progress) -> dic
     try:
         with progress.task("Reading the tasks' documents"), quiet_lm_eval():
             loaded: dict[str, Any] = selection.manager.load(selection.tasks)
+    except Stage1Error:
+        raise
     except Exception as error:  # any code a task brings, any way a download can fail
         reason = " ".join(str(error).split())[:300]
         raise UsageError(
@@ -204,6 +214,7 @@ def _results(
     found: Mapping[str, Any],
     loaded: Mapping[str, Any],
     sent: Mapping[str, Any],
+    shortened: Mapping[str, int],
     bottleneck: Bottleneck,
     inputs: ModelInputs,
     options: TaskOptions,
@@ -220,6 +231,7 @@ def _results(
             "num_fewshot": text["n-shot"][name],
             "metrics": list(_metrics(name, found, task)),
             "sent": sent[name],
+            "truncated": shortened[name],
         }
         for name, task in loaded["tasks"].items()
     ]
@@ -234,6 +246,7 @@ def _results(
             "keep_special": inputs.config.keep_special,
             "magnitude": bottleneck.magnitude,
             "limit": options.limit,
+            "metadata": dict(options.metadata),
             "chat_template": template,
             "system_instruction": options.system_instruction,
             "seed": inputs.config.seed,

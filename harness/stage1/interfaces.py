@@ -40,7 +40,7 @@ class SizeConfig(ComponentConfig):
             ConfigError: `dim` is larger than `embed_dim`.
         """
         if self.dim is not None and self.dim > embed_dim:
-            message = f"{self.dim} is larger than the model's embedding width; choose 1 to {embed_dim}."
+            message = f"{self.dim} is larger than the width of what is compressed; choose 1 to {embed_dim}."
             raise ConfigError([ConfigIssue("compressor.dim", message)])
         return self.dim or max(1, round(embed_dim / self.ratio))
 

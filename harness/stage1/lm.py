@@ -102,6 +102,15 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         continued = self.whole and request.request_type == "loglikelihood"
         return "".join(request.args) if continued else str(request.args[0])
 
+    def is_too_long(self, request: Instance) -> bool:
+        """Whether lm-eval cuts a request's beginning off, for it to fit into the model's length."""
+        if request.request_type == "loglikelihood":
+            return len(self.tok_encode("".join(request.args))) > int(self.max_length) + 1
+        if request.request_type == "generate_until":
+            room = int(self.max_length) - int(request.args[1].get("max_gen_toks", self.max_gen_toks))
+            return len(self.tok_encode(request.args[0])) > room
+        return False  # a rolling likelihood takes window after window
+
     # -- tokens: known prompts are taken as they are ------------------------------------------------------
 
     def tok_encode(

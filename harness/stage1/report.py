@@ -179,12 +179,12 @@ def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
     config = run.config
     by_name = {row["row"]: row["f1"] for row in results["rows"]}
     same = " ".join(["stage1 train", *(f"--compressor {name}" for name in config.compressors)])
-    if by_name["bottleneck"] >= 0.85 * by_name["text"]:
-        yield f"{same} --adapter {config.adapter.name} --set compressor.ratio=16"
-    else:
+    sound = by_name["bottleneck"] >= 0.85 * by_name["text"]
+    if not sound:
         yield f"stage1 diagnose {run.path}"
         yield f"stage1 train --recipe distill --init {run.path}"
-        yield f"{same} --adapter {config.adapter.name} --set compressor.ratio=4"
+    if "ratio" in config.compressor.options:
+        yield f"{same} --adapter {config.adapter.name} --set compressor.ratio={16 if sound else 4}"
     if config.adapter.name != "codebook":
         yield f"{same} --adapter codebook"
 

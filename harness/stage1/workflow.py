@@ -243,7 +243,7 @@ def evaluate_run_tasks(
     from stage1.evaluate_tasks import evaluate_tasks
     from stage1.journal import default_cache
 
-    selection = select(requested, load_plugins(), progress)
+    selection = select(requested, load_plugins(), progress, options.metadata)
     inputs, bottleneck = load_run(run, overrides, progress)
     evaluation = evaluate_tasks(
         bottleneck, inputs, selection, options, cache=default_cache(), progress=progress

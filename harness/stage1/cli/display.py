@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
@@ -28,10 +28,12 @@ from stage1 import report
 from stage1.cli.console import make_console
 from stage1.files import to_json
 from stage1.progress import Progress
-from stage1.workflow import Outcome
+
+if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
+    from stage1.workflow import Outcome
 
 
-def show_outcome(outcome: Outcome, *, json: bool, quiet: bool) -> None:
+def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     """The closing word of `train` and `eval`: JSON alone, or the table and what to type next."""
     run, evaluation = outcome
     if json:

@@ -46,6 +46,10 @@ def eval_(
     system: Annotated[
         str | None, typer.Option(metavar="TEXT", help="System instruction in front of each request.")
     ] = None,
+    metadata: Annotated[
+        str | None,
+        typer.Option(metavar="JSON", help='For tasks that take settings: \'{"data": "dev.json"}\'.'),
+    ] = None,
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.")
     ] = None,
@@ -57,14 +61,15 @@ def eval_(
     Only results on the run's own questions and under its own rules go into its folder. With --tasks, any
     lm-eval task is asked; results and samples go to RUN/tasks/.
     """
-    asked = {"--num-fewshot": num_fewshot is not None, "--chat-template": chat_template, "--system": system}
-    _refuse(bool(tasks), {"--data": data, "--raw-anchor": raw_anchor is not None}, asked, scope)
+    only_with = {
+        "--num-fewshot": num_fewshot is not None,
+        "--chat-template": chat_template,
+        "--system": system,
+        "--metadata": metadata,
+    }
+    _refuse(bool(tasks), {"--data": data, "--raw-anchor": raw_anchor is not None}, only_with, scope)
     if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
         raise UsageError(f"--batch-size {batch_size!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
-    from stage1.cli.display import make_progress, show_outcome, show_tasks
-    from stage1.files import write_json
-    from stage1.runs import Run
-
     overrides = options.flags_given(
         model__name=model,
         data__name=data,
@@ -76,12 +81,17 @@ def eval_(
         keep_special=keep_special,
         magnitude=magnitude,
     )
+    settings = _metadata(metadata)
+    from stage1.cli.display import make_progress, show_outcome, show_tasks
+    from stage1.files import write_json
+    from stage1.runs import Run
+
     progress, opened = make_progress(quiet=quiet), Run.open(run)
     if tasks:
         from stage1.evaluate_tasks import TaskOptions
         from stage1.workflow import evaluate_run_tasks
 
-        how = TaskOptions(scope == "all", num_fewshot, chat_template, system, limit)
+        how = TaskOptions(scope == "all", num_fewshot, chat_template, system, settings, limit)
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         results = evaluate_run_tasks(opened, overrides, names, how, progress).results
         show_tasks(results, run, json=json, quiet=quiet)
@@ -95,15 +105,14 @@ def eval_(
         write_json(output, results)
 
 
-def _refuse(tasks: bool, without: dict[str, Any], only_with: dict[str, Any], scope: str | None) -> None:
+def _refuse(tasks: bool, only_without: dict[str, Any], only_with: dict[str, Any], scope: str | None) -> None:
     """Say which flags do not go together, before anything is loaded."""
-    wrong = [flag for flag, given in (without if tasks else only_with).items() if given]
+    wrong = [flag for flag, given in (only_without if tasks else only_with).items() if given]
+    flags, goes = ", ".join(wrong), "do" if len(wrong) > 1 else "does"
+    if wrong and tasks:
+        remedy = "A task brings its own documents and prompts; see --metadata for those that take a file."
+        raise UsageError(f"{flags} {goes} not go with --tasks.", remedy)
     if wrong:
-        flags, goes = ", ".join(wrong), "do" if len(wrong) > 1 else "does"
-        if tasks:
-            raise UsageError(
-                f"{flags} {goes} not go with --tasks.", "A task brings its own documents and prompts."
-            )
         raise UsageError(f"{flags} {goes} nothing without --tasks.", "Name some: --tasks squad.")
     if scope == "context" and tasks:
         raise UsageError(
@@ -112,6 +121,20 @@ def _refuse(tasks: bool, without: dict[str, Any], only_with: dict[str, Any], sco
         )
     if scope == "all" and not tasks:
         raise UsageError("--scope all is for --tasks.", "Pass --scope prompt, or name some: --tasks squad.")
+
+
+def _metadata(text: str | None) -> dict[str, Any]:
+    from json import loads
+
+    try:
+        settings = loads(text or "{}")
+    except ValueError:
+        settings = None
+    if not isinstance(settings, dict):
+        raise UsageError(
+            f"--metadata {text!r} is no JSON object.", """Write --metadata '{"data": "dev-v1.1.json"}'."""
+        )
+    return settings
 
 
 def score(
