@@ -1,6 +1,8 @@
 """Small random Llamas as model folders, with the embedded model's tokenizer."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -36,3 +38,14 @@ def random_llama(folder: Path, *, tied: bool = True, shard: str = "1GB", seed: i
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL_DIR / name, folder / name)
     return folder
+
+
+@contextmanager
+def calls_of(model: Any) -> Iterator[list[dict[str, Any]]]:
+    """What the decoder is called with, call by call."""
+    calls: list[dict[str, Any]] = []
+    hook = model.model.register_forward_pre_hook(
+        lambda _module, _args, kwargs: calls.append(dict(kwargs)), with_kwargs=True
+    )
+    yield calls
+    hook.remove()

@@ -4,22 +4,20 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import make_docs
+import plugin_reference
 import pytest
 import typer
 
-from conftest import ROOT, small_config
-from plugin_sites import Site
-from stage1 import hookspecs
+import stage1
+from conftest import ROOT
+from stage1 import hookspecs, interfaces, tensors
 from stage1.cli import app
-from stage1.inputs import load_inputs
-from stage1.plugins import docs, load_plugins, resolve
-from stage1.progress import Progress
-from stage1.runs import Run
-from stage1.train import Trainer
+from stage1.plugins import docs, load_plugins
 
 DOCS = ROOT / "docs"
 
@@ -48,7 +46,9 @@ def test_every_setting_and_plugin_option_is_in_the_reference() -> None:
     page = (DOCS / "commands.md").read_text()
     for line in make_docs.settings():
         assert line in page, f"run tools/make_docs.py: {line!r}"
-    named = {record.name for record in load_plugins().components if record.distribution == "stage1"}
+    ours = (record for record in load_plugins().components if record.distribution == "stage1")
+    named = {record.name for record in ours if record.cls is not None}
+    assert named
     assert all(f"`{name}`" in page for name in named)
 
 
@@ -59,11 +59,51 @@ def test_every_plugin_and_every_option_explains_itself() -> None:
             assert all(option.description for option in docs(record.cls.Config)), record.name
 
 
-def test_every_hook_is_documented() -> None:
-    page = (DOCS / "plugins.md").read_text()
-    hooks = [name for name in vars(hookspecs) if name.startswith("stage1_")]
+def test_the_reference_of_plugins_is_what_the_code_says() -> None:
+    page = plugin_reference.TARGET.read_text(encoding="utf-8")
+    assert page == plugin_reference.reference(), "run tools/make_docs.py"
+
+
+def test_the_reference_of_plugins_has_every_hook_interface_and_check() -> None:
+    """Names as Python finds them, which the generator, reading the sources, may have overlooked."""
+    page = plugin_reference.TARGET.read_text(encoding="utf-8")
+    sections = dict(re.findall(r"^### `(\w+)(.*?)(?=^##|\Z)", page, re.M | re.S))
+    hooks = {name for name in vars(hookspecs) if name.startswith("stage1_")}
+    public = {name for name in stage1.__all__ if name not in ("__version__", "hookimpl")}
+    for module in (interfaces, tensors):
+        for name, value in vars(module).items():
+            if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
+                continue
+            public.add(name)
+            members = {**vars(value), **value.__annotations__} if isinstance(value, type) else {}
+            wanted = {member for member in members if not member.startswith("_")} - plugin_reference.INNER
+            assert {member for member in wanted if f"`{member}" not in sections[name]} == set(), name
+    for name, suite in plugin_reference.suites().items():
+        assert {check for check in suite.checks() if f"`{check}`" not in sections[name]} == set(), name
+    assert {"CompressorSuite", "AdapterSuite", "LossSuite", "TaskSuite"} < sections.keys()
     assert hooks
-    assert [name for name in hooks if f"`{name}" not in page] == []
+    assert (hooks | public) - sections.keys() == set()
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def added(run): pass",
+        "class Added:\n    'Something.'\n    size: int = 0",
+        "class Added:\n    'Something.'\n    def forward(self): pass",
+        "class Added: pass",
+        "class Added:\n    def __init__(self): pass",
+        "ADDED = 3",
+    ],
+)
+def test_what_is_not_documented_stops_the_reference(
+    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "undocumented.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "undocumented", raising=False)
+    with pytest.raises(ValueError, match="has no documentation"):
+        plugin_reference.Source(import_module("undocumented")).entries(set())
 
 
 def python_blocks(text: str) -> list[str]:
@@ -72,8 +112,6 @@ def python_blocks(text: str) -> list[str]:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
 def test_python_blocks_compile_and_name_what_exists(page: str) -> None:
-    import stage1
-
     blocks = python_blocks((ROOT / page).read_text())
     assert blocks
     for block in blocks:
@@ -102,16 +140,3 @@ def test_importing_stage1_and_help_load_neither_torch_nor_plugins() -> None:
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stderr.strip() == "[]"
     assert "train" in result.stdout
-
-
-def test_the_loss_of_the_plugin_page_trains(site: Site, tmp_path: Path) -> None:
-    page = (ROOT / "docs" / "plugins.md").read_text()
-    site.install("page", {"loss": next(block for block in python_blocks(page) if "stage1_losses" in block)})
-    registry = site.load()
-    few = ("train.steps=2", "train.check_every=1", "train.batch_prompts=2", "train.check_questions=2")
-    config = small_config("losses={last_token: 1}", "data.selection=20", f"output={tmp_path / 'run'}", *few)
-    inputs = load_inputs(config, Progress(), weights="all")
-    run = Run.create(config)
-    Trainer(resolve(config, registry), inputs, registry, Progress()).train(run)
-    *_, last = run.metrics()
-    assert last["terms"]["last_token"]["value"] > 0

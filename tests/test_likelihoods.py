@@ -12,7 +12,7 @@ from tokenizers.processors import ByteLevel
 from torch import Tensor
 
 from conftest import Notes
-from random_llama import random_llama
+from random_llama import calls_of, random_llama
 from stage1.bottleneck import Bottleneck
 from stage1.errors import Stage1Error
 from stage1.interfaces import Adapter, ComponentConfig, Compressor
@@ -169,8 +169,7 @@ def test_the_context_crosses_and_the_continuation_only_on_request(whole: bool, u
     assert crossed == {tuple(both[:-1]): [[False, *[True] * inside, *[whole] * ending]]}
     crossed.clear()
     lm.loglikelihood_rolling([instance("loglikelihood_rolling", "One two.")])
-    [[where]] = crossed.values()
-    assert any(where) == whole
+    assert [any(where) for [where] in crossed.values()] == [True] * whole
 
 
 def test_special_tokens_cross_on_request(untied: Any) -> None:
@@ -196,7 +195,8 @@ def test_the_same_tokens_split_elsewhere_cross_elsewhere(untied: Any) -> None:
 def test_a_zero_at_the_end_is_no_padding(untied: Any) -> None:
     crossed: dict[tuple[int, ...], list[list[bool]]] = {}
     lm = Stage1LM(untied, tokenizer(bos=False), embed=recorded(untied, crossed), batch_size=4)
-    pairs: list[Any] = [(None, [7, 8], [0, 9]), (None, [7, 8], [9]), (None, [5, 6, 7], [8, 9, 3])]
+    pairs: list[Any] = [(("a", "b"), [7, 8], [0, 9]), (("a", "c"), [7, 8], [9])]
+    pairs.append((("d", "e"), [5, 6, 7], [8, 9, 3]))
     with quiet_lm_eval():
         stock: Any = HFLM(pretrained=untied, tokenizer=tokenizer(bos=False), batch_size=4)
     ours, theirs = lm._loglikelihood_tokens(pairs), stock._loglikelihood_tokens(pairs, disable_tqdm=True)
@@ -265,6 +265,27 @@ def test_a_shortened_context_is_followed_by_its_continuation(bos: bool, size: in
         assert found == pytest.approx(expected, abs=2e-5)
 
 
+def test_a_text_of_several_windows_has_no_context(untied: Any) -> None:
+    """A later window begins with a token of the one before, which is text to be scored like the rest."""
+    words, requests = tokenizer(bos=True), [instance("loglikelihood_rolling", " ".join(TEXTS * 9))]
+    assert len(words(requests[0].args[0])["input_ids"]) > untied.config.max_position_embeddings
+    lm = Stage1LM(untied, words, embed=embed_through(pooling(), untied))
+    assert lm.loglikelihood_rolling(requests) == Stage1LM(untied, words).loglikelihood_rolling(requests)
+
+
+def test_shortened_requests_are_masked_and_positioned(untied: Any) -> None:
+    """Rotary positions do not care where a row begins; absolute ones would."""
+    lm = Stage1LM(untied, tokenizer(bos=True), embed=embed_through(pooling(), untied), batch_size=16)
+    with calls_of(untied) as calls:
+        lm.loglikelihood([instance("loglikelihood", text, " in the city") for text in TEXTS])
+    [call] = calls
+    attention, positions = call["attention_mask"].bool(), call["position_ids"]
+    assert attention[:, -1].all()
+    assert not attention[:, 0].all()
+    for mask, places in zip(attention, positions, strict=True):
+        assert places[mask].tolist() == list(range(int(mask.sum())))
+
+
 def test_a_shortened_context_is_followed_by_its_answer(untied: Any) -> None:
     words = tokenizer(bos=True)
     answers = []
@@ -326,7 +347,7 @@ def test_what_was_answered_is_not_asked_again(kind: str, untied: Any, tmp_path: 
 
     def asked(embed: Embed, decides: str = "run") -> tuple[list[Any], int]:
         journal = Journal(tmp_path, decides, Progress())
-        lm = Stage1LM(untied, words, embed=embed, batch_size=1, journal=journal)
+        lm = Stage1LM(untied, words, embed=embed, whole=True, batch_size=1, journal=journal)
         return getattr(lm, kind)(requests), lm.asked
 
     with pytest.raises(KeyboardInterrupt):

@@ -1,7 +1,6 @@
 """The LLM under lm-eval: embeddings do what token ids do, and lm-eval's pitfalls with them are covered."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
 from conftest import Notes
-from random_llama import random_llama
+from random_llama import calls_of, random_llama
 from stage1.data import Prompt, Question, build_prompts
 from stage1.errors import Stage1Error
 from stage1.llm import load_llm, load_tokenizer
@@ -78,17 +77,6 @@ def request_of(context: str, **options: Any) -> Any:
 
     settings = {"until": ["\n"], "max_gen_toks": LENGTH, "do_sample": False, **options}
     return Instance("generate_until", {}, (context, settings), 0, ("questions", 0, 1))
-
-
-@contextmanager
-def calls_of(model: Any) -> Iterator[list[dict[str, Any]]]:
-    """What the decoder is called with, call by call."""
-    calls: list[dict[str, Any]] = []
-    hook = model.model.register_forward_pre_hook(
-        lambda _module, _args, kwargs: calls.append(dict(kwargs)), with_kwargs=True
-    )
-    yield calls
-    hook.remove()
 
 
 # -- embeddings do what ids do ----------------------------------------------------------------------------

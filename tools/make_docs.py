@@ -1,4 +1,4 @@
-"""Write docs/commands.md: every command, setting and plugin option, from the code.
+"""Write docs/commands.md, every command, setting and plugin option, and docs/plugins-reference.md.
 
 python tools/make_docs.py
 """
@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import plugin_reference
 from pydantic import BaseModel
 
 from stage1.config import ComponentChoice, Phase, RunConfig
@@ -68,9 +69,10 @@ def settings() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the page."""
+    """Write the pages."""
     page = f"<!-- Written by tools/make_docs.py; do not edit. -->\n\n{commands()}\n" + "\n".join(settings())
     TARGET.write_text(page.rstrip() + "\n", encoding="utf-8")
+    plugin_reference.TARGET.write_text(plugin_reference.reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

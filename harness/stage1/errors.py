@@ -26,7 +26,7 @@ class ConfigIssue(NamedTuple):
     """One thing that is wrong with a configuration."""
 
     path: str  # dotted, as `--set` takes it: "compressor.dim"
-    message: str
+    message: str  # what is wrong, and the nearest valid choice
 
     def __str__(self) -> str:
         return f"{self.path}: {self.message}" if self.path else self.message

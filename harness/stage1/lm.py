@@ -1,6 +1,7 @@
 """The frozen LLM as lm-eval drives it, with requests that may cross a bottleneck on their way."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from itertools import compress
 from typing import Any
 
@@ -77,23 +78,24 @@ class Stage1LM(HFLM):  # type: ignore[misc]
 
     def _answer(self, requests: Sequence[Instance], ask: Callable[..., list[Any]]) -> list[Any]:
         """The answers to `requests` in their order; only those that the journal lacks are asked."""
-        known = [self._recall(request) for request in requests]
+        known = [self.journal.get([request.request_type, *request.args]) for request in requests]
         missing = [request for request, answer in zip(requests, known, strict=True) if answer is None]
         self.asked += len(missing)
         with self.progress.task(self.label, len(missing), "requests") as self._done:
             fresh = iter(ask(missing, disable_tqdm=True) if missing else [])
         return [next(fresh) if answer is None else answer for answer in known]
 
-    def _recall(self, request: Instance) -> Any:
-        return None if _is_random(request.args) else self.journal.get([request.request_type, *request.args])
-
     def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
         """Keep an answer; the interface of lm-eval's `CacheHook`."""
         request = [attr, *req]
-        if self.journal.get(request) is None:  # after a lack of memory, some are asked again
-            self._done(1)
-            if not _is_random(req):
-                self.journal.add(request, res)
+        if self.journal.get(request) is not None:
+            return  # after a lack of memory, some are asked again
+        self._done(1)
+        options = req[-1]
+        if not (
+            isinstance(options, Mapping) and options.get("do_sample")
+        ):  # drawn at random: another each time
+            self.journal.add(request, res)
 
     def wire_text(self, request: Instance) -> str:
         """The part of a request that crosses the bottleneck: its context, with `whole` all of it."""
@@ -285,9 +287,10 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             later: list[int] = []
             self._lengths = {}
             for number in pending:
-                _, context, continuation = requests[number]
+                asked, context, continuation = requests[number]
                 tokens = (context + continuation)[-(self.max_length + 1) :][:-1]
-                lengths = len(tokens), len(tokens) + 1 - len(continuation)
+                # A window of a rolling likelihood has no request of its own: all of it is continuation.
+                lengths = len(tokens), 0 if asked is None else len(tokens) + 1 - len(continuation)
                 first = self.embed is None or self._lengths.setdefault(_unpadded(tokens), lengths) == lengths
                 (now if first else later).append(number)
             found = self._likelihoods([requests[number] for number in now], override_bs)
@@ -310,14 +313,12 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         """Logits [B, L, V] of right-padded ids [B, L]."""
+        as_ids = partial(super()._model_call, inps, attn_mask, labels)
         if self.embed is None:
-            logits: Tensor = super()._model_call(inps, attn_mask, labels)
-            return logits
-        ends = torch.tensor([self._lengths[_unpadded(row)] for row in inps.tolist()], device=inps.device)
-        lengths, contexts = ends[:, :1], ends[:, 1:]
-        position = torch.arange(inps.shape[1], device=inps.device)
-        attention = position < lengths
-        cross = attention & self._may_cross(inps) & (position < (lengths if self.whole else contexts))
+            return as_ids()  # type: ignore[no-any-return]
+        lengths, attention, cross = self._scored(inps)
+        if not cross.any():  # a compressor that changes the length may not do with nothing
+            return as_ids()  # type: ignore[no-any-return]
         with torch.no_grad():
             embedded = self.embed(inps, cross, attention)
             embeds = embedded.embeds.to(self.model.dtype)
@@ -328,12 +329,15 @@ class Stage1LM(HFLM):  # type: ignore[misc]
                 attention_mask=embedded.attention.long(),
                 position_ids=(embedded.attention.long().cumsum(1) - 1).clamp(min=0),
             ).logits  # [B, M, V], padded on the left
-        return _ends_at(shorter, lengths[:, 0].tolist(), inps.shape[1])
+        return _ends_at(shorter, lengths, inps.shape[1])
 
-
-def _is_random(arguments: Sequence[Any]) -> bool:
-    """Whether a request's answer is drawn at random: then asking again must give another one."""
-    return isinstance(arguments[-1], Mapping) and bool(arguments[-1].get("do_sample"))
+    def _scored(self, ids: Tensor) -> tuple[list[int], Tensor, Tensor]:
+        """Lengths of right-padded requests [B, L], and which positions attend and cross, [B, L] bool."""
+        known = torch.tensor([self._lengths[_unpadded(row)] for row in ids.tolist()], device=ids.device)
+        lengths, contexts = known[:, :1], known[:, 1:]
+        position = torch.arange(ids.shape[1], device=ids.device)
+        sent = position < (lengths if self.whole else contexts)
+        return lengths[:, 0].tolist(), position < lengths, sent & self._may_cross(ids)
 
 
 def _unpadded(tokens: Sequence[int]) -> tuple[int, ...]:

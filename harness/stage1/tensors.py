@@ -175,7 +175,7 @@ class LossInputs:
     weights: Tensor  # [B, L] how much a position counts; 0 where nothing crosses the bottleneck
     ids: Tensor  # [B, L] token ids
     variance: float  # token-weighted variance of the embeddings (`TokenStats.variance`)
-    llm_outputs: LLMOutputs | None = None
+    llm_outputs: LLMOutputs | None = None  # of a loss that `needs_llm`, which reads them as `llm`
 
     @property
     def llm(self) -> LLMOutputs:
