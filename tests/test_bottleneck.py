@@ -7,15 +7,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from conftest import small_config
 from plugin_sites import Site, compressor
 from stage1.bottleneck import Bottleneck, rms, splice
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
+from stage1.interfaces import ComponentConfig, Compressor
 from stage1.llm import table_sha256
 from stage1.plugins import load_plugins, resolve
-from stage1.tensors import Embedded, TokenStats
+from stage1.tensors import Code, Embedded, TokenStats
 
 
 def build(stats: TokenStats, *options: str) -> Bottleneck:
@@ -198,3 +200,28 @@ def test_a_compressor_that_changes_the_length_is_loaded_again(
     assert loaded.compressor.changes_length
     for name, value in bottleneck.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], value)
+
+
+def test_what_is_drawn_while_fitting_follows_the_seed(stats: TokenStats) -> None:
+    class Shaken(Compressor):
+        name = "shaken"
+
+        def fit(self, stats: TokenStats) -> None:
+            self.register_buffer("noise", torch.rand(3))
+
+        def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+            return self.pointwise(embeds, mask)
+
+    registry = load_plugins()
+    drawn: list[Tensor] = []
+    for state, seed in ((1, 5), (2, 5), (2, 6)):
+        adapter = registry.get("adapter", "identity")(ComponentConfig(), 24, 24)
+        bottleneck = Bottleneck(Shaken(None, 24), adapter, seed=seed)
+        torch.manual_seed(state)
+        expected = torch.rand(4)
+        torch.manual_seed(state)
+        bottleneck.fit(stats, stats.embeds)
+        assert torch.equal(torch.rand(4), expected)  # and it takes nothing from anybody else's draws
+        drawn.append(bottleneck.compressor.get_buffer("noise"))
+    assert torch.equal(drawn[0], drawn[1])
+    assert not torch.equal(drawn[1], drawn[2])

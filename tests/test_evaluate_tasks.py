@@ -324,6 +324,7 @@ WRONG = {
     "all alone": (["--scope", "all"], "--scope all is for --tasks"),
     "shots alone": (["--num-fewshot", "1"], "--num-fewshot does nothing without --tasks"),
     "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is no JSON object"),
+    "no template": (["--tasks", "tiny-squad", "--chat-template"], "has no chat template"),
     "chat alone": (["--chat-template", "--system", "x"], "--chat-template, --system do nothing without"),
 }
 
@@ -345,6 +346,14 @@ def test_a_task_that_cannot_be_loaded_is_named(runs: dict[str, Run], invoke: Any
     result: Result = invoke("eval", str(runs["lossy"].path), "--tasks", "./broken.yaml")
     assert result.code == 2
     assert "cannot be loaded" in result.err
+
+
+def test_a_task_that_asks_for_too_much_is_named(runs: dict[str, Run], tmp_path: Path) -> None:
+    shutil.copy(TASKS / "documents.py", tmp_path)
+    text = Path(SMALL_TASKS[0]).read_text().replace("max_gen_toks: 24", "max_gen_toks: 4000")
+    (tmp_path / "greedy.yaml").write_text(text)
+    with pytest.raises(UsageError, match="4000 new tokens, and the model's context holds 1024"):
+        asked(runs["identity"], str(tmp_path / "greedy.yaml"))
 
 
 def test_scope_all_is_refused_where_positions_are_lost(runs: dict[str, Run]) -> None:

@@ -273,6 +273,18 @@ def test_a_text_of_several_windows_has_no_context(untied: Any) -> None:
     assert lm.loglikelihood_rolling(requests) == Stage1LM(untied, words).loglikelihood_rolling(requests)
 
 
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_where_nothing_crosses_the_bare_model_is_asked(kind: str, untied: Any) -> None:
+    """An empty code is more than a compressor can be asked for; beside another request it is an empty row."""
+    words, embed = tokenizer(bos=True), embed_through(pooling(), untied)
+    special, other = ASK[kind]([str(words.bos_token)])[0], ASK[kind](TEXTS)[0]
+    for requests in ([special], [special, other]):
+        bare = getattr(Stage1LM(untied, words, batch_size=2), kind)(requests)
+        ours = getattr(Stage1LM(untied, words, embed=embed, batch_size=2), kind)(requests)
+        assert ours[0] == (bare[0] if kind == "generate_until" else pytest.approx(bare[0], abs=1e-4))
+        assert ours[1:] != bare[1:] or len(requests) == 1
+
+
 def test_shortened_requests_are_masked_and_positioned(untied: Any) -> None:
     """Rotary positions do not care where a row begins; absolute ones would."""
     lm = Stage1LM(untied, tokenizer(bos=True), embed=embed_through(pooling(), untied), batch_size=16)

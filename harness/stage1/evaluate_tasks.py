@@ -24,6 +24,7 @@ from stage1.data import Prompt
 from stage1.errors import Stage1Error, UsageError
 from stage1.inputs import ModelInputs
 from stage1.journal import Journal
+from stage1.llm import context_length
 from stage1.lm import Embed, Stage1LM
 from stage1.measure import rate
 from stage1.progress import Progress
@@ -78,7 +79,12 @@ def evaluate_tasks(
     """
     if options.whole:
         refuse_other_length(bottleneck)
-    loaded = _load(selection, options, progress)
+    if options.chat_template and not inputs.tokenizer.chat_template:
+        raise UsageError(
+            f"The tokenizer of {inputs.config.model.name!r} has no chat template.",
+            "Leave out --chat-template, or use a model that was tuned to chat.",
+        )
+    loaded = _load(selection, options, inputs, progress)
     model = load_model(inputs, progress)
     bottleneck = bottleneck.to(inputs.device).eval()
     common = {"lm_eval": version("lm-eval"), **decisive(inputs, model, cache, progress)}
@@ -145,7 +151,9 @@ def embed_requests(bottleneck: Bottleneck, model: PreTrainedModel, inputs: Model
 # -- asking ------------------------------------------------------------------------------------------------
 
 
-def _load(selection: Selection, options: TaskOptions, progress: Progress) -> dict[str, Any]:
+def _load(
+    selection: Selection, options: TaskOptions, inputs: ModelInputs, progress: Progress
+) -> dict[str, Any]:
     """The tasks with their documents, set as `options` say, which is what `simple_evaluate` does too."""
     import datasets
 
@@ -162,16 +170,28 @@ def _load(selection: Selection, options: TaskOptions, progress: Progress) -> dic
             "A task whose documents are on the Hub needs the network once. STAGE1_TRACEBACK=1 shows more.",
         ) from error
     for name, task in loaded["tasks"].items():
-        if getattr(task, "UNSAFE_CODE", False):
-            remedy = f"stage1 lm-eval run --model stage1 --tasks {name} --confirm_run_unsafe_code …"
-            raise UsageError(f"The task {name} runs code that the model writes.", remedy)
-        if getattr(task, "MULTIMODAL", False):
-            raise UsageError(f"The task {name} needs a model that sees images.", "Choose a task of text.")
+        _refuse_impossible(name, task, inputs)
         if options.num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=options.num_fewshot)
         elif task.get_config("num_fewshot") is None:
             task.set_config(key="num_fewshot", value=0)
     return loaded
+
+
+def _refuse_impossible(name: str, task: Any, inputs: ModelInputs) -> None:
+    """Say what lm-eval would stumble over in the middle."""
+    if getattr(task, "UNSAFE_CODE", False):
+        remedy = f"stage1 lm-eval run --model stage1 --tasks {name} --confirm_run_unsafe_code …"
+        raise UsageError(f"The task {name} runs code that the model writes.", remedy)
+    if getattr(task, "MULTIMODAL", False):
+        raise UsageError(f"The task {name} needs a model that sees images.", "Choose a task of text.")
+    room = context_length(inputs.folder, inputs.config.model.trust_remote_code)
+    wanted = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
+    if wanted >= room:
+        raise UsageError(
+            f"The task {name} asks for {wanted} new tokens, and the model's context holds {room}.",
+            "Choose another task, or a model with a longer context.",
+        )
 
 
 def _rows(

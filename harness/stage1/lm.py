@@ -92,9 +92,8 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             return  # after a lack of memory, some are asked again
         self._done(1)
         options = req[-1]
-        if not (
-            isinstance(options, Mapping) and options.get("do_sample")
-        ):  # drawn at random: another each time
+        drawn = isinstance(options, Mapping) and options.get("do_sample")
+        if not drawn:  # a random answer is another one each time
             self.journal.add(request, res)
 
     def wire_text(self, request: Instance) -> str:
@@ -200,14 +199,16 @@ class Stage1LM(HFLM):  # type: ignore[misc]
     ) -> Tensor:
         """At most `room` new tokens [B, T] for each prompt."""
         prompt: dict[str, Tensor] = {"input_ids": ids, "attention_mask": attention}
-        if self.embed is not None:
-            embedded = self.embed(ids, self.crossing(ids, attention), attention.bool())
+        start = ids.shape[1]
+        cross = self.crossing(ids, attention)
+        if self.embed is not None and cross.any():  # as in `_model_call`
+            embedded = self.embed(ids, cross, attention.bool())
+            # Given embeddings alone, `generate` returns the new tokens alone: stop criteria count from zero.
+            start = 0
             prompt = {
                 "inputs_embeds": embedded.embeds.to(self.model.dtype),
                 "attention_mask": embedded.attention.long(),
             }
-        # Given embeddings alone, `generate` returns the new tokens alone: stop criteria count from zero.
-        start = ids.shape[1] if self.embed is None else 0
         ends, phrases = self._ends(stop)
         generated: Tensor = self.model.generate(
             **prompt,
