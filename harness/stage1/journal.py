@@ -57,10 +57,10 @@ class Journal:
         return self._known.get(sha256(request))
 
     def add(self, request: Any, answer: Any) -> None:
-        """Keep `answer` (JSON, not None)."""
-        if self.path is None:
-            return
+        """Keep `answer` (JSON, not None), unless it is kept already."""
         name = sha256(request)
+        if self.path is None or name in self._known:
+            return
         self._known[name] = answer
         record = {"request": name, "answer": answer, "sha256": sha256([name, answer])}
         # One write at the file's end: two programs that ask the same do not cut into each other's lines.

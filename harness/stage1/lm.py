@@ -87,14 +87,11 @@ class Stage1LM(HFLM):  # type: ignore[misc]
 
     def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
         """Keep an answer; the interface of lm-eval's `CacheHook`."""
-        request = [attr, *req]
-        if self.journal.get(request) is not None:
-            return  # after a lack of memory, some are asked again
         self._done(1)
         options = req[-1]
         drawn = isinstance(options, Mapping) and options.get("do_sample")
         if not drawn:  # a random answer is another one each time
-            self.journal.add(request, res)
+            self.journal.add([attr, *req], res)
 
     def wire_text(self, request: Instance) -> str:
         """The part of a request that crosses the bottleneck: its context, with `whole` all of it."""
