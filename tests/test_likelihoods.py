@@ -18,7 +18,7 @@ from stage1.errors import Stage1Error
 from stage1.interfaces import Adapter, ComponentConfig, Compressor
 from stage1.journal import Journal
 from stage1.llm import load_llm, load_tokenizer
-from stage1.lm import Embed, Stage1LM
+from stage1.lm import Embed, Stage1LM, tokens_containing
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.quiet import quiet_lm_eval
@@ -308,7 +308,7 @@ def test_a_shortened_context_is_followed_by_its_answer(untied: Any) -> None:
     for text, answer in zip(TEXTS, answers[0], strict=True):
         ids: list[int] = words(text)["input_ids"]
         said: list[int] = []
-        newlines = lm._tokens_containing("\n")
+        newlines = tokens_containing(words, "\n")
         while len(said) < 6:  # greedily, one token after the other
             said.append(int(by_hand(untied, ids, said, bos=True)[-1].argmax()))
             if said[-1] in newlines or said[-1] == words.eos_token_id:

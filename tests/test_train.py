@@ -272,7 +272,9 @@ def start(run: Path, *more: str) -> subprocess.Popen[str]:
     args = ["train", "--no-eval", "--output", str(run), *settings_args([*SMALL, *LONG]), *more]
     command = [sys.executable, "-m", "stage1", *args]
     pipe = subprocess.PIPE
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=os.environ)
+    # What is compared to the bit must not depend on how many threads a process happens to get.
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
 
 
 def until_training(process: subprocess.Popen[str], run: Path) -> None:

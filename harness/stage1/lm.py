@@ -1,7 +1,7 @@
 """The frozen LLM as lm-eval drives it, with requests that may cross a bottleneck on their way."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from itertools import compress
 from typing import Any
 
@@ -70,7 +70,6 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         self._ids = {prompt.text: prompt.ids for prompt in prompts}
         self._cross = {tuple(prompt.ids): prompt.cross for prompt in prompts}
         self._at_once = batch_size
-        self._containing: dict[str, set[int]] = {}
         self._lengths: dict[tuple[int, ...], tuple[int, int]] = {}
         self._done: Callable[[int], None] = lambda done: None
 
@@ -239,16 +238,10 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         phrases = []
         for text in stop:
             if len(text) == 1 and text.isascii():
-                ends |= self._tokens_containing(text)
+                ends |= tokens_containing(self.tokenizer, text)
             elif text != self.tokenizer.eos_token:
                 phrases.append(text)
         return ends, phrases
-
-    def _tokens_containing(self, character: str) -> set[int]:
-        if character not in self._containing:
-            texts = self.tokenizer.batch_decode([[number] for number in range(len(self.tokenizer))])
-            self._containing[character] = {i for i, text in enumerate(texts) if character in text}
-        return self._containing[character]
 
     # -- likelihoods ----------------------------------------------------------------------------------------
 
@@ -336,6 +329,13 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         position = torch.arange(ids.shape[1], device=ids.device)
         sent = position < (lengths if self.whole else contexts)
         return lengths[:, 0].tolist(), position < lengths, sent & self._may_cross(ids)
+
+
+@lru_cache(maxsize=8)
+def tokens_containing(tokenizer: PreTrainedTokenizerFast, character: str) -> frozenset[int]:
+    """The tokens with `character` in their text: looked for once, though training asks again and again."""
+    texts = tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
+    return frozenset(number for number, text in enumerate(texts) if character in text)
 
 
 def _unpadded(tokens: Sequence[int]) -> tuple[int, ...]:
