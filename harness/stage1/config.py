@@ -348,6 +348,17 @@ def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
+def flat(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, by their path: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        leaves |= (
+            flat(value, separator, f"{path}{separator}") if isinstance(value, Mapping) else {path: value}
+        )
+    return leaves
+
+
 def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """One tree from a YAML file's, the flags given (dotted path → value) and the `--set` texts.
 

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import tempfile
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,12 @@ def cannot_write(path: Path, error: OSError) -> Stage1Error:
 def to_json(value: Any) -> str:
     """`value` as the JSON text we write and print: indented, non-ASCII kept, NaN refused."""
     return json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def write_json_lines(path: Path, values: Iterable[Any], default: Callable[[Any], Any] | None = None) -> None:
+    """Write each of `values` as a line of JSON, atomically; `default` converts what JSON does not know."""
+    lines = (json.dumps(value, ensure_ascii=False, default=default) + "\n" for value in values)
+    write_atomic(path, "".join(lines).encode())
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from stage1.config import RunConfig, read_yaml, validate
 from stage1.errors import UsageError
-from stage1.files import remove_leftovers, write_atomic, write_json
+from stage1.files import remove_leftovers, write_atomic, write_json, write_json_lines
 
 METRICS = "metrics.jsonl"
 """Name of the log: a JSON object a line for each measurement. A plugin writes it, so it may be missing."""
@@ -158,10 +158,8 @@ class Run:
     ) -> None:
         """results.json, and every row's answers as predictions/<row>.jsonl."""
         for row, answers in predictions.items():
-            lines = [
-                json.dumps({"id": i, "prediction": a}, ensure_ascii=False) + "\n" for i, a in answers.items()
-            ]
-            write_atomic(self.path / "predictions" / f"{row}.jsonl", "".join(lines).encode())
+            lines = ({"id": i, "prediction": a} for i, a in answers.items())
+            write_json_lines(self.path / "predictions" / f"{row}.jsonl", lines)
         write_json(self.path / "results.json", results)
 
     def write_tasks(
@@ -172,8 +170,7 @@ class Run:
             folder = self.path / "tasks" / re.sub(r"[^\w.-]", "_", entry["task"])
             folder.mkdir(parents=True, exist_ok=True)
             for row, logged in samples[entry["task"]].items():
-                lines = [json.dumps(sample, ensure_ascii=False, default=str) + "\n" for sample in logged]
-                write_atomic(folder / f"{row}.jsonl", "".join(lines).encode())
+                write_json_lines(folder / f"{row}.jsonl", logged, default=str)
             write_json(folder / "results.json", {**results, "tasks": [entry]})
 
     def write_diagnosis(self, diagnosis: Mapping[str, Any]) -> None:

@@ -9,7 +9,7 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, is_tensorboard_available, is_wandb_available
 
 from stage1.bottleneck import Bottleneck
-from stage1.config import RunConfig, merge, validate
+from stage1.config import RunConfig, flat, merge, validate
 from stage1.errors import ConfigError, ConfigIssue, PluginError, Stage1Error, UsageError
 from stage1.inputs import Inputs, ModelInputs, load_inputs, load_model_inputs
 from stage1.interfaces import Component
@@ -144,7 +144,7 @@ def resume_run(run: Run, given: RunConfig) -> RunConfig:
     """
     # A link without options leaves nothing in a flat tree, and the links' order matters.
     stored, wanted = (
-        {"chain": list(c.chain), **_flat(c.model_dump(mode="json"))} for c in (run.config, given)
+        {"chain": list(c.chain), **flat(c.model_dump(mode="json"))} for c in (run.config, given)
     )
     issues = [
         ConfigIssue(
@@ -156,13 +156,6 @@ def resume_run(run: Run, given: RunConfig) -> RunConfig:
     if issues:
         raise ConfigError(issues)
     return given
-
-
-def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
-    return flat
 
 
 PROTOCOL = {"scope", "raw_anchor", "keep_special", "magnitude"}

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1 import hookimpl
-from stage1.files import write_atomic
+from stage1.files import write_json_lines
 from stage1.runs import METRICS, Run
 
 
@@ -13,8 +13,7 @@ from stage1.runs import METRICS, Run
 def stage1_run_start(run: Path, step: int) -> None:
     # What a killed run had logged beyond its last state is measured again.
     if (run / METRICS).exists():
-        kept = [json.dumps(entry) + "\n" for entry in Run(run).metrics() if entry["step"] <= step]
-        write_atomic(run / METRICS, "".join(kept).encode())
+        write_json_lines(run / METRICS, (e for e in Run(run).metrics() if e["step"] <= step))
 
 
 @hookimpl

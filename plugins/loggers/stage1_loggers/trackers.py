@@ -9,13 +9,13 @@ The evaluation that closes `stage1 train` is logged at the last step, those of `
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stage1 import hookimpl
-from stage1.config import RunConfig
+from stage1.config import RunConfig, flat
 
 if TYPE_CHECKING:  # accelerate is loaded by the runs that are tracked
     from accelerate.tracking import GeneralTracker
@@ -29,7 +29,7 @@ class Tracking:
         self.trackers: list[GeneralTracker] = []
         self.settings = {
             name: json.dumps(value) if isinstance(value, list) else value
-            for name, value in _leaves(config.model_dump(mode="json"), ".")
+            for name, value in flat(config.model_dump(mode="json")).items()
         }
 
     def start(self, name: str) -> None:
@@ -65,7 +65,7 @@ class Tracking:
     def log(self, step: int, tree: Mapping[str, Any]) -> None:
         """Log the numbers in `tree`, under names such as `terms/recon/value`."""
         self.step = step
-        leaves = _leaves(tree, "/")
+        leaves = flat(tree, "/").items()
         numbers = {k: v for k, v in leaves if isinstance(v, int | float) and not isinstance(v, bool)}
         _all(partial(tracker.log, numbers, step=step) for tracker in self.trackers)
 
@@ -101,14 +101,6 @@ def stage1_evaluated(run: Path, results: dict[str, Any]) -> None:
 def stage1_run_end(run: Path) -> None:
     if run in _going_on:
         _going_on.pop(run).finish()
-
-
-def _leaves(tree: Mapping[str, Any], separator: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from ((f"{key}{separator}{name}", leaf) for name, leaf in _leaves(value, separator))
-        else:
-            yield key, value
 
 
 def _all(actions: Iterable[Callable[[], object]]) -> None:
