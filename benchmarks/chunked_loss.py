@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from stage1.chunked import token_cross_entropy, token_kl
+from stage1.llm.chunked import token_cross_entropy, token_kl
 
 LOSSES, FORMS = ("cross_entropy", "kl"), ("naive", "chunked")
 

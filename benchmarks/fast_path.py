@@ -15,17 +15,17 @@ from typing import Any
 
 import torch
 
-from stage1.batches import Batches, PromptBatches, TokenBatches
-from stage1.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig, merge, validate
-from stage1.data import Prompt
-from stage1.inputs import Inputs, load_inputs
-from stage1.objective import Objective
+from stage1.data.prompts import Prompt
 from stage1.plugins import load_plugins, resolve
+from stage1.plugins.tensors import LossInputs, TokenStats
 from stage1.progress import Progress
-from stage1.tensors import LossInputs, TokenStats
-from stage1.tokens import count_tokens
-from stage1.train import learning_rate
+from stage1.session import Inputs, load_inputs
+from stage1.training.batches import Batches, PromptBatches, TokenBatches
+from stage1.training.objective import Objective
+from stage1.training.trainer import learning_rate
 
 BATCH_PROMPTS = 16
 

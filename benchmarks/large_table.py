@@ -16,14 +16,14 @@ from typing import Any
 
 import torch
 
-from stage1.batches import TokenBatches
-from stage1.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import training_shares
 from stage1.config import merge, validate
-from stage1.objective import Objective
 from stage1.plugins import load_plugins, resolve
-from stage1.tensors import LossInputs, TokenStats
-from stage1.tokens import training_shares
-from stage1.train import learning_rate
+from stage1.plugins.tensors import LossInputs, TokenStats
+from stage1.training.batches import TokenBatches
+from stage1.training.objective import Objective
+from stage1.training.trainer import learning_rate
 
 VOCABULARY, WIDTH, USED, DIM = 128_256, 4096, 25_000, 512
 

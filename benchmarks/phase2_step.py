@@ -22,12 +22,12 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stage1.bottleneck import Bottleneck, splice
+from stage1.bottleneck.bottleneck import Bottleneck, splice
 from stage1.config import merge, validate
-from stage1.frozen import FrozenLLM
-from stage1.objective import Objective
+from stage1.llm.states import FrozenLLM
 from stage1.plugins import load_plugins, resolve
-from stage1.tensors import Embedded, LLMOutputs, LossInputs, TokenStats
+from stage1.plugins.tensors import Embedded, LLMOutputs, LossInputs, TokenStats
+from stage1.training.objective import Objective
 
 SMALL = {
     "layers": 4,

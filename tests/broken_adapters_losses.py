@@ -7,8 +7,8 @@ from torch import Tensor, nn
 from torch.nn.functional import cosine_similarity
 
 from broken_compressors import KeepConfig
-from stage1.interfaces import Adapter, Encoder, Loss
-from stage1.tensors import Code, LossInputs, TokenStats
+from stage1.plugins.interfaces import Adapter, Encode, Loss
+from stage1.plugins.tensors import Code, LossInputs, TokenStats
 
 
 class Decode(Adapter):
@@ -25,10 +25,10 @@ class Decode(Adapter):
         self.register_buffer("mean", torch.zeros(embed_dim))
         self.register_buffer("centre", torch.zeros(embed_dim), persistent=False)
 
-    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+    def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         self.mean.copy_(stats.mean)
 
-    def attach(self, encode: Encoder, table: Tensor) -> None:
+    def attach(self, encode: Encode, table: Tensor) -> None:
         self.centre = table.mean(0)
 
     def decoded(self, vectors: Tensor) -> Tensor:
@@ -48,14 +48,14 @@ class ReturnsTheCode(Decode):
 class DividesByZero(Decode):
     """The last layer has no solution."""
 
-    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+    def refit(self, encode: Encode, stats: TokenStats) -> None:
         self.weight.fill_(float("nan"))
 
 
 class CentresTheTable(Decode):
     """The LLM's own rows are moved."""
 
-    def attach(self, encode: Encoder, table: Tensor) -> None:
+    def attach(self, encode: Encode, table: Tensor) -> None:
         super().attach(encode, table)
         table.sub_(self.centre)
 
@@ -106,7 +106,7 @@ class ForgetsItsStart(Decode):
 
     shift = 0.0
 
-    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+    def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         self.shift = float(stats.embeds.max())
 
     def decoded(self, vectors: Tensor) -> Tensor:
@@ -121,7 +121,7 @@ class SavesTheTable(Decode):
         self.table: Tensor
         self.register_buffer("table", torch.zeros(0, embed_dim))
 
-    def attach(self, encode: Encoder, table: Tensor) -> None:
+    def attach(self, encode: Encode, table: Tensor) -> None:
         super().attach(encode, table)
         self.table = table
 

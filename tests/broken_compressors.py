@@ -7,8 +7,8 @@ import torch
 from pydantic import BaseModel, Field, field_serializer
 from torch import Tensor, nn
 
-from stage1.interfaces import ComponentConfig, Compressor
-from stage1.tensors import Code, TokenStats
+from stage1.plugins.interfaces import ComponentConfig, Compressor
+from stage1.plugins.tensors import Code, TokenStats
 
 
 class KeepConfig(ComponentConfig):

@@ -15,11 +15,11 @@ import torch
 
 from plugin_sites import RICH, Site, compressor
 from stage1.config import RunConfig, merge, validate
-from stage1.inputs import Inputs, load_inputs
 from stage1.plugins import Registry
+from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
 from stage1.scaffold import Package, create
-from stage1.tensors import TokenStats
+from stage1.session import Inputs, load_inputs
 from wheels import Environment, write_firstdims
 
 ROOT = Path(__file__).resolve().parent.parent

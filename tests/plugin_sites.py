@@ -8,12 +8,7 @@ import pytest
 
 from stage1.config import RunConfig, merge, validate
 from stage1.errors import ConfigError
-from stage1.plugins import (
-    PluginRecord,
-    Registry,
-    load_plugins,
-    resolve,
-)
+from stage1.plugins import PluginRecord, Registry, load_plugins, resolve
 
 COMPRESSOR = '''
     """A module of compressors."""

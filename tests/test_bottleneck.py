@@ -11,13 +11,13 @@ from torch import Tensor
 
 from conftest import small_config
 from plugin_sites import Site, compressor
-from stage1.bottleneck import Bottleneck, rms, splice
+from stage1.bottleneck.bottleneck import Bottleneck, rms, splice
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
-from stage1.interfaces import ComponentConfig, Compressor
-from stage1.llm import table_sha256
+from stage1.llm.loading import table_sha256
 from stage1.plugins import load_plugins, resolve
-from stage1.tensors import Code, Embedded, TokenStats
+from stage1.plugins.interfaces import ComponentConfig, Compressor
+from stage1.plugins.tensors import Code, Embedded, TokenStats
 
 
 def build(stats: TokenStats, *options: str) -> Bottleneck:
@@ -162,7 +162,7 @@ def test_a_checkpoint_of_another_table_is_refused(stats: TokenStats, tmp_path: P
 
 
 def test_a_missing_plugin_is_named_with_its_package(stats: TokenStats, tmp_path: Path) -> None:
-    from stage1.bottleneck import _digest
+    from stage1.bottleneck.bottleneck import _digest
 
     folder = saved(build(stats), stats, tmp_path)
     record = json.loads((folder / "bottleneck.json").read_text())
@@ -193,7 +193,7 @@ def test_a_compressor_that_changes_the_length_is_loaded_again(
     """It does not go with the default objective, which is none of a checkpoint's business."""
     site.install("lengths", {"pool": compressor("pool", body="changes_length = True; tokenwise = False")})
     registry = site.load()
-    monkeypatch.setattr("stage1.bottleneck.load_plugins", lambda: registry)
+    monkeypatch.setattr("stage1.bottleneck.bottleneck.load_plugins", lambda: registry)
     config = small_config("compressor=pool", "adapter=mlp", "losses={answer_ce: 1}")
     bottleneck = Bottleneck.build(resolve(config, registry), "free", 24, 0)
     loaded = Bottleneck.from_pretrained(saved(bottleneck, stats, tmp_path), table=stats.embeds)

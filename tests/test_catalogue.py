@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 
 import stage1
-import stage1.tasks
+import stage1.evaluation.lm_eval.tasks
 from conftest import Result
 from plugin_sites import Site
-from stage1.catalogue import LM_EVAL, everything, find, hint, select
 from stage1.errors import UsageError
+from stage1.evaluation.lm_eval.catalogue import LM_EVAL, everything, find, hint, select
 from stage1.plugins import Registry, load_plugins
 from stage1.progress import Progress
 
 Invoke = Callable[..., Result]
 OURS = f"stage1 {stage1.__version__}"
-FOLDER = stage1.tasks.stage1_tasks()
+FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
 PLUGIN = dedent("""
     from pathlib import Path
     import stage1
@@ -162,7 +162,9 @@ def test_lm_evals_files_are_read_once(indexed: Path) -> None:
 @pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": ["task"', '{"a": ["task", 3, 4]}', "\xff"])
 def test_a_damaged_list_is_made_anew(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [find("arc_easy", load_plugins(), Progress())[0]]
-    monkeypatch.setattr("stage1.catalogue._read", lambda folder, source: few if folder is None else [])
+    monkeypatch.setattr(
+        "stage1.evaluation.lm_eval.catalogue._read", lambda folder, source: few if folder is None else []
+    )
     monkeypatch.setenv("STAGE1_CACHE", str(tmp_path))
     file = tmp_path / "tasks" / f"{LM_EVAL.replace(' ', '-')}.json"
     file.parent.mkdir()
@@ -177,7 +179,9 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     few = [find("arc_easy", load_plugins(), Progress())[0]]
-    monkeypatch.setattr("stage1.catalogue._read", lambda folder, source: few if folder is None else [])
+    monkeypatch.setattr(
+        "stage1.evaluation.lm_eval.catalogue._read", lambda folder, source: few if folder is None else []
+    )
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "file"))
     told = Told()

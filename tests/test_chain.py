@@ -12,18 +12,18 @@ from safetensors.torch import load_file
 from chain_toys import installed
 from conftest import SMALL, Result, settings_args, small_config
 from plugin_sites import Site
-from stage1 import report
-from stage1.bottleneck import Bottleneck, _digest
-from stage1.chain import Chain
+from stage1.api import evaluate_run, resume_run, train_run
+from stage1.bottleneck.bottleneck import Bottleneck, _digest
+from stage1.bottleneck.chain import Chain
 from stage1.config import ModelConfig, RunConfig, validate
 from stage1.errors import ConfigError, PluginError, UsageError
-from stage1.interfaces import Compressor
-from stage1.llm import table_sha256
+from stage1.llm.loading import table_sha256
 from stage1.plugins import Registry, load_plugins, resolve
+from stage1.plugins.interfaces import Compressor
+from stage1.plugins.tensors import Code, TokenStats
 from stage1.progress import Progress
-from stage1.runs import Run
-from stage1.tensors import Code, TokenStats
-from stage1.workflow import evaluate_run, resume_run, train_run
+from stage1.report import report
+from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]
 
@@ -318,7 +318,7 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
 def test_an_interrupted_chain_ends_with_the_same_weights(
     toys: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stage1.train import Trainer
+    from stage1.training.trainer import Trainer
 
     def config(name: str) -> RunConfig:
         return small_config(*FEW, *CHAINED, f"output={tmp_path / name}")

@@ -13,9 +13,9 @@ from plugin_sites import Site, configured, issues
 from stage1.cli.options import flags_given
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.errors import ConfigError, UsageError
-from stage1.grid import Axis, plan
 from stage1.plugins import Registry, config_schema, fully_resolved, resolve
-from stage1.runs import Run
+from stage1.runs.run import Run
+from stage1.sweep.grid import Axis, plan
 
 Invoke = Callable[..., Result]
 

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, kl_div, log_softmax
 
-from stage1.chunked import POSITIONS, token_cross_entropy, token_kl
+from stage1.llm.chunked import POSITIONS, token_cross_entropy, token_kl
 
 N, WIDTH, VOCABULARY = 2 * POSITIONS + 37, 16, 501
 

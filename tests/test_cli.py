@@ -13,9 +13,9 @@ import pytest
 import yaml
 
 from conftest import SQUAD, Cli, Result, settings_args
-from stage1 import report
-from stage1.bottleneck import Bottleneck
-from stage1.runs import Run
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.report import report
+from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]
 ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import small_config
-from stage1.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import ConfigError
 from stage1.plugins import load_plugins, resolve
-from stage1.tensors import LossInputs, TokenStats
+from stage1.plugins.tensors import LossInputs, TokenStats
 
 COMPRESSORS = ["pca", "random_projection", "learned_linear", "identity"]
 DECODERS = ["linear", "mlp", "residual", "codebook"]

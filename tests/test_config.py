@@ -26,8 +26,8 @@ from stage1.config import (
     read_yaml,
     validate,
 )
+from stage1.config.messages import issues_of
 from stage1.errors import ConfigError, UsageError
-from stage1.issues import issues_of
 
 
 def issues(tree: dict[Any, Any]) -> dict[str, str]:

@@ -12,17 +12,17 @@ import torch
 from torch import Tensor
 
 from conftest import Result, settings_args, small_config
-from stage1 import rows as module
-from stage1.bottleneck import rms
-from stage1.data import spread
-from stage1.inputs import Inputs, load_inputs
-from stage1.interfaces import Loss
-from stage1.llm import load_llm
-from stage1.lm import Stage1LM
+from stage1.bottleneck.bottleneck import rms
+from stage1.data.datasets import spread
+from stage1.evaluation import rows as module
+from stage1.evaluation.lm_eval.model import Stage1LM
+from stage1.llm.loading import load_llm
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
+from stage1.plugins.interfaces import Loss
+from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
-from stage1.tensors import LossInputs
-from stage1.train import Trainer
+from stage1.session import Inputs, load_inputs
+from stage1.training.trainer import Trainer
 from stage1_compressors.pca import PCA
 
 Invoke = Callable[..., Result]

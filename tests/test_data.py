@@ -17,7 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stage1.config import DataConfig
-from stage1.data import QAData, Question, load_qa, spread
+from stage1.data.datasets import QAData, load_qa, spread
+from stage1.data.records import Question
 from stage1.errors import UsageError
 
 SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad" / "dev-v1.1-part.json"
@@ -359,5 +360,5 @@ def test_spread_does_not_stay_at_the_beginning() -> None:
 
 
 def test_data_and_scores_need_no_torch() -> None:
-    program = "import sys, stage1.data, stage1.squad; sys.exit('torch' in sys.modules)"
+    program = "import sys, stage1.data.datasets, stage1.evaluation.squad; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0

@@ -10,16 +10,17 @@ from typing import Any
 import pytest
 
 from conftest import Result, settings_args, small_config
-from stage1.bottleneck import Bottleneck
-from stage1.data import spread
-from stage1.diagnose import diagnose, diagnose_run, show
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.data.datasets import spread
+from stage1.diagnose import show
 from stage1.diagnose.case import Case
-from stage1.inputs import Inputs, load_inputs
+from stage1.diagnose.diagnose import diagnose, diagnose_run
+from stage1.evaluation.rows import load_model
 from stage1.plugins import load_plugins, resolve
 from stage1.progress import Progress
-from stage1.rows import load_model
-from stage1.runs import Run
-from stage1.train import Trainer
+from stage1.runs.run import Run
+from stage1.session import Inputs, load_inputs
+from stage1.training.trainer import Trainer
 from test_bad_input import refused
 from test_measure import fitted, pairs
 

@@ -11,22 +11,23 @@ import torch
 from transformers import PreTrainedModel
 
 import stage1.diagnose.objective as objective
-import stage1.qa as qa
+import stage1.evaluation.lm_eval.squad_task as qa
 from conftest import small_config
 from plugin_sites import Site
-from stage1.bottleneck import Bottleneck
-from stage1.data import spread
-from stage1.diagnose import diagnose, show
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
+from stage1.data.datasets import spread
+from stage1.diagnose import show
 from stage1.diagnose.case import Case
+from stage1.diagnose.diagnose import diagnose
 from stage1.diagnose.facts import Finding
 from stage1.diagnose.findings import findings
-from stage1.inputs import Inputs, load_inputs
+from stage1.evaluation.rows import load_model
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.progress import Progress
-from stage1.rows import load_model
-from stage1.runs import Run
-from stage1.tokens import count_tokens
-from stage1.train import Trainer
+from stage1.runs.run import Run
+from stage1.session import Inputs, load_inputs
+from stage1.training.trainer import Trainer
 from test_diagnose_objective import LEAK
 from test_diagnose_protocol import CutFromTheRight, Faulty, WithoutBos, faulty
 

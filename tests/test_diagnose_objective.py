@@ -15,18 +15,18 @@ import stage1.diagnose.divergence as divergence
 import stage1.diagnose.objective as objective
 from conftest import small_config
 from plugin_sites import Site
-from stage1.bottleneck import Bottleneck
-from stage1.data import answer_ids
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.data.prompts import answer_ids
 from stage1.diagnose.case import Case
-from stage1.inputs import Inputs, load_inputs
-from stage1.interfaces import Loss
-from stage1.objective import Objective
+from stage1.evaluation.rows import load_model
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
+from stage1.plugins.interfaces import Loss
+from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
-from stage1.rows import load_model
-from stage1.runs import Run
-from stage1.tensors import LossInputs
-from stage1.train import Trainer
+from stage1.runs.run import Run
+from stage1.session import Inputs, load_inputs
+from stage1.training.objective import Objective
+from stage1.training.trainer import Trainer
 from test_measure import fitted, pairs
 
 N = 16

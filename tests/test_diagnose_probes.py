@@ -13,17 +13,18 @@ from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel
 
 from conftest import small_config
-from stage1.bottleneck import Bottleneck
-from stage1.data import Prompt, spread
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
+from stage1.data.datasets import spread
+from stage1.data.prompts import Prompt
 from stage1.diagnose import compressor, statistics, tokens
 from stage1.diagnose.case import Case
-from stage1.inputs import Inputs, load_inputs
-from stage1.interfaces import Adapter, ComponentConfig, Compressor
-from stage1.measure import reconstruction
+from stage1.evaluation.measures import reconstruction
+from stage1.evaluation.rows import load_model
+from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
+from stage1.plugins.tensors import Code
 from stage1.progress import Progress
-from stage1.rows import load_model
-from stage1.tensors import Code
-from stage1.tokens import count_tokens
+from stage1.session import Inputs, load_inputs
 from test_measure import fitted, pairs
 
 QUESTIONS = 20

@@ -12,15 +12,16 @@ from transformers import PreTrainedModel
 import stage1.diagnose.generation as generation
 import stage1.diagnose.protocol as protocol
 from conftest import small_config
-from stage1.bottleneck import Bottleneck
-from stage1.data import Prompt, Question
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.data.prompts import Prompt
+from stage1.data.records import Question
 from stage1.diagnose.case import Asked, Case
-from stage1.inputs import Inputs, load_inputs
-from stage1.lm import Embed
+from stage1.evaluation.lm_eval.model import Embed
+from stage1.evaluation.lm_eval.squad_task import QATask
+from stage1.evaluation.rows import load_model
+from stage1.evaluation.squad import f1, normalize_answer
 from stage1.progress import Progress
-from stage1.qa import QATask
-from stage1.rows import load_model
-from stage1.squad import f1, normalize_answer
+from stage1.session import Inputs, load_inputs
 from test_measure import fitted, pairs
 
 N = 20

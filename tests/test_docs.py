@@ -15,9 +15,9 @@ import typer
 
 import stage1
 from conftest import ROOT
-from stage1 import hookspecs, interfaces, tensors
 from stage1.cli import app
-from stage1.plugins import docs, load_plugins
+from stage1.plugins import docs, interfaces, load_plugins, tensors
+from stage1.plugins import hooks as specifications
 
 DOCS = ROOT / "docs"
 
@@ -68,7 +68,7 @@ def test_the_reference_of_plugins_has_every_hook_interface_and_check() -> None:
     """Names as Python finds them, which the generator, reading the sources, may have overlooked."""
     page = plugin_reference.TARGET.read_text(encoding="utf-8")
     sections = dict(re.findall(r"^### `(\w+)(.*?)(?=^##|\Z)", page, re.M | re.S))
-    hooks = {name for name in vars(hookspecs) if name.startswith("stage1_")}
+    hooks = {name for name in vars(specifications) if name.startswith("stage1_")}
     public = {name for name in stage1.__all__ if name not in ("__version__", "hookimpl")}
     for module in (interfaces, tensors):
         for name, value in vars(module).items():

@@ -10,18 +10,18 @@ import torch
 
 from conftest import Notes, small_config
 from random_llama import WIDTH, random_llama
-from stage1 import rows as module
-from stage1.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import merge, validate
-from stage1.data import spread
+from stage1.data.datasets import spread
 from stage1.errors import UsageError
-from stage1.evaluate import Evaluation, evaluate, verdict
-from stage1.inputs import Inputs, load_inputs
-from stage1.llm import load_llm
-from stage1.lm import Stage1LM
+from stage1.evaluation import rows as module
+from stage1.evaluation.evaluate import Evaluation, evaluate, verdict
+from stage1.evaluation.lm_eval.model import Stage1LM
+from stage1.evaluation.lm_eval.squad_task import QATask, generate_answers
+from stage1.evaluation.squad import score
+from stage1.llm.loading import load_llm
 from stage1.progress import Progress
-from stage1.qa import QATask, generate_answers
-from stage1.squad import score
+from stage1.session import Inputs, load_inputs
 from test_measure import fitted, pairs
 
 ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
@@ -237,7 +237,7 @@ def test_raw_differing_from_text_marks_the_run(gibberish: Inputs, monkeypatch: p
         answers = generate_answers(lm, task)
         return ["something else", *answers[1:]] if lm.label.endswith("raw") else answers
 
-    monkeypatch.setattr("stage1.qa.generate_answers", lying)
+    monkeypatch.setattr("stage1.evaluation.lm_eval.squad_task.generate_answers", lying)
     notes = Notes()
     results = run(
         fitted(gibberish, "compressor=identity", "adapter=identity"), gibberish, notes=notes

@@ -14,18 +14,18 @@ from lm_eval.evaluator import evaluate as lm_eval_evaluate
 from lm_eval.models.huggingface import HFLM
 
 from conftest import ROOT, SQUAD, Notes, Result, small_config
-from stage1.catalogue import Selection, select
+from stage1.api import evaluate_run_tasks, train_run
 from stage1.errors import UsageError
-from stage1.evaluate_tasks import TaskEvaluation, TaskOptions, evaluate_tasks
-from stage1.inputs import load_model_inputs
-from stage1.llm import load_llm, load_tokenizer
-from stage1.lm import Stage1LM
+from stage1.evaluation.lm_eval.catalogue import Selection, select
+from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions, evaluate_tasks
+from stage1.evaluation.lm_eval.model import Stage1LM
+from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
+from stage1.llm.loading import load_llm, load_tokenizer
+from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
-from stage1.quiet import quiet_lm_eval
-from stage1.runs import Run
-from stage1.tiny import MODEL_DIR
-from stage1.workflow import evaluate_run_tasks, train_run
+from stage1.runs.run import Run
+from stage1.session import load_model_inputs
 
 TASKS = ROOT / "tests" / "tasks"
 SMALL_TASKS = [str(TASKS / f"small_{name}.yaml") for name in ("generation", "cloze", "choice", "rolling")]
@@ -276,7 +276,7 @@ def test_the_chat_template_and_a_system_instruction_reach_the_model(runs: dict[s
     inputs = load_model_inputs(runs["identity"].config, Progress(), weights="all")
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
     inputs.tokenizer.chat_template = template
-    from stage1.bottleneck import Bottleneck
+    from stage1.bottleneck.bottleneck import Bottleneck
 
     evaluation = evaluate_tasks(
         Bottleneck.from_pretrained(runs["identity"].path, table=inputs.table),
@@ -357,7 +357,7 @@ def test_a_task_that_asks_for_too_much_is_named(runs: dict[str, Run], tmp_path: 
 
 
 def test_scope_all_is_refused_where_positions_are_lost(runs: dict[str, Run]) -> None:
-    from stage1.evaluate_tasks import refuse_other_length
+    from stage1.evaluation.lm_eval.evaluate import refuse_other_length
     from test_likelihoods import pooling
 
     with pytest.raises(UsageError, match="changes their number"):
@@ -371,7 +371,7 @@ def test_scope_all_is_refused_where_positions_are_lost(runs: dict[str, Run]) -> 
 def test_a_run_is_a_model_of_lm_eval(arguments: str, runs: dict[str, Run]) -> None:
     from lm_eval.api.registry import get_model
 
-    import stage1.registered  # noqa: F401 - registers the model
+    import stage1.evaluation.lm_eval.registered  # noqa: F401 - registers the model
 
     lm = get_model("stage1").create_from_arg_string(
         f"run={runs['lossy'].path}{arguments}", {"batch_size": "16", "device": "cuda:0"}
@@ -387,7 +387,7 @@ def test_a_run_is_a_model_of_lm_eval(arguments: str, runs: dict[str, Run]) -> No
 
 
 def test_lm_eval_may_find_it_by_its_entry_point() -> None:
-    from stage1.registered import RunLM
+    from stage1.evaluation.lm_eval.registered import RunLM
 
     [point] = entry_points(group="lm_eval.models", name="stage1")
     assert point.load() is RunLM
@@ -410,7 +410,7 @@ def test_lm_evals_own_command_line(runs: dict[str, Run], cli: Any) -> None:
 
 @pytest.mark.parametrize(("argument", "message"), [("row=linear", "text"), ("scope=context", "all, prompt")])
 def test_wrong_model_args_name_the_choices(argument: str, message: str, runs: dict[str, Run]) -> None:
-    from stage1.registered import RunLM
+    from stage1.evaluation.lm_eval.registered import RunLM
 
     name, value = argument.split("=")
     arguments: dict[str, Any] = {name: value}

@@ -16,13 +16,13 @@ import pytest
 
 from conftest import SMALL, CtrlC, Result, settings_args, small_config
 from plugin_sites import HOOK, Site, of
+from stage1.api import evaluate_run, train_run
 from stage1.config import RunConfig
 from stage1.errors import TrainingError, UsageError
-from stage1.phases import FIRST
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
-from stage1.runs import METRICS, Run
-from stage1.workflow import evaluate_run, train_run
+from stage1.runs.run import METRICS, Run
+from stage1.training.phases import FIRST
 
 LISTENER = '''
     """Writes down what it hears."""

@@ -7,14 +7,15 @@ import pytest
 import torch
 
 from conftest import small_config
-from stage1.batches import PromptBatches, TokenBatches, collate
-from stage1.bottleneck import Bottleneck
-from stage1.data import Prompt
-from stage1.inputs import Inputs
-from stage1.objective import Objective
+from stage1.bottleneck.batches import collate
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens, least_squares, training_shares
+from stage1.data.prompts import Prompt
 from stage1.plugins import load_plugins, resolve
-from stage1.tensors import LossInputs, TokenStats
-from stage1.tokens import count_tokens, least_squares, training_shares
+from stage1.plugins.tensors import LossInputs, TokenStats
+from stage1.session import Inputs
+from stage1.training.batches import PromptBatches, TokenBatches
+from stage1.training.objective import Objective
 
 
 def crossing_rows(prompts: list[Prompt], table: torch.Tensor) -> torch.Tensor:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from plugin_sites import Site, compressor, of
-from stage1 import hookspecs
 from stage1.plugins import Owner, load_plugins
+from stage1.plugins import hooks as specifications
 
 # -- task folders -------------------------------------------------------------------------------------
 
@@ -143,7 +143,7 @@ def test_every_hook_is_listed_in_its_order_with_all_who_implement_it(site: Site)
     again = "\n@hookimpl(specname='stage1_compressors')\ndef more():\n    return []\n"
     site.install("twice", {"point": compressor("t1") + again})
     hooks = {hook.name: hook for hook in site.load().hooks()}
-    assert list(hooks) == [name for name in vars(hookspecs) if name.startswith("stage1_")]
+    assert list(hooks) == [name for name in vars(specifications) if name.startswith("stage1_")]
     assert list(hooks)[:3] == ["stage1_compressors", "stage1_adapters", "stage1_losses"]
     assert all(hook.summary for hook in hooks.values())
     implementers = hooks["stage1_compressors"].implementers

@@ -13,18 +13,18 @@ from torch import Tensor
 
 from conftest import Notes
 from random_llama import calls_of, random_llama
-from stage1.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import Stage1Error
-from stage1.interfaces import Adapter, ComponentConfig, Compressor
-from stage1.journal import Journal
-from stage1.llm import load_llm, load_tokenizer
-from stage1.lm import Embed, Stage1LM, tokens_containing
+from stage1.evaluation.lm_eval.model import Embed, Stage1LM, tokens_containing
+from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
+from stage1.evaluation.rows import through
+from stage1.llm.loading import load_llm, load_tokenizer
+from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins import load_plugins
+from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
+from stage1.plugins.tensors import Code, Embedded, TokenStats
 from stage1.progress import Progress
-from stage1.quiet import quiet_lm_eval
-from stage1.rows import through
-from stage1.tensors import Code, Embedded, TokenStats
-from stage1.tiny import MODEL_DIR
+from stage1.runs.journal import Journal
 
 CPU = torch.device("cpu")
 WIDTH = 32

@@ -18,7 +18,7 @@ from transformers import LlamaModel
 from random_llama import VOCABULARY, WIDTH, random_llama
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
-from stage1.llm import (
+from stage1.llm.loading import (
     context_length,
     load_llm,
     load_table,
@@ -28,8 +28,8 @@ from stage1.llm import (
     pick_device,
     table_sha256,
 )
+from stage1.llm.tiny import MODEL_DIR
 from stage1.progress import Progress
-from stage1.tiny import MODEL_DIR
 
 CPU = torch.device("cpu")
 

@@ -11,14 +11,16 @@ from torch import Tensor
 
 from conftest import Notes
 from random_llama import calls_of, random_llama
-from stage1.data import Prompt, Question, build_prompts
+from stage1.data.prompts import Prompt, build_prompts
+from stage1.data.records import Question
+from stage1.data.tiny_squad import tiny_squad
 from stage1.errors import Stage1Error
-from stage1.llm import load_llm, load_tokenizer
-from stage1.lm import Embed, Stage1LM
-from stage1.qa import QATask, generate_answers
-from stage1.quiet import quiet_lm_eval
-from stage1.tensors import Embedded
-from stage1.tiny import MODEL_DIR, tiny_squad
+from stage1.evaluation.lm_eval.model import Embed, Stage1LM
+from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
+from stage1.evaluation.lm_eval.squad_task import QATask, generate_answers
+from stage1.llm.loading import load_llm, load_tokenizer
+from stage1.llm.tiny import MODEL_DIR
+from stage1.plugins.tensors import Embedded
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer(MODEL_DIR)

@@ -11,20 +11,20 @@ from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from conftest import small_config
-from stage1.batches import Batch, collate, collate_answers
-from stage1.bottleneck import splice
-from stage1.data import answer_ids
+from stage1.bottleneck.batches import Batch, collate, collate_answers
+from stage1.bottleneck.bottleneck import splice
+from stage1.data.prompts import answer_ids
 from stage1.errors import ConfigError
-from stage1.frozen import FrozenLLM
-from stage1.inputs import Inputs, load_inputs
-from stage1.interfaces import Loss
-from stage1.objective import Objective
+from stage1.evaluation.rows import load_model
+from stage1.llm.states import FrozenLLM
 from stage1.plugins import load_plugins, resolve
+from stage1.plugins.interfaces import Loss
+from stage1.plugins.tensors import Answers, Embedded, LLMOutputs, LossInputs, States
 from stage1.progress import Progress
-from stage1.rows import load_model
-from stage1.runs import Run
-from stage1.tensors import Answers, Embedded, LLMOutputs, LossInputs, States
-from stage1.train import Trainer
+from stage1.runs.run import Run
+from stage1.session import Inputs, load_inputs
+from stage1.training.objective import Objective
+from stage1.training.trainer import Trainer
 
 LOSSES: dict[str, dict[str, Any]] = {
     "prompt_ppl": {},

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from conftest import small_config
-from stage1.bottleneck import Bottleneck
-from stage1.data import Prompt, build_prompts
-from stage1.inputs import Inputs
-from stage1.interfaces import ComponentConfig, Compressor
-from stage1.measure import rate, reconstruction, recovers
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
+from stage1.data.prompts import Prompt, build_prompts
+from stage1.evaluation.measures import rate, reconstruction, recovers
+from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.plugins import load_plugins, resolve
-from stage1.stats import ClusterBootstrap
-from stage1.tensors import Code, TokenStats
-from stage1.tokens import count_tokens
+from stage1.plugins.interfaces import ComponentConfig, Compressor
+from stage1.plugins.tensors import Code, TokenStats
+from stage1.session import Inputs
 
 
 def fitted(inputs: Inputs, *options: str) -> Bottleneck:
@@ -147,7 +147,7 @@ def test_nearest_token_in_pieces(stats: TokenStats, monkeypatch: pytest.MonkeyPa
     expected = torch.cdist(noisy.double(), stats.embeds.double()).argmin(1) == stats.ids
     assert 0.1 < expected.double().mean() < 0.9
     for pieces in (2**24, 200 * 7, 1):
-        monkeypatch.setattr("stage1.measure.SCORES_AT_ONCE", pieces)
+        monkeypatch.setattr("stage1.evaluation.measures.SCORES_AT_ONCE", pieces)
         assert torch.equal(recovers(noisy, stats.ids, table), expected)
     twins = torch.tensor([200, 201, 202])
     assert torch.equal(recovers(table[twins], twins, table), torch.tensor([True, True, True]))

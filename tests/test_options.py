@@ -7,15 +7,7 @@ import pytest
 
 from stage1.config import RunConfig, merge, validate
 from stage1.errors import ConfigError
-from stage1.plugins import (
-    Option,
-    PluginRecord,
-    Registry,
-    config_schema,
-    docs,
-    load_plugins,
-    resolve,
-)
+from stage1.plugins import Option, PluginRecord, Registry, config_schema, docs, load_plugins, resolve
 
 
 def test_docs_of_a_built_in_plugin() -> None:

@@ -14,14 +14,14 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import small_config
-from stage1 import report
-from stage1.bottleneck import Bottleneck
+from stage1.api import evaluate_run, resume_run, train_run
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig, validate
 from stage1.errors import ConfigError, TrainingError, UsageError
-from stage1.phases import FIRST, Decision
 from stage1.progress import Progress
-from stage1.runs import Run
-from stage1.workflow import evaluate_run, resume_run, train_run
+from stage1.report import report
+from stage1.runs.run import Run
+from stage1.training.phases import FIRST, Decision
 
 PHASES = (
     "train.save_every=10",

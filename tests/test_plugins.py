@@ -11,11 +11,7 @@ import pytest
 
 from plugin_sites import Site, compressor, of
 from stage1.errors import UsageError
-from stage1.plugins import (
-    Owner,
-    discover,
-    load_plugins,
-)
+from stage1.plugins import Owner, discover, load_plugins
 
 # -- the built-in plugins -----------------------------------------------------------------------------
 

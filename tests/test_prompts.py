@@ -12,11 +12,13 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import PreTrainedTokenizerFast
 
 from stage1.config import DataConfig
-from stage1.data import Prompt, Question, build_prompts, load_qa
+from stage1.data.datasets import load_qa
+from stage1.data.prompts import Prompt, build_prompts
+from stage1.data.records import Question
+from stage1.data.tiny_squad.lexicon import all_names
 from stage1.errors import UsageError
+from stage1.llm.tiny import MODEL_DIR
 from stage1.progress import Progress
-from stage1.tiny import MODEL_DIR
-from stage1.tiny.lexicon import all_names
 
 CORPUS = [
     f"Context: It rains.{' The rain in Spain falls.' * n}\nQuestion: Why?\nAnswer: 1" for n in range(9)

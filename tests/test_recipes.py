@@ -13,10 +13,10 @@ import yaml
 
 from conftest import ROOT, SMALL, Result, settings_args
 from stage1.config import RunConfig, merge, overlay, validate
+from stage1.config.recipes import Recipe, find, recipes
 from stage1.errors import UsageError
 from stage1.plugins import load_plugins, resolve
-from stage1.recipes import Recipe, find, recipes
-from stage1.runs import Run
+from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]
 NAMES = ["distill", "phase1", "phase2", "teacher_forced", "two_phase"]
@@ -171,7 +171,7 @@ def test_shell_completion_knows_the_recipes() -> None:
 
 
 def test_reading_them_loads_no_torch() -> None:
-    code = "import sys; from stage1.recipes import recipes; [r.settings for r in recipes()]; "
+    code = "import sys; from stage1.config.recipes import recipes; [r.settings for r in recipes()]; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
@@ -181,4 +181,4 @@ def test_the_wheel_contains_them(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
-    assert {f"stage1/recipes/{name}.yaml" for name in NAMES} <= set(zipfile.ZipFile(wheel).namelist())
+    assert {f"stage1/config/recipes/{name}.yaml" for name in NAMES} <= set(zipfile.ZipFile(wheel).namelist())

@@ -6,12 +6,7 @@ import pytest
 
 from plugin_sites import Site, compressor, configured, issues
 from stage1.config import validate
-from stage1.plugins import (
-    Registry,
-    fully_resolved,
-    load_plugins,
-    resolve,
-)
+from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 
 
 def test_names_become_classes_and_options_are_validated() -> None:

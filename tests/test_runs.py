@@ -11,7 +11,7 @@ import torch
 from conftest import small_config
 from stage1.errors import Stage1Error, UsageError
 from stage1.files import TEMPORARY, to_json, write_atomic
-from stage1.runs import METRICS, Run
+from stage1.runs.run import METRICS, Run
 
 
 def new_run(path: Path) -> Run:
@@ -44,7 +44,7 @@ def test_a_folder_in_use_is_refused_and_left_alone(tmp_path: Path) -> None:
 def test_a_second_program_is_kept_out(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     code = (
-        "import sys; from pathlib import Path; from stage1.runs import Run\n"
+        "import sys; from pathlib import Path; from stage1.runs.run import Run\n"
         "with Run(Path(sys.argv[1])).lock(): pass"
     )
     command = [sys.executable, "-c", code, str(run.path)]

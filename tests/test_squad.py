@@ -11,9 +11,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stage1.config import DataConfig
-from stage1.data import load_qa
+from stage1.data.datasets import load_qa
 from stage1.errors import UsageError
-from stage1.squad import Score, exact_match, f1, normalize_answer, read_predictions, score
+from stage1.evaluation.squad import Score, exact_match, f1, normalize_answer, read_predictions, score
 
 SQUAD = Path(__file__).parents[2] / "shared" / "data" / "squad"
 

@@ -13,18 +13,18 @@ import numpy as np
 import pytest
 
 from conftest import SMALL, Result, settings_args, small_config
-from stage1 import sweep as module
-from stage1.compare import Comparison, asked, question_f1, same_questions
+from stage1.api import train_run
 from stage1.errors import ConfigError, TrainingError, UsageError
-from stage1.evaluate import NEEDED
-from stage1.grid import Axis, Cell, folder_name, label, plan
+from stage1.evaluation.evaluate import NEEDED
+from stage1.evaluation.squad import f1
+from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.progress import Progress
-from stage1.runs import Run
-from stage1.squad import f1
-from stage1.stats import ClusterBootstrap
-from stage1.sweep import Baseline, Sweep
-from stage1.train import Trainer
-from stage1.workflow import train_run
+from stage1.runs.run import Run
+from stage1.sweep import sweep as module
+from stage1.sweep.compare import Comparison, asked, question_f1, same_questions
+from stage1.sweep.grid import Axis, Cell, folder_name, label, plan
+from stage1.sweep.sweep import Baseline, Sweep
+from stage1.training.trainer import Trainer
 
 Invoke = Callable[..., Result]
 FEW = (*SMALL, "data.train=100", "train.steps=4", "train.check_every=4", "train.check_questions=1")
@@ -300,7 +300,7 @@ def test_a_value_adds_to_what_is_set_for_all(tmp_path: Path) -> None:
 
 
 def test_recipes_are_an_axis(tmp_path: Path) -> None:
-    recipes = pytest.importorskip("stage1.recipes")
+    recipes = pytest.importorskip("stage1.config.recipes")
     first, second = (recipe.name for recipe in recipes.recipes()[:2])
     cells = cells_of(tmp_path, f"recipe={first},{second}")
     for cell, name in zip(cells, (first, second), strict=True):

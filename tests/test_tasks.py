@@ -13,18 +13,19 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-import stage1.tasks
+import stage1.evaluation.lm_eval.tasks
 from conftest import SQUAD, small_config
-from stage1 import squad
 from stage1.config import DataConfig, ModelConfig
-from stage1.data import build_prompts, load_qa
+from stage1.data.datasets import load_qa
+from stage1.data.prompts import build_prompts
 from stage1.errors import UsageError
-from stage1.inputs import load_inputs
-from stage1.llm import load_llm, load_tokenizer, locate
+from stage1.evaluation import squad
+from stage1.evaluation.rows import Asker, Row
+from stage1.llm.loading import load_llm, load_tokenizer, locate
 from stage1.progress import Progress
-from stage1.rows import Asker, Row
+from stage1.session import load_inputs
 
-FOLDER = stage1.tasks.stage1_tasks()
+FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
 N = 24
 PART = SQUAD / "dev-v1.1-part.json"
 

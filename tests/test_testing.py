@@ -22,8 +22,8 @@ from broken_compressors import (
 )
 from conftest import Result
 from plugin_sites import Site, compressor
-from stage1.interfaces import Adapter, Compressor, Loss
 from stage1.plugins import PluginRecord, load_plugins
+from stage1.plugins.interfaces import Adapter, Compressor, Loss
 from stage1.testing import AdapterSuite, CompressorSuite, LossSuite, TaskSuite
 from stage1.testing.runner import check
 

@@ -18,16 +18,16 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import SMALL, Cli, Notes, settings_args, small_config
-from stage1.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig
 from stage1.errors import TrainingError
-from stage1.inputs import Inputs, load_inputs
-from stage1.interfaces import Loss
 from stage1.plugins import Resolved, ResolvedLoss, load_plugins, resolve
+from stage1.plugins.interfaces import Loss
+from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
-from stage1.runs import Run
-from stage1.tensors import LossInputs
-from stage1.train import Trainer, learning_rate
+from stage1.runs.run import Run
+from stage1.session import Inputs, load_inputs
+from stage1.training.trainer import Trainer, learning_rate
 
 
 def trainer_for(
@@ -181,7 +181,7 @@ def test_token_wise_training_never_loads_the_llm(
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the LLM was loaded")
 
-    monkeypatch.setattr("stage1.rows.load_llm", refuse)
+    monkeypatch.setattr("stage1.evaluation.rows.load_llm", refuse)
     assert trainer_for(small_config()).llm is None
     with pytest.raises(AssertionError, match="was loaded"):
         trainer_for(small_config(), loss=NextToken)

@@ -78,11 +78,11 @@ def test_the_wheel_of_stage1_holds_its_five_packages_whole(installed: Environmen
     }
     assert names >= {f"{folder.name}/py.typed" for folder in FOLDERS}
     assert names >= {
-        "stage1/tiny/model/model.safetensors",
-        "stage1/tiny/model/tokenizer.json",
-        "stage1/recipes/two_phase.yaml",
-        "stage1/tasks/squad.yaml",
-        "stage1/tasks/tiny-squad.yaml",
+        "stage1/llm/tiny/model/model.safetensors",
+        "stage1/llm/tiny/model/tokenizer.json",
+        "stage1/config/recipes/two_phase.yaml",
+        "stage1/evaluation/lm_eval/tasks/squad.yaml",
+        "stage1/evaluation/lm_eval/tasks/tiny-squad.yaml",
     }
     assert sum(name.endswith(".jinja") for name in names) == 15
 

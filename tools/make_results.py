@@ -16,10 +16,10 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from stage1.compare import Comparison, asked, question_f1
 from stage1.config import RunConfig, merge, overlay, validate
-from stage1.recipes import find
-from stage1.runs import Run
+from stage1.config.recipes import find
+from stage1.runs.run import Run
+from stage1.sweep.compare import Comparison, asked, question_f1
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WORK = Path("runs") / "results"
@@ -71,9 +71,9 @@ def train(cell: Mapping[str, Any], recipes: tuple[str | None, ...]) -> str:
     """Train and evaluate one cell under each recipe, unless that is done already; in a process of its own."""
     import torch
 
-    from stage1.evaluate import NEEDED
+    from stage1.api import train_run
+    from stage1.evaluation.evaluate import NEEDED
     from stage1.progress import Progress
-    from stage1.workflow import train_run
 
     torch.set_num_threads(1)
     for recipe in recipes:
@@ -123,11 +123,11 @@ def protocol() -> dict[str, float]:
     """F1 of 200 questions without any bottleneck, where the study suspected the protocol: label → F1."""
     import torch
 
-    from stage1.data import spread
-    from stage1.inputs import load_inputs
+    from stage1.data.datasets import spread
+    from stage1.evaluation.rows import Asker, Row, load_model, scores
+    from stage1.plugins.tensors import Embedded
     from stage1.progress import Progress
-    from stage1.rows import Asker, Row, load_model, scores
-    from stage1.tensors import Embedded
+    from stage1.session import load_inputs
 
     inputs = load_inputs(RunConfig(), Progress(), weights="all")
     questions = spread(inputs.data.test, 200)

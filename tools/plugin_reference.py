@@ -12,7 +12,12 @@ from types import ModuleType
 from typing import NamedTuple
 
 import stage1
-from stage1 import bottleneck, chunked, errors, hookspecs, interfaces, tensors, testing, tokens
+from stage1 import errors, testing
+from stage1.bottleneck import bottleneck
+from stage1.bottleneck import statistics as tokens
+from stage1.llm import chunked
+from stage1.plugins import hooks as specifications
+from stage1.plugins import interfaces, tensors
 from stage1.testing.base import TO_FILL, Suite
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "plugins-reference.md"
@@ -24,7 +29,7 @@ ERRORS = {"Stage1Error", "UsageError", "ConfigIssue", "path", "message", "Config
 TRAINED = {"Bottleneck", "from_pretrained", "stages", "encode", "decode", "forward"}
 
 PARTS: list[tuple[str, ModuleType, set[str]]] = [
-    ("Hooks", hookspecs, {name for name in vars(hookspecs) if name.startswith("stage1_")}),
+    ("Hooks", specifications, {name for name in vars(specifications) if name.startswith("stage1_")}),
     ("Interfaces", interfaces, set()),
     ("What crosses between them", tensors, set()),
     ("Losses over a vocabulary", chunked, set()),

@@ -3,11 +3,11 @@
 from pathlib import Path
 from typing import Any
 
+from stage1.api import evaluate_run_tasks, train_run
 from stage1.config import merge, validate
-from stage1.evaluate_tasks import TaskOptions
+from stage1.evaluation.lm_eval.evaluate import TaskOptions
 from stage1.progress import Progress
-from stage1.runs import Run
-from stage1.workflow import evaluate_run_tasks, train_run
+from stage1.runs.run import Run
 
 TASKS = Path(__file__).resolve().parent.parent / "tests" / "tasks"
 CONTEXT = ("small_generation", "small_cloze", "small_choice")

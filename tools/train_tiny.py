@@ -1,6 +1,6 @@
 """Rebuild the tiny model, tokenizer and weights, from nothing: an hour on two CPU cores.
 
-    python tools/train_tiny.py --output harness/stage1/tiny/model
+    python tools/train_tiny.py --output harness/stage1/llm/tiny/model
 
 The tokenizer knows each name, year and number of tiny-squad as one token; the model is a Llama of four
 layers. What makes so small a model read within the hour:
@@ -36,9 +36,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stage1.squad import exact_match, f1
-from stage1.tiny import Record, Split, tiny_squad
-from stage1.tiny.lexicon import NUMBERS, YEARS, all_names
+from stage1.data.tiny_squad import Record, Split, tiny_squad
+from stage1.data.tiny_squad.lexicon import NUMBERS, YEARS, all_names
+from stage1.evaluation.squad import exact_match, f1
 
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 SPLIT = r"'s| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"
@@ -236,7 +236,7 @@ def evaluate(
     for start in range(0, len(ordered), batch):
         chunk = ordered[start : start + batch]
         inputs = tokenizer([prompt(record) for record in chunk], return_tensors="pt", padding=True)
-        output = model.generate(  # type: ignore[misc]
+        output = model.generate(
             input_ids=inputs["input_ids"],
             attention_mask=inputs["attention_mask"],
             max_new_tokens=8,

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 from pluggy import HookimplMarker
 
 if TYPE_CHECKING:
-    from stage1.bottleneck import Bottleneck as Bottleneck
-    from stage1.interfaces import Adapter as Adapter
-    from stage1.interfaces import ComponentConfig as ComponentConfig
-    from stage1.interfaces import Compressor as Compressor
-    from stage1.interfaces import Loss as Loss
-    from stage1.interfaces import SizeConfig as SizeConfig
-    from stage1.tensors import Code as Code
-    from stage1.tensors import LossInputs as LossInputs
-    from stage1.tensors import TokenStats as TokenStats
+    from stage1.bottleneck.bottleneck import Bottleneck as Bottleneck
+    from stage1.bottleneck.statistics import least_squares as least_squares
+    from stage1.llm.chunked import token_cross_entropy as token_cross_entropy
+    from stage1.llm.chunked import token_kl as token_kl
+    from stage1.plugins.interfaces import Adapter as Adapter
+    from stage1.plugins.interfaces import ComponentConfig as ComponentConfig
+    from stage1.plugins.interfaces import Compressor as Compressor
+    from stage1.plugins.interfaces import Encode as Encode
+    from stage1.plugins.interfaces import Loss as Loss
+    from stage1.plugins.interfaces import SizeConfig as SizeConfig
+    from stage1.plugins.tensors import Code as Code
+    from stage1.plugins.tensors import LLMOutputs as LLMOutputs
+    from stage1.plugins.tensors import LossInputs as LossInputs
+    from stage1.plugins.tensors import TokenStats as TokenStats
 
 __version__ = "0.1.0"
 
@@ -25,15 +30,20 @@ hookimpl = HookimplMarker("stage1")
 """Marks a plugin's function as the implementation of the hook of the same name."""
 
 _HOME = {
-    "Adapter": "interfaces",
-    "Bottleneck": "bottleneck",
-    "Code": "tensors",
-    "ComponentConfig": "interfaces",
-    "Compressor": "interfaces",
-    "Loss": "interfaces",
-    "LossInputs": "tensors",
-    "SizeConfig": "interfaces",
-    "TokenStats": "tensors",
+    "Adapter": "plugins.interfaces",
+    "Bottleneck": "bottleneck.bottleneck",
+    "Code": "plugins.tensors",
+    "ComponentConfig": "plugins.interfaces",
+    "Compressor": "plugins.interfaces",
+    "Encode": "plugins.interfaces",
+    "LLMOutputs": "plugins.tensors",
+    "Loss": "plugins.interfaces",
+    "LossInputs": "plugins.tensors",
+    "SizeConfig": "plugins.interfaces",
+    "TokenStats": "plugins.tensors",
+    "least_squares": "bottleneck.statistics",
+    "token_cross_entropy": "llm.chunked",
+    "token_kl": "llm.chunked",
 }
 
 __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
@@ -44,8 +54,13 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "ComponentConfig",
     "SizeConfig",
     "Code",
-    "LossInputs",
+    "Encode",
     "TokenStats",
+    "LossInputs",
+    "LLMOutputs",
+    "least_squares",
+    "token_cross_entropy",
+    "token_kl",
     "Bottleneck",
     "__version__",
 ]

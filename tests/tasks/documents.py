@@ -7,8 +7,8 @@ from typing import Any
 
 from datasets import Dataset
 
-from stage1.data import prompt_text
-from stage1.tiny.generator import tiny_squad
+from stage1.data.prompts import prompt_text
+from stage1.data.tiny_squad.generator import tiny_squad
 
 Documents = dict[str, Dataset]
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stage1 import Compressor, SizeConfig, TokenStats
-from stage1.chain import Chain
+from stage1.bottleneck.chain import Chain
 from stage1.plugins import load_plugins
 from stage1_quantize.quantize import Quantize, QuantizeConfig
 

@@ -53,13 +53,13 @@ def diagnose(
         )
     opened = None
     if run is not None:
-        from stage1.runs import Run
+        from stage1.runs.run import Run
 
         opened = Run.open(run)
     base = opened.config.model_dump(mode="json") if opened else None
     config = options.configuration(None, flags, settings, base)
     from stage1.cli.display import make_progress, show_diagnosis
-    from stage1.diagnose import diagnose_run, diagnose_untrained
+    from stage1.diagnose.diagnose import diagnose_run, diagnose_untrained
     from stage1.files import write_json
 
     progress = make_progress(quiet=quiet)

@@ -24,13 +24,13 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from stage1 import report
 from stage1.cli.console import make_console
 from stage1.files import to_json
 from stage1.progress import Progress
+from stage1.report import report
 
 if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
-    from stage1.workflow import Outcome
+    from stage1.api import Outcome
 
 
 def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:

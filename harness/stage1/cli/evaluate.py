@@ -84,19 +84,19 @@ def eval_(
     settings = _metadata(metadata)
     from stage1.cli.display import make_progress, show_outcome, show_tasks
     from stage1.files import write_json
-    from stage1.runs import Run
+    from stage1.runs.run import Run
 
     progress, opened = make_progress(quiet=quiet), Run.open(run)
     if tasks:
-        from stage1.evaluate_tasks import TaskOptions
-        from stage1.workflow import evaluate_run_tasks
+        from stage1.api import evaluate_run_tasks
+        from stage1.evaluation.lm_eval.evaluate import TaskOptions
 
         how = TaskOptions(scope == "all", num_fewshot, chat_template, system, settings, limit)
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         results = evaluate_run_tasks(opened, overrides, names, how, progress).results
         show_tasks(results, run, json=json, quiet=quiet)
     else:
-        from stage1.workflow import evaluate_run
+        from stage1.api import evaluate_run
 
         outcome = evaluate_run(opened, overrides, progress)
         results = outcome.evaluation.results if outcome.evaluation else {}
@@ -143,10 +143,10 @@ def score(
     json: options.Json = False,
 ) -> None:
     """Score a file of predictions with the official SQuAD v1.1 metric; a missing prediction scores 0."""
+    from stage1.data.records import read_questions
+    from stage1.evaluation.squad import read_predictions
+    from stage1.evaluation.squad import score as score_predictions
     from stage1.files import to_json
-    from stage1.records import read_questions
-    from stage1.squad import read_predictions
-    from stage1.squad import score as score_predictions
 
     questions, unanswerable = read_questions(data)
     result = score_predictions(questions, read_predictions(predictions, {q.id for q in questions}))
@@ -166,7 +166,7 @@ def push(
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
 ) -> None:
     """Publish a trained run on the Hugging Face Hub, with a generated model card."""
-    from stage1.report import push as push_run
-    from stage1.runs import Run
+    from stage1.report.report import push as push_run
+    from stage1.runs.run import Run
 
     typer.echo(push_run(Run.open(run), repo_id, private=private))

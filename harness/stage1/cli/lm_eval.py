@@ -14,7 +14,7 @@ def lm_eval(context: typer.Context) -> None:
     """
     from lm_eval.__main__ import cli_evaluate
 
-    import stage1.registered  # noqa: F401 - registers the model
+    import stage1.evaluation.lm_eval.registered  # noqa: F401 - registers the model
     from stage1.plugins import load_plugins
 
     words = list(context.args)

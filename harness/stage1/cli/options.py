@@ -7,8 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from stage1.config import RunConfig, merge, overlay, parse_loss, read_yaml, validate
+from stage1.config.recipes import find, recipes
 from stage1.errors import UsageError
-from stage1.recipes import find, recipes
 
 
 def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:

@@ -64,8 +64,8 @@ def _records(name: str, given: dict[str, Any]) -> list["PluginRecord"]:
     """
     from pydantic import ValidationError
 
+    from stage1.config.messages import issues_of
     from stage1.errors import ConfigError, UsageError, suggest
-    from stage1.issues import issues_of
     from stage1.plugins import load_plugins
     from stage1.testing.runner import SUITES
 

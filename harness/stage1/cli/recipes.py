@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from stage1.cli import options
+from stage1.config.recipes import find, recipes
 from stage1.errors import UsageError
-from stage1.recipes import find, recipes
 
 app = typer.Typer(help="List the recipes; `stage1 train --recipe NAME` runs one.")
 

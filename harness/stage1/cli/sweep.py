@@ -49,10 +49,10 @@ def sweep(
     file = read_yaml(config) if config else {}
     if log_with:
         file["log_with"] = log_with
+    from stage1.api import require_trackers
     from stage1.cli.display import make_progress, show_sweep
-    from stage1.grid import Axis, plan
-    from stage1.sweep import Baseline, Sweep
-    from stage1.workflow import require_trackers
+    from stage1.sweep.grid import Axis, plan
+    from stage1.sweep.sweep import Baseline, Sweep
 
     axes = [Axis.parse(text) for text in over]
     cells = plan(file, settings or [], axes, numbers, output)

@@ -7,7 +7,7 @@ import typer
 from stage1.cli import options
 
 if TYPE_CHECKING:  # `stage1 --help` loads no plugins
-    from stage1.catalogue import Task
+    from stage1.evaluation.lm_eval.catalogue import Task
 
 
 def tasks(
@@ -28,9 +28,9 @@ def tasks(
     """List the tasks whose name has PATTERN; without one, those that stage1 and plugins bring."""
     from difflib import get_close_matches
 
-    from stage1.catalogue import LM_EVAL, everything, find
     from stage1.cli.display import make_progress
     from stage1.errors import Stage1Error
+    from stage1.evaluation.lm_eval.catalogue import LM_EVAL, everything, find
     from stage1.files import to_json
     from stage1.plugins import load_plugins
 
@@ -59,8 +59,8 @@ def _print(found: "list[Task]", closing: str) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    from stage1.catalogue import hint
     from stage1.cli.console import make_console
+    from stage1.evaluation.lm_eval.catalogue import hint
 
     table = Table("name", "kind", "source", box=None, pad_edge=False)
     for task in found:

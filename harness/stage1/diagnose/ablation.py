@@ -14,18 +14,19 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stage1.bottleneck import Bottleneck, Rebuild, rescaled, rms
+from stage1.bottleneck.bottleneck import Bottleneck, Rebuild, rescaled, rms
+from stage1.bottleneck.statistics import count_tokens, least_squares
 from stage1.config import RunConfig
-from stage1.data import Prompt, load_qa
+from stage1.data.datasets import load_qa
+from stage1.data.prompts import Prompt
 from stage1.diagnose.case import Asked, Case
 from stage1.diagnose.compressor import FOREIGN, mean_distance
-from stage1.interfaces import Encoder
-from stage1.lm import Embed
+from stage1.evaluation.lm_eval.model import Embed
+from stage1.evaluation.rows import lookup
+from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.plugins import load_plugins, resolve
-from stage1.rows import lookup
-from stage1.stats import ClusterBootstrap
-from stage1.tensors import TokenStats
-from stage1.tokens import count_tokens, least_squares
+from stage1.plugins.interfaces import Encode
+from stage1.plugins.tensors import TokenStats
 
 PLENTY = 10_000
 """Training prompts behind `refit`."""
@@ -109,7 +110,7 @@ def _with_true_norms(bottleneck: Bottleneck) -> Rebuild:
     return rebuild
 
 
-def _closed_form(case: Case, encode: Encoder, fitted: TokenStats) -> Embed:
+def _closed_form(case: Case, encode: Encode, fitted: TokenStats) -> Embed:
     """Every crossing token as the least-squares decoder of its code rebuilds it."""
     with torch.no_grad():
         weight, bias = least_squares(encode(fitted.embeds), fitted.embeds, fitted.shares)

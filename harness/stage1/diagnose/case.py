@@ -11,17 +11,18 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from stage1.batches import Batch, in_order
-from stage1.bottleneck import Bottleneck, Rebuild
-from stage1.chunked import POSITIONS
-from stage1.data import Prompt, Question
-from stage1.frozen import FrozenLLM
-from stage1.inputs import Inputs
-from stage1.lm import Embed
+from stage1.bottleneck.batches import Batch, in_order
+from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
+from stage1.bottleneck.statistics import count_tokens
+from stage1.data.prompts import Prompt
+from stage1.data.records import Question
+from stage1.evaluation.lm_eval.model import Embed
+from stage1.evaluation.rows import Asker, Row, scores, through
+from stage1.llm.chunked import POSITIONS
+from stage1.llm.states import FrozenLLM
+from stage1.plugins.tensors import Embedded, TokenStats
 from stage1.progress import Progress
-from stage1.rows import Asker, Row, scores, through
-from stage1.tensors import Embedded, TokenStats
-from stage1.tokens import count_tokens
+from stage1.session import Inputs
 
 PROMPTS_AT_ONCE = 32
 

@@ -5,13 +5,13 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stage1.bottleneck import Bottleneck
-from stage1.chunked import token_cross_entropy
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import least_squares
 from stage1.diagnose.case import Case
 from stage1.diagnose.positions import positions
-from stage1.frozen import FrozenLLM
-from stage1.tensors import CHUNK, Embedded, TokenStats
-from stage1.tokens import least_squares
+from stage1.llm.chunked import token_cross_entropy
+from stage1.llm.states import FrozenLLM
+from stage1.plugins.tensors import CHUNK, Embedded, TokenStats
 
 SHOWN_DIRECTIONS = 12
 PROMPTS = 64

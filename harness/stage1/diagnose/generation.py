@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from stage1.data import Question, answer_ids
+from stage1.data.prompts import answer_ids
+from stage1.data.records import Question
 from stage1.diagnose.case import Asked, Case
-from stage1.squad import normalize_answer
+from stage1.evaluation.squad import normalize_answer
 
 EXAMPLES = 8
 RIGHT = 50.0

@@ -6,15 +6,17 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from stage1.batches import Batch, PromptBatches, collate_answers
-from stage1.data import Question, answer_ids
+from stage1.bottleneck.batches import Batch, collate_answers
+from stage1.bottleneck.statistics import training_shares
+from stage1.data.prompts import answer_ids
+from stage1.data.records import Question
 from stage1.diagnose.case import Case
-from stage1.frozen import FrozenLLM
-from stage1.lm import Embed
-from stage1.objective import Objective
+from stage1.evaluation.lm_eval.model import Embed
+from stage1.llm.states import FrozenLLM
 from stage1.plugins import Resolved, load_plugins, resolve
-from stage1.tensors import Embedded, LLMOutputs, LossInputs
-from stage1.tokens import training_shares
+from stage1.plugins.tensors import Embedded, LLMOutputs, LossInputs
+from stage1.training.batches import PromptBatches
+from stage1.training.objective import Objective
 
 PROMPTS = 16
 """Training prompts that `magnitude_blind` is measured on."""

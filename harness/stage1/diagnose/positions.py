@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from stage1.diagnose.case import Case
-from stage1.measure import rebuilt_rows
+from stage1.evaluation.measures import rebuilt_rows
 
 
 class Positions(NamedTuple):

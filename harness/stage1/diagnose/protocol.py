@@ -5,10 +5,10 @@ What is asked again, with BOS or whole, is asked only where something is missing
 
 from typing import Any
 
-from stage1.data import ANCHOR, Prompt, build_prompts
+from stage1.data.prompts import ANCHOR, Prompt, build_prompts
 from stage1.diagnose.case import Case
-from stage1.llm import context_length
-from stage1.rows import scores
+from stage1.evaluation.rows import scores
+from stage1.llm.loading import context_length
 
 
 def measure(case: Case) -> dict[str, Any]:

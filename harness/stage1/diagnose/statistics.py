@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stage1.diagnose.case import Case
 from stage1.diagnose.positions import positions
-from stage1.tensors import weighted_cross_moment, weighted_mean
+from stage1.plugins.tensors import weighted_cross_moment, weighted_mean
 
 SHOWN_EIGENVALUES, SHOWN_DIMENSIONS = 16, 5
 SAME = 1e-5

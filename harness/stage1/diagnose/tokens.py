@@ -9,8 +9,8 @@ from torch import Tensor
 
 from stage1.diagnose.case import Case
 from stage1.diagnose.positions import Positions, positions
-from stage1.measure import SCORES_AT_ONCE
-from stage1.tensors import TokenStats
+from stage1.evaluation.measures import SCORES_AT_ONCE
+from stage1.plugins.tensors import TokenStats
 
 BUCKETS = {"unseen in training": 0, "1-10": 10, "11-100": 100, "over 100": math.inf}
 """A token's occurrences in the training prompts, up to and including."""

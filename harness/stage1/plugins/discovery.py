@@ -15,10 +15,10 @@ import typer
 from pluggy import HookCaller, HookImpl, PluginManager
 from pydantic import BaseModel
 
-from stage1 import hookspecs
 from stage1.errors import suggest
-from stage1.interfaces import Adapter, Component, Compressor, Loss
+from stage1.plugins import hooks as specifications
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
+from stage1.plugins.interfaces import Adapter, Component, Compressor, Loss
 from stage1.plugins.registry import HOOKS, Kind, Owner, PluginRecord, Registry, canonical
 from stage1.plugins.schema import docs
 
@@ -37,7 +37,7 @@ def load_plugins() -> Registry:
 def discover(entry_points: Iterable[EntryPoint]) -> Registry:
     """Load the given entry points, stage1's own first, then by distribution and name."""
     manager = PluginManager(GROUP)
-    manager.add_hookspecs(hookspecs)
+    manager.add_hookspecs(specifications)
     origins = sorted(((_origin(point), point) for point in entry_points), key=_precedence)
     return Registry([record for owner, point in origins for record in _load(manager, owner, point)], manager)
 

@@ -7,10 +7,10 @@ from typing import Any, Literal, NamedTuple, overload
 
 from pluggy import HookCaller, HookImpl, PluginManager
 
-from stage1 import hookspecs
 from stage1.errors import UsageError, suggest
-from stage1.interfaces import Adapter, Component, Compressor, Loss
+from stage1.plugins import hooks as specifications
 from stage1.plugins.faults import FaultError, call, first_line, logger
+from stage1.plugins.interfaces import Adapter, Component, Compressor, Loss
 
 Kind = Literal["compressor", "adapter", "loss"]
 
@@ -23,7 +23,7 @@ COMMANDS = (
 )
 """stage1's own commands, which keep their meaning whatever a plugin adds."""
 
-HOOKS = tuple(name for name in vars(hookspecs) if name.startswith("stage1_"))
+HOOKS = tuple(name for name in vars(specifications) if name.startswith("stage1_"))
 """Every hook, in the order of their page."""
 
 
@@ -133,7 +133,7 @@ class Registry:
         for name in HOOKS:
             plugins = [found.plugin_name for found in _in_order(getattr(self._manager.hook, name))]
             implementers = [(plugin.partition(":")[2], owners[plugin]) for plugin in plugins]
-            hooks.append(Hook(name, first_line(vars(hookspecs)[name].__doc__), implementers))
+            hooks.append(Hook(name, first_line(vars(specifications)[name].__doc__), implementers))
         return hooks
 
     @overload

@@ -6,10 +6,10 @@ from typing import Any, Literal, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from stage1.config import ComponentChoice, LossChoice, RunConfig
+from stage1.config.messages import issues_of
 from stage1.errors import ConfigError, ConfigIssue, UsageError
-from stage1.interfaces import Adapter, Compressor, Loss
-from stage1.issues import issues_of
 from stage1.plugins.faults import FaultError, guarded
+from stage1.plugins.interfaces import Adapter, Compressor, Loss
 from stage1.plugins.registry import Kind, Registry
 
 

@@ -20,8 +20,8 @@ from typing import NamedTuple
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from stage1 import __version__
-from stage1.catalogue import everything
 from stage1.errors import UsageError, suggest
+from stage1.evaluation.lm_eval.catalogue import everything
 from stage1.files import TEMPORARY
 from stage1.plugins import load_plugins
 from stage1.progress import Progress

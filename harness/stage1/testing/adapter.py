@@ -6,10 +6,10 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from stage1.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import ConfigError
-from stage1.interfaces import Adapter, ComponentConfig, Compressor
-from stage1.tensors import Code
+from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
+from stage1.plugins.tensors import Code
 from stage1.testing.base import expect
 from stage1.testing.component import SEED, ComponentSuite, trainable
 from stage1.testing.sample import WIDTH, Batch, make_batch, make_sample, poisoned, same, through_file

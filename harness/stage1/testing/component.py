@@ -8,9 +8,9 @@ import torch
 from pydantic import BaseModel, ValidationError
 from torch import Tensor, nn
 
-from stage1.interfaces import Component
-from stage1.issues import issues_of
+from stage1.config.messages import issues_of
 from stage1.plugins import dump_options
+from stage1.plugins.interfaces import Component
 from stage1.testing.base import Suite, expect
 
 SEED = 5

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from stage1.errors import ConfigError
-from stage1.interfaces import Compressor
-from stage1.tensors import Code
+from stage1.plugins.interfaces import Compressor
+from stage1.plugins.tensors import Code
 from stage1.testing.base import expect
 from stage1.testing.component import SEED, ComponentSuite, trainable
 from stage1.testing.sample import WIDTH, make_batch, make_sample, poisoned, same, through_file

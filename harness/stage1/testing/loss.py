@@ -8,15 +8,15 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
-from stage1.batches import Batch, collate
+from stage1.bottleneck.batches import Batch, collate
 from stage1.config import DataConfig, RunConfig
-from stage1.data import answer_ids
-from stage1.frozen import FrozenLLM
-from stage1.inputs import load_inputs
-from stage1.interfaces import Loss
+from stage1.data.prompts import answer_ids
+from stage1.evaluation.rows import load_model
+from stage1.llm.states import FrozenLLM
+from stage1.plugins.interfaces import Loss
+from stage1.plugins.tensors import Answers, Embedded, LLMOutputs, LossInputs
 from stage1.progress import Progress
-from stage1.rows import load_model
-from stage1.tensors import Answers, Embedded, LLMOutputs, LossInputs
+from stage1.session import load_inputs
 from stage1.testing.base import expect
 from stage1.testing.component import SEED, ComponentSuite
 from stage1.testing.sample import poisoned

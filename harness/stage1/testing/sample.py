@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from stage1.tensors import TokenStats
+from stage1.plugins.tensors import TokenStats
 
 WIDTH = 32
 """D, the width of the sample's embeddings."""

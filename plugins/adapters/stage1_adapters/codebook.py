@@ -3,8 +3,7 @@
 import torch
 from torch import Tensor
 
-from stage1 import Adapter, Code, ComponentConfig, hookimpl
-from stage1.interfaces import Encoder
+from stage1 import Adapter, Code, ComponentConfig, Encode, hookimpl
 
 CHUNK = 2048
 """Codes searched at a time: the score matrix is [CHUNK, V]."""
@@ -31,7 +30,7 @@ class Codebook(Adapter):
         self.register_buffer("codes", torch.zeros(0, code_dim), persistent=False)  # [V, d]
         self.register_buffer("table", torch.zeros(0, embed_dim), persistent=False)  # [V, D]
 
-    def attach(self, encode: Encoder, table: Tensor) -> None:
+    def attach(self, encode: Encode, table: Tensor) -> None:
         self.codes = torch.cat([encode(rows.float()) for rows in torch.split(table, CHUNK)])
         self.table = table
 

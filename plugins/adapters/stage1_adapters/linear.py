@@ -3,9 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, ComponentConfig, TokenStats, hookimpl
-from stage1.interfaces import Encoder
-from stage1.tokens import least_squares
+from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl, least_squares
 
 
 class Linear(Adapter):
@@ -23,11 +21,11 @@ class Linear(Adapter):
         self.weight = nn.Parameter(torch.zeros(code_dim, embed_dim))  # [d, D]
         self.bias = nn.Parameter(torch.zeros(embed_dim))  # [D]
 
-    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+    def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         self.refit(encode, stats)
 
     @torch.no_grad()
-    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+    def refit(self, encode: Encode, stats: TokenStats) -> None:
         weight, bias = least_squares(encode(stats.embeds), stats.embeds, stats.shares)
         self.weight.copy_(weight)
         self.bias.copy_(bias)

@@ -7,9 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, ComponentConfig, TokenStats, hookimpl
-from stage1.interfaces import Encoder
-from stage1.tokens import least_squares
+from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl, least_squares
 
 RIDGE = 1e-5
 """Share of the hidden units' mean variance that keeps the solved last layer from chasing noise."""
@@ -49,7 +47,7 @@ class MLP(Adapter):
         self.register_buffer("embed_mean", torch.zeros(embed_dim))  # [D]
         self.register_buffer("embed_scale", torch.ones(()))
 
-    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+    def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         codes = replace(stats, embeds=encode(stats.embeds))
         self.code_mean.copy_(codes.mean)
         # One scale for all dimensions: which directions vary most is information, whitening would hide it.
@@ -57,7 +55,7 @@ class MLP(Adapter):
         self.embed_mean.copy_(stats.mean)
         self.embed_scale.fill_(max(stats.variance, 1e-30) ** 0.5)
 
-    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+    def refit(self, encode: Encode, stats: TokenStats) -> None:
         self.solve(encode(stats.embeds), stats.embeds, stats.shares)
 
     def solve(self, codes: Tensor, targets: Tensor, shares: Tensor) -> None:

@@ -2,8 +2,7 @@
 
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, TokenStats, hookimpl
-from stage1.interfaces import Encoder
+from stage1 import Adapter, Code, Encode, TokenStats, hookimpl
 from stage1_adapters.linear import Linear
 from stage1_adapters.mlp import MLP, MLPConfig
 
@@ -25,12 +24,12 @@ class Residual(Adapter):
         for parameter in self.correction.net[-1].parameters():
             nn.init.zeros_(parameter)
 
-    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+    def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         self.linear.warm_start(encode, stats)
         self.correction.warm_start(encode, stats)
         self.correction.embed_mean.zero_()  # the linear part already carries the mean
 
-    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+    def refit(self, encode: Encode, stats: TokenStats) -> None:
         codes = encode(stats.embeds)
         self.correction.solve(codes, stats.embeds - self.linear.decode(codes), stats.shares)
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from stage1 import hookimpl
 from stage1.files import write_json_lines
-from stage1.runs import METRICS, Run
+from stage1.runs.run import METRICS, Run
 
 
 @hookimpl

@@ -3,8 +3,7 @@
 from pydantic import Field
 from torch import Tensor
 
-from stage1 import ComponentConfig, Loss, LossInputs, hookimpl
-from stage1.chunked import token_kl
+from stage1 import ComponentConfig, Loss, LossInputs, hookimpl, token_kl
 
 
 class KLConfig(ComponentConfig):

@@ -2,8 +2,7 @@
 
 from torch import Tensor
 
-from stage1 import Loss, LossInputs, hookimpl
-from stage1.chunked import token_cross_entropy
+from stage1 import Loss, LossInputs, hookimpl, token_cross_entropy
 
 
 class PromptPPL(Loss):

@@ -6,8 +6,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, ComponentConfig, TokenStats, hookimpl
-from stage1.interfaces import Encoder
+from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl
 
 
 class AdditiveConfig(ComponentConfig):
@@ -42,14 +41,14 @@ class Additive(Adapter):
         self.register_buffer("low", torch.zeros(code_dim))  # [d] where the first knot is
         self.register_buffer("span", torch.ones(code_dim))  # [d] > 0, from there to the last
 
-    def warm_start(self, encode: Encoder, stats: TokenStats) -> None:
+    def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         codes = encode(stats.embeds)
         self.low.copy_(codes.amin(0))
         self.span.copy_((codes.amax(0) - self.low).clamp(min=1e-12))
         self.refit(encode, stats)
 
     @torch.no_grad()
-    def refit(self, encode: Encoder, stats: TokenStats) -> None:
+    def refit(self, encode: Encode, stats: TokenStats) -> None:
         features = self.features(encode(stats.embeds))
         both = replace(stats, embeds=torch.cat([features, stats.embeds], dim=1))
         n = features.shape[1]

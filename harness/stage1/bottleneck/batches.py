@@ -1,0 +1,79 @@
+"""Prompts as padded tensors, ready for the bottleneck."""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from stage1.data.prompts import Prompt
+from stage1.plugins.tensors import Answers
+
+
+class Batch(NamedTuple):
+    """Positions to train on."""
+
+    ids: Tensor  # [B, L]
+    embeds: Tensor  # [B, L, D] float32
+    attention: Tensor  # [B, L] bool: not padding
+    cross: Tensor  # [B, L] bool: crosses the bottleneck
+    weights: Tensor  # [B, L] float32: what a position counts, 0 where it does not cross
+    whole_prompts: bool = True  # False: distinct tokens side by side
+    answers: Answers | None = None  # gold continuations, under a teacher-forced loss
+
+    def ordinary(self, special: Tensor) -> Tensor:
+        """[B, L] bool: tokens that are neither padding nor one of the `special` ids [S]."""
+        return self.attention & ~torch.isin(self.ids, special)
+
+    @property
+    def pieces(self) -> int:
+        """The most parts that `split` can make: prompts, or the tokens of a batch without prompts."""
+        return len(self.ids) if self.whole_prompts else self.ids.numel()
+
+    def split(self, parts: int) -> Iterator["Batch"]:
+        """The batch in `parts` smaller ones, along the prompts or, in a batch of tokens, its positions."""
+        dim = 0 if self.whole_prompts else 1
+        names = ("ids", "embeds", "attention", "cross", "weights")
+        chunks = [getattr(self, name).chunk(parts, dim) for name in names]
+        answers = zip(*(field.chunk(parts) for field in self.answers), strict=True) if self.answers else None
+        for ids, embeds, attention, cross, weights in zip(*chunks, strict=True):
+            own = Answers(*next(answers)) if answers else None
+            yield Batch(ids, embeds, attention, cross, weights, self.whole_prompts, own)
+
+
+def in_order(
+    prompts: Sequence[Prompt], table: Tensor, size: int, answers: Sequence[list[int]] | None = None
+) -> Iterator[Batch]:
+    """All prompts, `size` at a time and with their `answers`; every crossing position weighs 1."""
+    once = torch.ones(len(table), device=table.device)
+    for start in range(0, len(prompts), size):
+        part = slice(start, start + size)
+        yield collate(prompts[part], table, once, answers[part] if answers else None)
+
+
+def collate(
+    prompts: Sequence[Prompt],
+    table: Tensor,
+    weight: Tensor,
+    answers: Sequence[list[int]] | None = None,
+) -> Batch:
+    """Left-padded prompts with their embeddings in float32; `weight` [V] is what each token counts."""
+    length = max(len(prompt.ids) for prompt in prompts)
+    ids = np.zeros((len(prompts), length), dtype=np.int64)
+    attention, cross = np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=bool)
+    for row, prompt in enumerate(prompts):
+        start = length - len(prompt.ids)
+        ids[row, start:], attention[row, start:], cross[row, start:] = prompt.ids, True, prompt.cross
+    tokens, attends, crosses = (torch.from_numpy(a).to(table.device) for a in (ids, attention, cross))
+    own = collate_answers(answers, table) if answers else None
+    return Batch(tokens, table[tokens].float(), attends, crosses, weight[tokens] * crosses, answers=own)
+
+
+def collate_answers(answers: Sequence[list[int]], table: Tensor) -> Answers:
+    """Right-padded continuations with their embeddings in float32."""
+    ids = pad_sequence([torch.tensor(answer) for answer in answers], batch_first=True).to(table.device)
+    lengths = torch.tensor([len(answer) for answer in answers], device=table.device)
+    mask = torch.arange(ids.shape[1], device=table.device) < lengths[:, None]
+    return Answers(ids, table[ids].float(), mask)

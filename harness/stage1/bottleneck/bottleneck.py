@@ -1,0 +1,386 @@
+"""Compressor → wire → adapter as one module: building, rate accounting, saving and loading."""
+
+import hashlib
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from stage1.bottleneck.chain import Chain
+from stage1.config import ComponentChoice, ModelConfig, RunConfig
+from stage1.errors import ConfigError, ConfigIssue, UsageError
+from stage1.files import write_atomic, write_json
+from stage1.llm.loading import load_table, locate, table_sha256
+from stage1.plugins import Registry, Resolved, ResolvedLink, dump_options, load_plugins, resolve
+from stage1.plugins.interfaces import Adapter, Component, Compressor
+from stage1.plugins.tensors import Code, Embedded, TokenStats
+from stage1.progress import Progress
+
+SCALE_BITS = 16
+"""Bits of a transmitted RMS (bfloat16)."""
+
+Rebuild = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Packed embeddings [B, N, D] and their mask [B, N] to rebuilt ones [B, M, D] and their mask [B, M]."""
+
+
+def splice(prompts: Embedded, cross: Tensor, rebuild: Rebuild, *, packed: bool = False) -> Embedded:
+    """The prompts with their crossing positions rebuilt; the others stay as they are.
+
+    Args:
+        prompts: left-padded prompts [B, L, D].
+        cross: [B, L] bool, the positions that cross the bottleneck.
+        rebuild: what happens to them.
+        packed: for a compressor that changes the length. Each prompt's crossing positions are moved
+            together (right-padded) before `rebuild`, and its vectors, however many, take their place
+            after the raw positions in front of the first crossing one. The result is left-padded anew.
+    """
+    if not packed:
+        rebuilt, _ = rebuild(prompts.embeds, cross)
+        return Embedded(
+            torch.where(cross[..., None], rebuilt.to(prompts.embeds.dtype), prompts.embeds), prompts.attention
+        )
+    runs = [row[where] for row, where in zip(prompts.embeds, cross, strict=True)]
+    lengths = torch.tensor([len(run) for run in runs], device=cross.device)
+    together = pad_sequence(runs, batch_first=True)  # [B, N, D]
+    rebuilt, kept = rebuild(together, torch.arange(together.shape[1], device=cross.device) < lengths[:, None])
+    rows = []
+    for row, attends, where, vectors, mask in zip(*prompts, cross, rebuilt, kept, strict=True):
+        started = where.cumsum(0) > 0
+        head, tail = row[attends & ~started], row[attends & started & ~where]
+        rows.append(torch.cat([head, vectors[mask].to(row.dtype), tail]))
+    lengths = torch.tensor([len(row) for row in rows], device=cross.device)
+    embeds = pad_sequence(rows, batch_first=True, padding_side="left")
+    position = torch.arange(embeds.shape[1], device=cross.device)
+    return Embedded(embeds, position >= embeds.shape[1] - lengths[:, None])
+
+
+def rms(vectors: Tensor) -> Tensor:
+    """Root mean square over the last dimension, which is kept: [..., D] to [..., 1]."""
+    return vectors.square().mean(-1, keepdim=True).sqrt()
+
+
+def rescaled(vectors: Tensor, target: Tensor) -> Tensor:
+    """`vectors` [..., D] in their directions, with the RMS `target` [..., 1] (or one for all)."""
+    return vectors * (target / rms(vectors).clamp(min=1e-12))
+
+
+class Bottleneck(nn.Module):
+    """A compressor, the wire its code crosses, and the adapter that rebuilds embeddings.
+
+    Attributes:
+        compressor, adapter: the plugins; a `Chain` where there are several compressors.
+        magnitude: who says how long a rebuilt vector is: the adapter (`free`), the vocabulary (`vocab`:
+            its mean RMS), or the sender (`sent`: the original's RMS, transmitted in bfloat16).
+        mean_embedding: [D] mean of the training prompts' embeddings, what the `mean` row shows the LLM.
+    """
+
+    def __init__(
+        self, compressor: Compressor, adapter: Adapter, magnitude: str = "free", *, seed: int = 0
+    ) -> None:
+        super().__init__()
+        self.compressor = compressor
+        self.adapter = adapter
+        self.magnitude = magnitude
+        self.seed = seed  # of what the components draw while they are fitted
+        self.vocab_rms: Tensor
+        self.mean_embedding: Tensor
+        self.register_buffer("vocab_rms", torch.ones(()))
+        self.register_buffer("mean_embedding", torch.zeros(compressor.embed_dim))  # [D]
+
+    @classmethod
+    def build(cls, resolved: Resolved, magnitude: str, embed_dim: int, seed: int) -> "Bottleneck":
+        """A fresh bottleneck for embeddings of width `embed_dim`.
+
+        Each component draws its initial values from its own seed, so that another adapter does not change
+        a random compressor.
+
+        Raises:
+            ConfigError: an option does not fit the width.
+        """
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            stages = [resolved.compressor_cls(resolved.compressor_config, embed_dim)]
+            for offset, (name, link) in enumerate(resolved.chain.items(), 2):
+                torch.manual_seed(seed + offset)
+                stages.append(_build_link(name, link, stages[-1].code_dim))
+            compressor = Chain(stages) if resolved.chain else stages[0]
+            torch.manual_seed(seed + 1)
+            adapter = resolved.adapter_cls(resolved.adapter_config, compressor.code_dim, embed_dim)
+        return cls(compressor, adapter, magnitude, seed=seed)
+
+    def start_from(self, source: str | Path, table: Tensor) -> None:
+        """Take over the weights of another run's bottleneck of the same making.
+
+        Raises:
+            ConfigError: a compressor or the adapter is another one, or has other options.
+            UsageError: it cannot be loaded (`from_pretrained`).
+        """
+        other = Bottleneck.from_pretrained(source, table=table)
+        issues = []
+        for part, ours, theirs in (
+            ("compressor", self.stages[:1], other.stages[:1]),
+            ("chain", self.stages[1:], other.stages[1:]),
+            ("adapter", [self.adapter], [other.adapter]),
+        ):
+            wanted, found = (_making(components) for components in (ours, theirs))
+            if [*map(type, ours)] != [*map(type, theirs)] or wanted != found:
+                issues.append(ConfigIssue(part, f"{source} was trained with {found}, you ask for {wanted}."))
+        if issues:
+            raise ConfigError(issues)
+        self.load_state_dict(other.state_dict())
+        self.attach(table)
+
+    @property
+    def stages(self) -> Sequence[Compressor]:
+        """The compressors, in the order in which the embeddings go through them."""
+        return self.compressor.stages if isinstance(self.compressor, Chain) else [self.compressor]
+
+    @property
+    def tokenwise(self) -> bool:
+        """True if a rebuilt vector depends on its own token alone."""
+        return self.compressor.tokenwise and self.adapter.tokenwise
+
+    @torch.no_grad()
+    def fit(self, stats: TokenStats, table: Tensor) -> None:
+        """Everything that needs no gradient: fit the compressor, attach the table, warm-start the adapter."""
+        self.mean_embedding.copy_(stats.mean)
+        self.vocab_rms.fill_(float(rms(table.float()).mean()))
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.seed)
+            self.compressor.fit(stats)
+            self.attach(table)
+            self.adapter.warm_start(self.encode_rows, stats)
+
+    @torch.no_grad()
+    def attach(self, table: Tensor) -> None:
+        """Give the adapter the receiver's own embedding table [V, D]."""
+        self.adapter.attach(self.encode_rows, table)
+
+    def encode_rows(self, rows: Tensor) -> Tensor:
+        """Codes [U, d] of `rows` [U, D] as they come off the wire: what adapters know as `encode`.
+
+        Where a code depends on its surroundings, the first vector of a prompt of that one token.
+        """
+        mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
+        if self.compressor.tokenwise:
+            return self.encode(rows[None], mask).vectors[0]
+        return self.encode(rows[:, None], mask.T).vectors[:, 0]
+
+    def encode(self, embeds: Tensor, mask: Tensor) -> Code:
+        """Compress `embeds` [B, L, D] where `mask` [B, L] is true; the code as it comes off the wire."""
+        code: Code = self.compressor(embeds, mask)
+        if self.compressor.wire_dtype is None:
+            return code
+        sent = code.vectors.to(self.compressor.wire_dtype).to(code.vectors.dtype)
+        # Rounding has no gradient; pass the code's own through it.
+        return code._replace(vectors=code.vectors + (sent - code.vectors).detach())
+
+    def decode(self, code: Code, original: Tensor) -> Tensor:
+        """Rebuild [B, M, D]. `original` [B, L, D] is only read for the RMS that `sent` transmits."""
+        rebuilt: Tensor = self.adapter(code)
+        if self.magnitude == "free":
+            return rebuilt
+        target = self.vocab_rms if self.magnitude == "vocab" else rms(original).bfloat16().to(rebuilt.dtype)
+        return rescaled(rebuilt, target)
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """Embeddings [B, L, D] as the receiver rebuilds them, [B, M, D]."""
+        return self.decode(self.encode(embeds, mask), embeds)
+
+    def rebuild(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` together with the mask of the rebuilt vectors: a `Rebuild` for `splice`."""
+        code = self.encode(embeds, mask)
+        return self.decode(code, embeds), code.mask
+
+    def rebuild_linear(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """The same through the compressor's own inverse instead of the adapter."""
+        code = self.encode(embeds, mask)
+        return self.compressor.inverse(code), code.mask
+
+    def splice(self, prompts: Embedded, cross: Tensor, rebuild: Rebuild) -> Embedded:
+        """`splice` as this bottleneck's compressor needs it."""
+        return splice(prompts, cross, rebuild, packed=self.compressor.changes_length)
+
+    def code_bits(self, code: Code) -> Tensor:
+        """[B] float64: bits of each prompt's code, side information and transmitted magnitudes included."""
+        per_vector = self.compressor.code_dim * self.compressor.bits_per_value
+        if self.magnitude == "sent":
+            per_vector += SCALE_BITS
+        return ((code.side_bits.double() + per_vector) * code.mask).sum(1)
+
+    def fingerprint(self) -> str:
+        """A hash of all that its answers depend on: weights, options, and the plugins' own source files."""
+        parts = [
+            [type(part).__qualname__, dump_options(part.config), _source(type(part))]
+            for part in self.modules()
+            if isinstance(part, Component) and part.config is not None
+        ]
+        tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
+        return _digest({"parts": parts, "magnitude": self.magnitude}, tensors)
+
+    # -- saving and loading ---------------------------------------------------------------------------
+
+    def save_pretrained(
+        self, folder: str | Path, *, model: ModelConfig, table_hash: str, registry: Registry | None = None
+    ) -> None:
+        """Write `bottleneck.safetensors` and `bottleneck.json` to `folder`.
+
+        `model` and `table_hash` say whose embeddings it was trained on; loading refuses any others.
+        """
+        registry = registry or load_plugins()
+        tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
+        first, *links = (_component_record(stage, registry) for stage in self.stages)
+        record: dict[str, Any] = {
+            "schema": 1,
+            "compressor": first,
+            "chain": links,
+            "adapter": _component_record(self.adapter, registry),
+            "magnitude": self.magnitude,
+            "embed_dim": self.compressor.embed_dim,
+            "model": model.model_dump(mode="json"),
+            "table_sha256": table_hash,
+        }
+        record["sha256"] = _digest(record, tensors)
+        folder = Path(folder)
+        write_atomic(folder / "bottleneck.safetensors", tensors)
+        write_json(folder / "bottleneck.json", record)
+
+    @classmethod
+    def from_pretrained(
+        cls, source: str | Path, *, table: Tensor | None = None, revision: str | None = None
+    ) -> "Bottleneck":
+        """Load a bottleneck from a run's folder or a Hub id.
+
+        Args:
+            source: a folder holding `bottleneck.json` and `bottleneck.safetensors`, or a Hub repository.
+            table: the embedding table [V, D] it will be used with. Read from the model that the
+                bottleneck was trained on when it is not given.
+            revision: branch, tag or commit of a Hub repository.
+
+        Raises:
+            UsageError: not a bottleneck, damaged, edited, of another model, or of a missing plugin.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            folder = _download(str(source), revision)
+        record, tensors = _read_checkpoint(folder)
+        resolved = _resolve_record(record, folder)
+        if table is None:
+            table = load_table(locate(ModelConfig(**record["model"]), weights="table", progress=Progress()))
+        if table_sha256(table) != record["table_sha256"]:
+            raise UsageError(
+                f"{folder} was trained on another embedding table, that of {record['model']['name']!r}.",
+                "Evaluate it with the model it was trained on, or train a bottleneck for this one.",
+            )
+        try:
+            bottleneck = cls.build(resolved, record["magnitude"], record["embed_dim"], seed=0)
+            bottleneck.load_state_dict(tensors, strict=True)
+        except (RuntimeError, ConfigError) as error:
+            raise _damaged(folder, str(error).splitlines()[0]) from None
+        bottleneck.attach(table)
+        return bottleneck.requires_grad_(False).eval()
+
+
+def _build_link(name: str, link: ResolvedLink, width: int) -> Compressor:
+    try:
+        return link.cls(link.config, width)
+    except ConfigError as error:  # a compressor does not know that it is not the first
+        raise ConfigError(
+            [i._replace(path=f"chain.{name}.{i.path.removeprefix('compressor.')}") for i in error.issues]
+        ) from None
+
+
+def _making(components: Sequence[Compressor | Adapter]) -> str:
+    """Names and options, for people."""
+    made = [{"name": part.name, **dump_options(part.config)} for part in components]
+    return " → ".join(map(str, made)) or "none"
+
+
+def _component_record(component: Compressor | Adapter, registry: Registry) -> dict[str, Any]:
+    distribution, version = registry.owner(type(component))
+    return {
+        "name": component.name,
+        "distribution": distribution,
+        "version": version,
+        "config": dump_options(component.config),
+    }
+
+
+def _digest(record: dict[str, Any], tensors: bytes) -> str:
+    text = json.dumps({k: v for k, v in record.items() if k != "sha256"}, sort_keys=True)
+    return hashlib.sha256(text.encode() + b"\0" + hashlib.sha256(tensors).digest()).hexdigest()
+
+
+def _source(cls: type) -> str:
+    try:
+        return inspect.getsource(sys.modules[cls.__module__])
+    except (KeyError, OSError, TypeError):  # defined at a prompt
+        return ""
+
+
+def _damaged(folder: Path, why: str) -> UsageError:
+    return UsageError(
+        f"The checkpoint in {folder} cannot be used: {why}",
+        "Copy it again from where it was made, or train it anew.",
+    )
+
+
+def _download(source: str, revision: str | None) -> Path:
+    from stage1.hub import download
+
+    return download(source, ["bottleneck.json", "bottleneck.safetensors"], revision)
+
+
+def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    for name in ("bottleneck.json", "bottleneck.safetensors"):
+        if not (folder / name).is_file():
+            raise UsageError(
+                f"{folder} holds no trained bottleneck: {name} is missing.",
+                f"Finish the run with `stage1 train --resume --output {folder}`, or pass another folder.",
+            )
+    try:
+        record = json.loads((folder / "bottleneck.json").read_text(encoding="utf-8"))
+        if record["schema"] != 1:
+            raise _damaged(folder, f"its schema is {record['schema']}, this version of stage1 reads 1.")
+        digest = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
+        if digest != record["sha256"]:
+            raise _damaged(folder, "it is truncated or was edited (its hash does not match).")
+        return record, load_file(folder / "bottleneck.safetensors")
+    except (ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise _damaged(folder, f"it is truncated or was edited ({type(error).__name__}).") from None
+
+
+def _resolve_record(record: dict[str, Any], folder: Path) -> Resolved:
+    registry = load_plugins()
+
+    def installed(kind: str, part: Mapping[str, Any]) -> str:
+        name = registry.qualified(kind, part["name"], part["distribution"])
+        if name is None:
+            raise UsageError(
+                f"{folder} needs the {kind} {part['name']!r} of package {part['distribution']!r}, which is "
+                "not installed or failed to load.",
+                f"pip install {part['distribution']}=={part['version']}   (see `stage1 plugins list`)",
+            )
+        return name
+
+    compressor, adapter = record["compressor"], record["adapter"]
+    chain = record.get("chain", [])  # early checkpoints do not say; there were no chains
+    try:
+        config = RunConfig(
+            compressor=ComponentChoice(name=installed("compressor", compressor), **compressor["config"]),
+            chain={installed("compressor", link): link["config"] for link in chain},
+            adapter=ComponentChoice(name=installed("adapter", adapter), **adapter["config"]),
+        )
+        # The default objective is none of the checkpoint's business, and need not go with its compressor.
+        return resolve(config.model_copy(update={"losses": {}}), registry)
+    except (ConfigError, ValidationError) as error:
+        raise _damaged(folder, str(error).splitlines()[0]) from None

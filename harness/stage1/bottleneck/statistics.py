@@ -1,0 +1,98 @@
+"""Token statistics: counts, the weights training gives to tokens, least squares, reconstruction errors."""
+
+from collections.abc import Sequence
+from itertools import chain, compress
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from stage1.data.prompts import Prompt
+from stage1.errors import UsageError
+from stage1.plugins.tensors import CHUNK, TokenStats, weighted_cross_moment, weighted_mean
+
+
+def count_tokens(prompts: Sequence[Prompt], table: Tensor) -> TokenStats:
+    """The histogram of the tokens that cross the bottleneck in `prompts`.
+
+    `table` is the embedding table [V, D]; the rows in use come back in float32, which holds every
+    half-precision value exactly.
+
+    Raises:
+        UsageError: no token crosses, so there is nothing to measure.
+    """
+    crossing = chain.from_iterable(compress(prompt.ids, prompt.cross) for prompt in prompts)
+    counts = np.bincount(np.fromiter(crossing, dtype=np.int64), minlength=len(table))
+    used = np.flatnonzero(counts)
+    if not len(used):
+        raise UsageError("No token of these prompts crosses the bottleneck.", "Check `scope` and the data.")
+    if used[-1] >= len(table):
+        raise UsageError(
+            f"The tokenizer yields id {used[-1]}, but the embedding table has {len(table)} rows.",
+            "Tokenizer and weights belong to different models; use the folder of one model.",
+        )
+    ids = torch.from_numpy(used).to(table.device)
+    embeds = table[ids].float()
+    return TokenStats(ids, torch.from_numpy(counts[used]).double().to(table.device), embeds)
+
+
+def training_shares(stats: TokenStats, uniform: float) -> Tensor:
+    """[U] float64: each token's share of the training weight, summing to 1.
+
+    `uniform` = 0 weighs tokens as the prompts do; 1 weighs every token in use alike. Answers are mostly
+    rare names, which by count alone would hardly be trained.
+    """
+    return (1 - uniform) * stats.shares + uniform / len(stats.ids)
+
+
+def least_squares(
+    codes: Tensor, targets: Tensor, shares: Tensor, ridge: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """Affine least squares: A [d, D] and b [D] minimising Σᵢ sᵢ ‖cᵢ A + b − tᵢ‖², in float64.
+
+    `codes` [U, d], `targets` [U, D], `shares` [U] summing to 1. `ridge` adds that share of the codes' mean
+    variance to every direction's; without it, directions in which the codes do not vary get no weight
+    (pseudo-inverse), so duplicate or empty code dimensions do no harm.
+    """
+    inner = weighted_cross_moment(codes, codes, shares)
+    outer = weighted_cross_moment(codes, targets, shares)
+    if ridge:
+        inner.diagonal().add_(ridge * inner.diagonal().mean())
+        weight = torch.linalg.solve(inner, outer)
+    else:
+        weight = torch.linalg.pinv(inner, hermitian=True) @ outer
+    bias = weighted_mean(shares, targets) - weighted_mean(shares, codes) @ weight
+    return weight, bias
+
+
+class ReconstructionError:
+    """How far rebuilt vectors are from the originals, accumulated chunk by chunk in float64."""
+
+    def __init__(self) -> None:
+        self._weight = self._squared = self._energy = self._cosine = self._norms = 0.0
+
+    def add(self, original: Tensor, rebuilt: Tensor, weights: Tensor) -> None:
+        """Count `original` and `rebuilt` [N, D] with `weights` [N]."""
+        chunks = (torch.split(part, CHUNK) for part in (original, rebuilt, weights.double()))
+        for true, ours, weight in zip(*chunks, strict=True):
+            true, ours = true.double(), ours.double()
+            norm, our_norm = true.norm(dim=1), ours.norm(dim=1)
+            self._weight += float(weight.sum())
+            self._squared += float(weight @ (ours - true).square().mean(1))
+            self._energy += float(weight @ true.square().mean(1))
+            self._cosine += float(weight @ ((true * ours).sum(1) / (norm * our_norm).clamp(min=1e-30)))
+            self._norms += float(weight @ (our_norm / norm.clamp(min=1e-30)))
+
+    def summary(self, variance: float) -> dict[str, float]:
+        """`recon` (mean squared error over `variance`), `mse`, `cosine`, `relative_error`, `norm_ratio`.
+
+        `relative_error` is √(Σ‖ê − e‖² / Σ‖e‖²); `norm_ratio` the mean of ‖ê‖ / ‖e‖.
+        """
+        mse = self._squared / self._weight
+        return {
+            "recon": mse / variance,
+            "mse": mse,
+            "cosine": self._cosine / self._weight,
+            "relative_error": (self._squared / self._energy) ** 0.5,
+            "norm_ratio": self._norms / self._weight,
+        }

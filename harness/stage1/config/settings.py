@@ -1,0 +1,232 @@
+"""What can be configured: pydantic sections with their defaults and descriptions."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+
+
+class _Section(BaseModel):
+    # Our own numbers are finite; an infinite option of a plugin must not become null when it is written.
+    model_config = ConfigDict(
+        extra="forbid", validate_default=True, allow_inf_nan=False, ser_json_inf_nan="constants"
+    )
+
+
+class ComponentChoice(BaseModel):
+    """A plugin's name; every other key is an option of that plugin, checked once plugins are loaded."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str = Field(description="Name of the plugin, or `distribution:name`; see `stage1 plugins list`.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plugin's own options."""
+        return dict(self.model_extra or {})
+
+
+class LossChoice(BaseModel):
+    """A loss in the objective, under its plugin's name; other keys are options of that plugin."""
+
+    model_config = ConfigDict(extra="allow")
+
+    weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
+        1.0,
+        description="Factor of this term in the objective; auto: 1 / running mean of its values.",
+    )
+    ramp: int = Field(0, ge=0, description="Steps over which the weight rises from zero.")
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The plugin's own options."""
+        return dict(self.model_extra or {})
+
+
+def named(value: Any) -> Any:
+    """`pca` is short for `{name: pca}`."""
+    return {"name": value} if isinstance(value, str) else value
+
+
+def _first_compressor(value: Any) -> Any:
+    if isinstance(value, list) and all(isinstance(name, str) for name in value):
+        raise ValueError("One compressor goes here, those behind it into `chain: {NAME: {OPTION: VALUE}}`")
+    return named(value)
+
+
+def _links(value: Any) -> Any:
+    """`quantize:` alone is short for `quantize: {}`."""
+    return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+def weighted(value: Any) -> Any:
+    """`0.5`, `auto` or `0.5@ramp:200` is short for a loss's weight and ramp."""
+    if isinstance(value, str):  # `0.5@ramp:200`; a bare number too: `1e-3` is a string in YAML 1.1
+        weight, at, ramp = value.partition("@ramp:")
+        return {"weight": weight.strip(), "ramp": ramp.strip()} if at else {"weight": value}
+    if isinstance(value, int | float):
+        return {"weight": value}
+    return {} if value is None else value
+
+
+def _losses(value: Any) -> Any:
+    return {k: weighted(v) for k, v in value.items()} if isinstance(value, Mapping) else value
+
+
+Choice = Annotated[ComponentChoice, BeforeValidator(named, json_schema_input_type=str | ComponentChoice)]
+FirstChoice = Annotated[
+    ComponentChoice, BeforeValidator(_first_compressor, json_schema_input_type=str | ComponentChoice)
+]
+Links = Annotated[
+    dict[str, dict[str, Any]],
+    BeforeValidator(_links, json_schema_input_type=dict[str, dict[str, Any] | None]),
+]
+Losses = Annotated[
+    dict[str, LossChoice],
+    BeforeValidator(_losses, json_schema_input_type=dict[str, LossChoice | float | str | None]),
+]
+
+
+class ModelConfig(_Section):
+    """The frozen LLM."""
+
+    name: str = Field("tiny", description="`tiny` (embedded), a folder, or a Hugging Face Hub id.")
+    revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
+    trust_remote_code: bool = Field(False, description="Run Python code that the model's folder brings.")
+
+
+class DataConfig(_Section):
+    """Questions and answers."""
+
+    name: str = Field(
+        "tiny-squad", description="`tiny-squad` (generated), `squad` (the Hub's rajpurkar/squad), or a file."
+    )
+    train: int = Field(10_000, gt=0, description="Training prompts at most.")
+    selection: int = Field(1_000, gt=0, description="Prompts that choose the best checkpoint, at most.")
+    max_prompt_tokens: int | None = Field(
+        None, gt=0, description="Longest prompt (tokens); default: what the model's context leaves."
+    )
+
+
+class TrainConfig(_Section):
+    """The training loop."""
+
+    steps: int = Field(200, ge=0, description="Optimiser steps at most; 0 keeps the closed-form start.")
+    batch_tokens: int = Field(4096, gt=0, description="Distinct tokens per step on the token-wise path.")
+    batch_prompts: int = Field(16, gt=0, description="Prompts per step where the order of tokens matters.")
+    lr: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
+    weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
+    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps with rising learning rate.")
+    clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
+    uniform: float = Field(
+        0.5, ge=0, le=1, description="Share of the weight spread evenly over the tokens in use, not by count."
+    )
+    check_every: int = Field(50, gt=0, description="Steps between measurements on the selection split.")
+    patience: int = Field(6, gt=0, description="Measurements without improvement before training stops.")
+    save_every: int = Field(100, gt=0, description="Steps between resumable states.")
+    check_questions: int = Field(
+        100,
+        gt=0,
+        description="Selection questions of a measurement where the LLM is at hand: their F1 is logged, and "
+        "objectives that read the LLM are measured on them.",
+    )
+    checkpointing: bool = Field(
+        False, description="Compute the LLM's activations twice instead of keeping them: less memory."
+    )
+
+
+class Phase(_Section):
+    """A second phase of training, for where the first leaves too much of the LLM's F1 behind."""
+
+    below: float = Field(
+        0.85,
+        gt=0,
+        le=1,
+        description="Share of the text row's F1 on the selection split under which the second phase is run.",
+    )
+    losses: Losses = Field(min_length=1, description="Terms of the second phase's objective, by plugin name.")
+    train: TrainConfig = Field(
+        default_factory=TrainConfig,
+        description="Settings of `train` that the second phase changes; the others stay as they are.",
+    )
+
+
+class EvalConfig(_Section):
+    """The evaluation."""
+
+    limit: int | None = Field(600, gt=0, description="Test questions at most, spread over passages.")
+    batch_size: Annotated[int, Field(gt=0)] | Literal["auto"] = Field(
+        "auto", description="Prompts per batch."
+    )
+    max_new_tokens: int = Field(32, gt=0, description="Longest answer (tokens).")
+    resamples: int = Field(2000, gt=0, description="Bootstrap resamples behind the 95 % intervals.")
+
+
+class RunConfig(_Section):
+    """Everything that decides a run's result."""
+
+    model: Annotated[ModelConfig, BeforeValidator(named, json_schema_input_type=str | ModelConfig)] = (
+        ModelConfig()
+    )
+    data: Annotated[DataConfig, BeforeValidator(named, json_schema_input_type=str | DataConfig)] = (
+        DataConfig()
+    )
+    compressor: FirstChoice = ComponentChoice(name="pca")
+    chain: Links = Field(
+        {}, description="Compressors that the code goes through after the first, in order: name → options."
+    )
+    adapter: Choice = ComponentChoice(name="residual")
+    losses: Losses = Field(
+        default={"recon": LossChoice()}, min_length=1, description="Terms of the objective, by plugin name."
+    )
+    magnitude: Literal["free", "vocab", "sent"] = Field(
+        "free",
+        description="Length of a rebuilt vector: as the adapter says, the vocabulary's mean RMS, or the "
+        "original's RMS, transmitted and counted.",
+    )
+    scope: Literal["prompt", "context"] = Field("prompt", description="Which part of the prompt crosses.")
+    raw_anchor: bool = Field(False, description="Leave the closing `\\nAnswer:` uncompressed.")
+    keep_special: bool = Field(True, description="Special tokens (BOS) cross raw, whatever the scope.")
+    init: Path | None = Field(
+        None, description="Trained run whose bottleneck to start from, instead of the closed forms."
+    )
+    train: TrainConfig = TrainConfig()
+    then: Phase | None = Field(
+        None, description="Second phase, run where the first one's F1 on the selection split is too low."
+    )
+    eval: EvalConfig = EvalConfig()
+    seed: int = Field(0, ge=0, lt=2**31, description="Seeds every source of randomness.")
+    device: Literal["auto", "cpu", "cuda", "mps"] | Annotated[str, Field(pattern=r"^cuda:\d+$")] = Field(
+        "auto", description="Where it runs; auto: the first GPU there is, else the CPU."
+    )
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type the LLM runs in; auto: float32 on the CPU, the model's own elsewhere."
+    )
+    log_with: list[Literal["tensorboard", "wandb"]] = Field(
+        [], description="Experiment trackers that are told of the run, beside its own metrics.jsonl."
+    )
+    output: Path | None = Field(None, description="Run directory; default: a new one under `runs/`.")
+
+    @model_validator(mode="after")
+    def _complete_second_phase(self) -> "RunConfig":
+        """Spell out `then.train`, so that it says everything by itself when it is written and read again."""
+        if self.then is not None:
+            changed = self.then.train.model_dump(exclude_unset=True)
+            train = self.train.model_copy(update=changed)
+            self.then = self.then.model_copy(update={"train": train})
+        return self
+
+    @property
+    def compressors(self) -> tuple[str, ...]:
+        """The names of all compressors, in the order in which the embeddings go through them."""
+        return (self.compressor.name, *self.chain)
+
+    def to_yaml(self) -> str:
+        """The resolved configuration as YAML; `stage1 train` takes it back unchanged."""
+        tree = self.model_dump(mode="json")
+        # PyYAML does not read its own unescaped exotic line breaks (U+0085, U+2028) back as they were.
+        printable = json.dumps(tree, ensure_ascii=False).isprintable()
+        return yaml.safe_dump(tree, sort_keys=False, allow_unicode=printable)

@@ -1,0 +1,180 @@
+"""From YAML files, flags and `--set` texts to one validated configuration.
+
+Precedence, lowest first: the defaults, a recipe, a YAML file, the command line's flags, `--set key=value`.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from stage1.config.messages import issues_of
+from stage1.config.settings import RunConfig, named, weighted
+from stage1.errors import ConfigError, UsageError
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file.
+
+    Raises:
+        UsageError: the file is missing, is not YAML, or holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"Cannot read configuration {path}: {error.strerror}.", "Check the path.") from None
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-99-99
+        where = getattr(error, "problem_mark", None)
+        line = f" at line {where.line + 1}, column {where.column + 1}" if where else ""
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or error
+        raise UsageError(
+            f"{path} is not valid YAML{line}: {problem}.",
+            "`stage1 config show` prints a valid file to start from.",
+        ) from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise UsageError(
+            f"{path} holds a {type(content).__name__}, not settings by name.",
+            "`stage1 config show` prints a valid file to start from.",
+        )
+    return content
+
+
+def parse_setting(text: str) -> tuple[list[str], Any]:
+    """`a.b=c` as (["a", "b"], c); c is read as YAML: 8, true, null and [1, 2] are what they look like."""
+    key, equals, value = text.partition("=")
+    path = [part.strip() for part in key.split(".")]
+    if not equals or not all(path):
+        raise UsageError(f"--set {text!r} is not KEY=VALUE.", "Write, for example, --set compressor.dim=64.")
+    try:
+        return path, yaml.safe_load(value)
+    except (yaml.YAMLError, ValueError):
+        return path, value
+
+
+def format_setting(value: Any) -> str:
+    """A setting's value as the command line takes it."""
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def parse_loss(text: str) -> tuple[str, dict[str, Any]]:
+    """`cosine=0.1`, `kl=auto` or `kl=0.5@ramp:200` as name and settings; `recon` has weight 1."""
+    name, equals, value = text.partition("=")
+    remedy = "Write NAME, NAME=WEIGHT, NAME=auto or NAME=WEIGHT@ramp:STEPS, as in kl=0.5@ramp:200."
+    if not name.strip():
+        raise UsageError(f"--loss {text!r} names no loss.", remedy)
+    choice = weighted(value if equals else 1.0)
+    try:  # what is a number but not a valid one is told together with all that is wrong elsewhere
+        if choice["weight"] != "auto":
+            choice["weight"] = float(choice["weight"])
+        if "ramp" in choice:
+            choice["ramp"] = int(choice["ramp"])
+    except ValueError:
+        raise UsageError(f"--loss {text!r}: {value!r} is no weight.", remedy) from None
+    return name.strip(), choice
+
+
+DEFAULTS: dict[str, str] = {
+    key: RunConfig.model_fields[key].default.name for key in ("compressor", "adapter")
+}
+"""The plugin a section means when it names none."""
+
+DEFAULT_LOSSES: tuple[str, ...] = tuple(RunConfig.model_fields["losses"].default)
+"""The terms of the objective when nothing names any."""
+
+
+def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    for depth, key in enumerate(path[:-1]):
+        child = tree.get(key)
+        if depth == 0 and key in ("model", "data", "compressor", "adapter"):
+            child = named(child)  # `compressor: pca` is short for `compressor: {name: pca}`
+        elif path[:depth] in (["losses"], ["then", "losses"]):
+            child = weighted(child)  # `recon: 0.1` is short for `recon: {weight: 0.1}`
+        child = {} if child is None else child
+        if not isinstance(child, dict):
+            where = ".".join(path[: depth + 1])
+            raise UsageError(
+                f"--set {'.'.join(path)}: {where} holds a value, not options.",
+                f"Set {where} itself, or correct the configuration file.",
+            )
+        tree[key] = child
+        tree = child
+    tree[path[-1]] = value
+
+
+def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """The tree `base` with what `over` says instead.
+
+    Sections are merged key by key; losses, a chain, and a section that names its plugin, replace what was
+    there.
+    """
+    tree = dict(base)
+    for key, value in over.items():
+        old = tree.get(key)
+        if (
+            isinstance(old, Mapping)
+            and isinstance(value, Mapping)
+            and key not in ("losses", "chain")
+            and "name" not in value
+        ):
+            value = overlay(old, value)
+        tree[key] = value
+    return tree
+
+
+def flat(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dict[str, Any]:
+    """The leaves of nested mappings, by their path: `{"a": {"b": 1}}` as `{"a.b": 1}`."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        leaves |= (
+            flat(value, separator, f"{path}{separator}") if isinstance(value, Mapping) else {path: value}
+        )
+    return leaves
+
+
+def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
+    """One tree from a YAML file's, the flags given (dotted path → value) and the `--set` texts.
+
+    A flag that names another plugin drops the options that the file gave to the one it replaces; losses in a
+    file or a flag replace the default objective, and `--set losses.NAME…` adds to the objective there is.
+    `--compressor` flags name the whole route, so one of them alone leaves no chain; a link that they name
+    keeps the options that the file gave to it. `--set chain.NAME…` adds a link behind the others.
+    """
+    # An empty section, all of whose lines are commented out, reads as null: it leaves the defaults.
+    tree: dict[str, Any] = {k: deepcopy(v) for k, v in file.items() if v is not None}
+    for dotted, value in flags.items():
+        section, _, key = dotted.partition(".")
+        if key == "name" and section in ("compressor", "adapter"):
+            old = named(tree.get(section))
+            if not isinstance(old, dict) or old.get("name", DEFAULTS[section]) != value:
+                tree[section] = {}
+        if dotted == "chain" and isinstance(value, Mapping) and isinstance(old := tree.get("chain"), Mapping):
+            value = {name: old.get(name) if given is None else given for name, given in value.items()}
+        _assign(tree, dotted.split("."), deepcopy(value))
+    for text in settings:
+        path, value = parse_setting(text)
+        if path[0] == "losses" and len(path) > 1:
+            tree.setdefault("losses", dict.fromkeys(DEFAULT_LOSSES))
+        _assign(tree, path, value)
+    for section, default in DEFAULTS.items():
+        if isinstance(tree.get(section), dict):
+            tree[section].setdefault("name", default)
+    return tree
+
+
+def validate(tree: Mapping[str, Any]) -> RunConfig:
+    """The configuration in `tree`.
+
+    Raises:
+        ConfigError: with every issue found, each with its path and the choices.
+    """
+    try:
+        return RunConfig.model_validate(tree)
+    except ValidationError as error:
+        raise ConfigError(issues_of(error, RunConfig)) from None

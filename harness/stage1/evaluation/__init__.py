@@ -1,0 +1,1 @@
+"""What a bottleneck is worth: answers under every condition, scored; bits; reconstruction error."""

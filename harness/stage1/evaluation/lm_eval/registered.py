@@ -1,0 +1,68 @@
+"""stage1 as a model of lm-eval: `--model stage1 --model_args run=RUN`."""
+
+from pathlib import Path
+
+import torch
+from lm_eval.api.registry import register_model
+
+from stage1.errors import UsageError, suggest
+from stage1.evaluation.lm_eval.evaluate import ROWS, embed_requests, refuse_other_length
+from stage1.evaluation.lm_eval.model import Stage1LM
+from stage1.evaluation.rows import batch_size as automatic_batch_size
+from stage1.evaluation.rows import load_model
+from stage1.progress import Progress
+from stage1.runs.run import Run
+from stage1.session import load_run
+
+
+@register_model("stage1")
+class RunLM(Stage1LM):
+    """A trained run's model, contexts crossing its bottleneck.
+
+    Args:
+        run: the run's folder.
+        row: `bottleneck`, or `text` for the bare model.
+        scope: `prompt` (the context crosses) or `all` (a scored continuation too).
+        model: where the run's model lies on this machine, if elsewhere.
+        batch_size: requests at a time, or `auto`.
+        device: as for `stage1 train`; default: the run's.
+
+    Raises:
+        UsageError: the run is not trained, or an argument is none of the choices.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        row: str = "bottleneck",
+        scope: str = "prompt",
+        model: str | None = None,
+        batch_size: int | str = "auto",
+        device: str | None = None,
+        max_batch_size: int | None = None,
+    ) -> None:
+        for name, value, choices in (("row", row, ROWS), ("scope", scope, ("prompt", "all"))):
+            if value not in choices:
+                raise UsageError(f"model_args has {name}={value}.", suggest(value, choices))
+        if device == "cuda:0" and not torch.cuda.is_available():
+            device = None  # lm-eval's default wherever it runs
+        given = {"model.name": model, "device": device, "eval.batch_size": _number(batch_size)}
+        overrides = {key: value for key, value in given.items() if value is not None}
+        inputs, bottleneck = load_run(Run.open(Path(run)), overrides, Progress())
+        llm = load_model(inputs, Progress())
+        if scope == "all":
+            refuse_other_length(bottleneck)
+        bottleneck = bottleneck.to(inputs.device).eval()
+        embed = embed_requests(bottleneck, llm, inputs) if row == "bottleneck" else None
+        super().__init__(
+            llm,
+            inputs.tokenizer,
+            embed=embed,
+            keep_special=inputs.config.keep_special,
+            whole=scope == "all",
+            batch_size=automatic_batch_size(inputs),
+        )
+
+
+def _number(size: int | str) -> int | str:
+    return int(size) if str(size).isdecimal() else size

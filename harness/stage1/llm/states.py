@@ -1,0 +1,113 @@
+"""The frozen LLM as the losses read it: states from embeddings, as deep as anyone looks."""
+
+import copy
+import warnings
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from stage1.errors import ConfigError, ConfigIssue
+from stage1.plugins.tensors import Answers, Embedded, States
+
+
+class FrozenLLM:
+    """Embedded prompts in, states out; gradients pass through to the embeddings, never into the weights.
+
+    Args:
+        model: the LLM, frozen (`load_llm`); it runs in its own type, whatever the embeddings' is.
+        layers: layers (1 is the first) whose outputs are wanted.
+        last: whether the last states are; without them the model is run to the deepest layer only.
+        checkpointing: compute the layers' activations again in the backward pass instead of keeping them.
+
+    Raises:
+        ConfigError: a layer that the model does not have.
+    """
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        *,
+        layers: Collection[int] = (),
+        last: bool = True,
+        checkpointing: bool = False,
+    ) -> None:
+        self.model = cast(Any, model)
+        self.head: nn.Module = self.model.get_output_embeddings()
+        self.layers, self.last = sorted(layers), last
+        decoder = self.model.get_decoder()
+        depth = len(decoder.layers)
+        if wrong := [layer for layer in self.layers if not 1 <= layer <= depth]:
+            message = f"the model has no layer {wrong[0]}; choose from 1 to {depth}."
+            raise ConfigError([ConfigIssue("losses", message)])
+        self._decoder = decoder if last else _first_layers(decoder, self.layers[-1])
+        self.checkpointing = checkpointing
+        if checkpointing:
+            with warnings.catch_warnings():
+                # The method was renamed during transformers 5; its early versions know this name only.
+                warnings.simplefilter("ignore", FutureWarning)
+                self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    def __call__(self, prompts: Embedded, answers: Answers | None = None) -> States:
+        """The states on `prompts` [B, M, D], left-padded, followed by `answers` [B, A, D]."""
+        embeds, attention = prompts.embeds, prompts.attention
+        if answers is not None:
+            embeds = torch.cat([embeds, answers.embeds.to(embeds.dtype)], dim=1)
+            attention = torch.cat([attention, answers.mask], dim=1)
+        with self._recorded() as recorded, self._checkpointed():
+            out = self._decoder(
+                inputs_embeds=embeds.to(self.model.dtype),
+                attention_mask=attention.long(),
+                position_ids=(attention.long().cumsum(1) - 1).clamp(min=0),
+                use_cache=False,
+            )
+        last = out.last_hidden_state if self.last else None
+        return States(last, recorded, 0 if answers is None else answers.ids.shape[1])
+
+    @contextmanager
+    def _recorded(self) -> Iterator[dict[int, Tensor]]:
+        found: dict[int, Tensor] = {}
+
+        def keep(layer: int) -> Any:
+            def hook(_module: nn.Module, _inputs: Any, output: Any) -> None:
+                found[layer] = output[0] if isinstance(output, tuple) else output
+
+            return hook
+
+        with ExitStack() as hooks:
+            for layer in self.layers:
+                handle = self._decoder.layers[layer - 1].register_forward_hook(keep(layer))
+                hooks.callback(handle.remove)
+            yield found
+
+    @contextmanager
+    def _checkpointed(self) -> Iterator[None]:
+        # Layers checkpoint in training mode only (their parts, dropout among them, stay out of it). It ends
+        # with the pass: in this mode they refuse the cache that the same model needs to generate.
+        layers = self._decoder.layers if self.checkpointing else ()
+        for layer in layers:
+            layer.training = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
+
+    def assert_frozen(self) -> None:
+        """Raise AssertionError if a weight of the LLM asks for, or has got, a gradient."""
+        for name, weight in self.model.named_parameters():
+            if weight.requires_grad or weight.grad is not None:
+                raise AssertionError(f"a gradient reached {name} of the frozen LLM")
+
+
+def _first_layers(decoder: Any, depth: int) -> Any:
+    """`decoder` cut off after its first `depth` layers; the layers themselves are shared."""
+    short = copy.copy(decoder)
+    short._modules = dict(decoder._modules)
+    short.layers = nn.ModuleList(decoder.layers[:depth])
+    short.config = copy.copy(decoder.config)
+    short.config.num_hidden_layers = depth
+    return short

@@ -1,0 +1,182 @@
+"""What a plugin author fills in: one class, one method.
+
+The base owns the life cycle (seeding, fitting, saving, loading, moving between devices); a component
+fills in `forward`. Every component has a nested `Config`, a pydantic model whose field descriptions are
+its documentation: `--set compressor.dim=64` reaches the field `dim`.
+"""
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field
+from torch import Tensor, nn
+
+from stage1.errors import ConfigError, ConfigIssue
+from stage1.plugins.tensors import Code, LossInputs, TokenStats
+
+Encode = Callable[[Tensor], Tensor]
+"""A fitted compressor as an adapter sees it: rows [U, D] in, codes [U, d] as the wire delivers them out."""
+
+
+class ComponentConfig(BaseModel):
+    """Base of every component's options; an unknown option is an error."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, allow_inf_nan=False)
+
+
+class SizeConfig(ComponentConfig):
+    """Options of a compressor that keeps `dim` numbers of each vector."""
+
+    ratio: float = Field(8.0, ge=1, description="Width of the LLM's embeddings divided by the code's.")
+    dim: int | None = Field(
+        None, gt=0, description="Width of the code (dimensions); overrides `ratio` when it is given."
+    )
+
+    def width(self, embed_dim: int) -> int:
+        """The code's width for embeddings of width `embed_dim`.
+
+        Raises:
+            ConfigError: `dim` is larger than `embed_dim`.
+        """
+        if self.dim is not None and self.dim > embed_dim:
+            message = f"{self.dim} is larger than the width of what is compressed; choose 1 to {embed_dim}."
+            raise ConfigError([ConfigIssue("compressor.dim", message)])
+        return self.dim or max(1, round(embed_dim / self.ratio))
+
+
+class Component(nn.Module):
+    """What the three families share."""
+
+    name: ClassVar[str]
+    """What the user types."""
+
+    Config: ClassVar[type[BaseModel]] = ComponentConfig
+    """The component's options."""
+
+    tokenwise: bool = True
+    """The promise that output *i* depends on input *i* alone. It unlocks the fast path. Set on the class."""
+
+    config: Any
+    """The validated options, an instance of `Config`."""
+
+
+class Compressor(Component):
+    """Shrinks embeddings to a code.
+
+    Parameters and buffers are saved with the run. The module is built on the CPU under the run's seed, so
+    any random initial value is reproducible.
+    """
+
+    changes_length: bool = False
+    """True if M may differ from L; such a compressor is never `tokenwise`."""
+
+    wire_dtype: torch.dtype | None = torch.bfloat16
+    """The harness rounds the code to this type before the adapter sees it and charges its bits.
+    None: the code is sent as it is, and `bits_per_value` says what that costs (a quantiser)."""
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_dim = embed_dim  # D
+
+    @property
+    def code_dim(self) -> int:
+        """d, the width of a code vector; D unless the component says otherwise."""
+        return self.embed_dim
+
+    @property
+    def bits_per_value(self) -> float:
+        """Bits charged for each of the `code_dim` values of a vector."""
+        if self.wire_dtype is None:
+            raise NotImplementedError(f"{type(self).__name__} sends no plain dtype: define bits_per_value.")
+        return float(torch.finfo(self.wire_dtype).bits)
+
+    def fit(self, stats: TokenStats) -> None:
+        """Set the parameters in closed form from the training prompts' tokens. Optional."""
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        """Compress `embeds` [B, L, D] at the positions where `mask` [B, L] is true."""
+        raise NotImplementedError
+
+    def inverse(self, code: Code) -> Tensor:
+        """The best linear decoder the compressor itself knows: [B, M, d] to [B, M, D]. Optional.
+
+        Raises:
+            NotImplementedError: it knows none; the evaluation then has no `linear` row.
+        """
+        raise NotImplementedError
+
+    def pointwise(self, vectors: Tensor, mask: Tensor) -> Code:
+        """The usual code of a token-wise compressor: one vector [B, L, d] a position, no side information."""
+        return Code(vectors, mask, torch.zeros(mask.shape, device=vectors.device))
+
+
+class Adapter(Component):
+    """Rebuilds embeddings from a code."""
+
+    needs_tokenwise: ClassVar[bool] = False
+    """True if the adapter only works behind a token-wise compressor."""
+
+    def __init__(self, config: Any, code_dim: int, embed_dim: int) -> None:
+        super().__init__()
+        self.config = config
+        self.code_dim = code_dim  # d
+        self.embed_dim = embed_dim  # D
+
+    def warm_start(self, encode: Encode, stats: TokenStats) -> None:
+        """Start from a closed form, usually the least-squares decoder of the codes. Optional."""
+
+    def refit(self, encode: Encode, stats: TokenStats) -> None:
+        """Solve in closed form what is linear given the rest, the last layer for example. Optional.
+
+        Called once, after the last step of training on distinct tokens under an objective with a loss that
+        says `least_squares`; `stats.counts` are weighted as training weighs them. The result is kept only
+        if it lowers the selection error.
+        """
+
+    def attach(self, encode: Encode, table: Tensor) -> None:
+        """Called after building and after loading with what the receiver owns anyway. Optional.
+
+        Args:
+            encode: turns rows of the table into codes as they come off the wire.
+            table: the LLM's own embedding table [V, D]. What is derived from it belongs in buffers
+                registered with `persistent=False`: it is not part of the checkpoint.
+        """
+
+    def forward(self, code: Code) -> Tensor:
+        """Rebuild embeddings [B, M, D] from `code.vectors` [B, M, d]."""
+        raise NotImplementedError
+
+
+class Loss(Component):
+    """A term of the training objective."""
+
+    needs_llm: ClassVar[bool] = False
+    """True if it reads `inputs.llm`; the LLM is loaded only then, and training goes prompt by prompt."""
+
+    teacher_forced: ClassVar[bool] = False
+    """True if it reads `inputs.llm.answers`: the gold answer's own embeddings, which no evaluation has.
+    Runs trained so are marked wherever they are shown."""
+
+    aligned: ClassVar[bool] = True
+    """True if it compares position with position, which a length-changing compressor rules out."""
+
+    least_squares: ClassVar[bool] = False
+    """True if weighted least squares minimises it, so that training may end with `Adapter.refit`."""
+
+    def __init__(self, config: Any) -> None:
+        super().__init__()
+        self.config = config
+
+    @property
+    def layers(self) -> tuple[int, ...] | None:
+        """Which layers' outputs (1 is the first) it reads of `inputs.llm`; None: the last states.
+
+        Where no loss reads the last states, the LLM is run only as far as the deepest of these layers.
+        """
+        return None
+
+    def forward(self, inputs: LossInputs) -> Tensor:
+        """A scalar, lower is better; the docstring says its unit (nats, or none)."""
+        raise NotImplementedError

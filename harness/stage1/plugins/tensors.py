@@ -1,0 +1,189 @@
+"""The tuples that cross module borders, with the shapes of what they hold.
+
+B prompts, L positions of a prompt, M vectors of its code, d dimensions of a code vector,
+D width of the LLM's embeddings, V entries of its vocabulary, U distinct tokens in use.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Code(NamedTuple):
+    """What travels on the wire."""
+
+    vectors: Tensor  # [B, M, d]
+    mask: Tensor  # [B, M] bool: which vectors are sent
+    side_bits: Tensor  # [B, M] bits sent beside each vector (a scale, an index); zeros for most compressors
+
+
+@dataclass(frozen=True)
+class TokenStats:
+    """A corpus as the bottleneck sees it: which tokens, and how often.
+
+    Embeddings enter the bottleneck before any context exists, so for a token-wise component a corpus of
+    10,000 prompts is a histogram over the vocabulary. All moments are weighted by count and in float64.
+    """
+
+    ids: Tensor  # [U] vocabulary ids, ascending
+    counts: Tensor  # [U] float64, > 0: how often each crosses the bottleneck
+    embeds: Tensor  # [U, D] their rows of the embedding table
+
+    @property
+    def shares(self) -> Tensor:
+        """[U] float64: each token's share of all positions; sums to 1."""
+        return self.counts / self.counts.sum()
+
+    @cached_property
+    def mean(self) -> Tensor:
+        """[D] float64: the mean embedding."""
+        return weighted_mean(self.shares, self.embeds)
+
+    def covariance(self) -> Tensor:
+        """[D, D] float64: the exact covariance over all positions, no sampling."""
+        return weighted_cross_moment(self.embeds, self.embeds, self.shares)
+
+    @cached_property
+    def variance(self) -> float:
+        """Mean over dimensions of the variance: the unit of `recon` (0 perfect, 1 always the mean)."""
+        spread = torch.zeros_like(self.mean)
+        for rows, share in zip(torch.split(self.embeds, CHUNK), torch.split(self.shares, CHUNK), strict=True):
+            spread += share @ (rows.double() - self.mean).square()
+        return float(spread.mean())
+
+
+CHUNK = 4096
+"""Rows converted to float64 at a time: a float64 copy of a large table would not fit where the table does."""
+
+
+def weighted_mean(shares: Tensor, rows: Tensor) -> Tensor:
+    """[D] float64: Σᵢ sᵢ rᵢ for `shares` [U] summing to 1 and `rows` [U, D] of any dtype."""
+    parts = zip(torch.split(shares, CHUNK), torch.split(rows, CHUNK), strict=True)
+    return torch.stack([share @ part.double() for share, part in parts]).sum(0)
+
+
+def weighted_cross_moment(left: Tensor, right: Tensor, shares: Tensor) -> Tensor:
+    """Σᵢ sᵢ (lᵢ − l̄)(rᵢ − r̄)ᵀ in float64.
+
+    `left` [U, a] and `right` [U, b] of any dtype, `shares` [U] summing to 1; returns [a, b].
+    """
+    left_mean, right_mean = weighted_mean(shares, left), weighted_mean(shares, right)
+    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
+    chunks = zip(torch.split(left, CHUNK), torch.split(right, CHUNK), torch.split(shares, CHUNK), strict=True)
+    for a, b, share in chunks:
+        total.addmm_(((a.double() - left_mean) * share[:, None]).T, b.double() - right_mean)
+    return total
+
+
+class Embedded(NamedTuple):
+    """Prompts as the LLM receives them."""
+
+    embeds: Tensor  # [B, L, D]
+    attention: Tensor  # [B, L] bool: all positions but padding
+
+
+class Answers(NamedTuple):
+    """Gold continuations, for losses that say they are `teacher_forced`."""
+
+    ids: Tensor  # [B, A] right-padded
+    embeds: Tensor  # [B, A, D] their rows of the embedding table, raw
+    mask: Tensor  # [B, A] bool: not padding
+
+
+@dataclass(frozen=True)
+class States:
+    """What the frozen LLM makes of a batch of prompts, before any logit is computed."""
+
+    last: Tensor | None  # [B, M + A, D] after the final norm: what the LLM's head turns into logits
+    layers: Mapping[int, Tensor]  # layer k (1 is the first) → its output [B, M + A, D]
+    answer_length: int = 0  # A
+
+    @property
+    def prompt(self) -> Tensor:
+        """[B, M, D] last states at the prompt's positions; position i predicts token i + 1."""
+        return self._last[:, : self._last.shape[1] - self.answer_length]
+
+    @property
+    def answering(self) -> Tensor:
+        """[B, A, D] last states at the positions that predict the answer's tokens."""
+        return self._last[:, -self.answer_length - 1 : -1]
+
+    @property
+    def _last(self) -> Tensor:
+        if self.last is None:
+            raise ValueError("The loss that reads the last states must not name `layers`.")
+        return self.last
+
+
+class LLMOutputs:
+    """What the frozen LLM says on the original and on the rebuilt prompts, each computed at most once.
+
+    Two losses that read `student` share one forward pass; a loss that reads neither costs none. Logits are
+    never held whole: losses compute them chunk by chunk from the states (`stage1.llm.chunked`).
+
+    Attributes:
+        head: last states [N, D] to logits [N, V], in the LLM's own type.
+        original, rebuilt: the prompts [B, L, D] and [B, M, D]; raw positions are the same in both.
+        ordinary: [B, L] bool, tokens of the original prompts that are neither padding nor special.
+    """
+
+    def __init__(
+        self,
+        forward: Callable[[Embedded, Answers | None], States],
+        head: Callable[[Tensor], Tensor],
+        original: Embedded,
+        rebuilt: Embedded,
+        ordinary: Tensor,
+        answers: Answers | None = None,
+    ) -> None:
+        self._forward = forward
+        self.head = head
+        self.original, self.rebuilt = original, rebuilt
+        self.ordinary = ordinary
+        self._answers = answers
+
+    @property
+    def answers(self) -> Answers:
+        """Gold continuations; there for a loss that says it is `teacher_forced`."""
+        if self._answers is None:
+            raise ValueError("A loss that reads the answers must say so: teacher_forced = True.")
+        return self._answers
+
+    @cached_property
+    def student(self) -> States:
+        """The states on the rebuilt prompts; gradients reach the bottleneck."""
+        return self._forward(self.rebuilt, self._answers)
+
+    @cached_property
+    def teacher(self) -> States:
+        """The states on the original prompts, without gradient."""
+        with torch.no_grad():
+            return self._forward(self.original, self._answers)
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """Everything a loss may look at. Training sees what evaluation sees: there is no answer in here, but in
+    `llm.answers` for a loss that says it is `teacher_forced`."""
+
+    original: Tensor  # [B, L, D]
+    reconstruction: Tensor  # [B, M, D]; M = L unless the compressor changes the length
+    weights: Tensor  # [B, L] how much a position counts; 0 where nothing crosses the bottleneck
+    ids: Tensor  # [B, L] token ids
+    variance: float  # token-weighted variance of the embeddings (`TokenStats.variance`)
+    llm_outputs: LLMOutputs | None = None  # of a loss that `needs_llm`, which reads them as `llm`
+
+    @property
+    def llm(self) -> LLMOutputs:
+        """What the frozen LLM says; there for a loss that says `needs_llm`."""
+        if self.llm_outputs is None:
+            raise ValueError("A loss that reads the LLM must say so: needs_llm = True.")
+        return self.llm_outputs
+
+    def mean(self, values: Tensor) -> Tensor:
+        """Weighted mean of per-position `values` [B, L] over the positions that crossed: a scalar."""
+        return (values * self.weights).sum() / self.weights.sum()

@@ -1,0 +1,258 @@
+"""Results for people: the table, the verdict, the next commands, the model card."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from stage1.config import format_setting
+from stage1.errors import UsageError
+from stage1.runs.run import Run
+
+ROWS = {
+    "text": "ceiling: token ids",
+    "raw": "original embeddings",
+    "linear": "compressor and its inverse",
+    "bottleneck": "the trained adapter",
+    "mean": "floor: mean embedding",
+    "no_context": "floor: question alone",
+}
+"""What each row of an evaluation shows, in the order of the table."""
+
+TEACHER_FORCED = "Teacher-forced: a loss saw the gold answers in training."
+"""The mark of results that the other losses' do not compare with."""
+
+
+def _interval(value: float, interval: list[float]) -> str:
+    return f"{value:5.1f}  [{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def cells(row: Mapping[str, Any], *, teacher_forced: bool = False) -> list[str]:
+    """One row of results as text: name, meaning, F1, exact match, difference to `text`.
+
+    `teacher_forced` marks the bottleneck as trained on the gold answers.
+    """
+    against = row["row"] != "text"
+    return [
+        row["row"],
+        ROWS[row["row"]] + (", teacher-forced" if teacher_forced and row["row"] == "bottleneck" else ""),
+        _interval(row["f1"], row["f1_ci95"]),
+        _interval(row["exact_match"], row["exact_match_ci95"]),
+        _interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if against else "",
+    ]
+
+
+HEADER = ("row", "what the LLM receives", "F1 [95 %]", "exact match [95 %]", "F1 − text [95 %]")
+
+
+def _marked(results: Mapping[str, Any]) -> bool:
+    return bool(results.get("teacher_forced"))  # runs of stage1 0.1 do not say; none was
+
+
+def table(results: Mapping[str, Any]) -> Table:
+    """The six rows."""
+    columns = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(HEADER):
+        columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
+    for row in results["rows"]:
+        style = "bold" if row["row"] == "bottleneck" else ""
+        columns.add_row(*cells(row, teacher_forced=_marked(results)), style=style)
+    return columns
+
+
+def summary(results: Mapping[str, Any]) -> Iterator[str]:
+    """What crossed, rate, reconstruction and verdict, a line each."""
+    rate, rebuilt = results["rate"], results["reconstruction"]
+    if rules := results.get("protocol"):  # results of earlier versions do not say
+        yield f"Rules  {_rules(rules)}"
+    yield (
+        f"Rate   {rate['bits_per_token']:.1f} bits per token: {_times(rate['vs_bf16'])} bf16 embeddings, "
+        f"{_times(rate['vs_token_ids'])} token ids, {_times(rate['vs_text'])} UTF-8 text"
+    )
+    if rebuilt is not None:
+        yield (
+            f"Error  recon {rebuilt['recon']:.4f} (0 perfect, 1 the mean), cosine {rebuilt['cosine']:.4f}, "
+            f"norm ratio {rebuilt['norm_ratio']:.3f}, "
+            f"tokens recovered {100 * rebuilt['token_recovery']:.1f} %"
+        )
+    yield f"Verdict: {results['verdict']['text']}{_origin(results)}"
+
+
+def tasks_table(results: Mapping[str, Any]) -> Table:
+    """One line for each metric of each task and group: bare model, bottleneck, paired difference."""
+    columns = Table(box=None, pad_edge=False, header_style="bold")
+    for number, name in enumerate(("task", "metric", "n", "shots", "text", "bottleneck", "difference")):
+        columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
+    for entry in [*results["tasks"], *results["groups"]]:
+        name = entry.get("task") or f"{entry['group']} (group)"
+        counted = [str(entry.get("n", "")), str(entry.get("num_fewshot", ""))]
+        for metric in entry["metrics"]:
+            arrow = {True: " ↑", False: " ↓", None: ""}[metric["higher_is_better"]]
+            kept = "" if metric["filter"] == "none" else f" ({metric['filter']})"
+            measured = [
+                _with_error(metric[key], metric[f"{key}_stderr"])
+                for key in ("text", "bottleneck", "difference")
+            ]
+            columns.add_row(*map(escape, [name, f"{metric['metric']}{kept}{arrow}", *counted, *measured]))
+            name, counted = "", ["", ""]
+    return columns
+
+
+def _with_error(value: float | None, error: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if error is None else f"{value:.4g} ± {error:.2g}"
+
+
+def tasks_summary(results: Mapping[str, Any]) -> Iterator[str]:
+    """What crossed, and how many bits it took, a line each."""
+    rules = results["protocol"]
+    what = (
+        "contexts and continuations cross" if rules["scope"] == "all" else "contexts cross, the rest is raw"
+    )
+    special = "raw" if rules["keep_special"] else "cross"
+    yield (f"Rules  scope {rules['scope']}: {what}; special tokens {special}, magnitude {rules['magnitude']}")
+    for entry in results["tasks"]:
+        if sent := entry["sent"]:
+            yield (
+                f"Rate   {entry['task']}: {sent['bits_per_token']:.1f} bits per token of context, "
+                f"{_times(sent['vs_bf16'])} bf16 embeddings, {_times(sent['vs_token_ids'])} token ids"
+            )
+        else:
+            yield f"Rate   {entry['task']}: nothing crossed"
+    if _marked(results):
+        yield TEACHER_FORCED
+
+
+def _origin(results: Mapping[str, Any]) -> str:
+    """Which phase the result is of and why, and whether training saw the gold answers."""
+    said = ""
+    if phases := results.get("phases"):
+        last = max(phase["phase"] for phase in phases if phase["trained"])
+        said = f" Result of phase {last} of {len(phases)}: {phases[-1]['reason']}."
+    return f"{said} {TEACHER_FORCED}" if _marked(results) else said
+
+
+def sweep_table(record: Mapping[str, Any]) -> Table:
+    """One line for each cell of a sweep, averaged over its seeds."""
+    compare = record["compare"]
+    columns = Table(box=None, pad_edge=False, header_style="bold")
+    for axis in record["axes"]:
+        columns.add_column(escape(axis), no_wrap=True)
+    heads = ["runs", "bits/token", "F1 [95 %]", "spread"]
+    against = [f"F1 − {compare['axis']}={format_setting(compare['value'])} [95 %]"] if compare else []
+    for head in (*heads, *against):
+        columns.add_column(escape(head), no_wrap=True, justify="right")
+    for average in record["averages"]:
+        spread = average["f1_spread"]
+        line = [format_setting(value) for value in average["settings"].values()]
+        line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
+        line += [_interval(average["f1"], average["f1_ci95"]), "" if spread is None else f"{spread:.2f}"]
+        if compare:
+            found = average["compared"]
+            line.append(_interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
+        columns.add_row(*map(escape, line))
+    return columns
+
+
+def _rules(rules: Mapping[str, Any]) -> str:
+    anchor = "raw" if rules["raw_anchor"] or rules["scope"] == "context" else "crosses"
+    special = "raw" if rules["keep_special"] else "cross"
+    return (
+        f"scope {rules['scope']}, closing `Answer:` {anchor}, special tokens {special}, "
+        f"magnitude {rules['magnitude']}"
+    )
+
+
+def _times(ratio: float) -> str:
+    """How many times smaller than something, or larger."""
+    return f"{ratio:.1f}× smaller than" if ratio >= 1 else f"{1 / ratio:.1f}× larger than"
+
+
+def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
+    """What is worth typing next."""
+    yield f"stage1 eval {run.path}"
+    if results is None:
+        return
+    config = run.config
+    by_name = {row["row"]: row["f1"] for row in results["rows"]}
+    same = " ".join(["stage1 train", *(f"--compressor {name}" for name in config.compressors)])
+    sound = by_name["bottleneck"] >= 0.85 * by_name["text"]
+    if not sound:
+        yield f"stage1 diagnose {run.path}"
+        yield f"stage1 train --recipe distill --init {run.path}"
+    if "ratio" in config.compressor.options:
+        yield f"{same} --adapter {config.adapter.name} --set compressor.ratio={16 if sound else 4}"
+    if config.adapter.name != "codebook":
+        yield f"{same} --adapter codebook"
+
+
+def model_card(run: Run, results: Mapping[str, Any] | None) -> str:
+    """README.md of a published run."""
+    config, manifest = run.config, run.read_manifest()
+    lines = [
+        "---",
+        "library_name: stage1",
+        "tags: [stage1, embedding-compression]",
+        *([f"base_model: {config.model.name}"] if "/" in config.model.name.strip("./") else []),
+        "---",
+        "",
+        f"# {'+'.join(config.compressors)} → {config.adapter.name}, for `{config.model.name}`",
+        "",
+        "A bottleneck for the input embeddings of a frozen LLM, trained and measured with stage1.",
+        "",
+        "```python",
+        "from stage1 import Bottleneck",
+        "",
+        'bottleneck = Bottleneck.from_pretrained("REPO_ID")',
+        "```",
+        "",
+    ]
+    if manifest.get("teacher_forced"):
+        lines += [f"**{TEACHER_FORCED}**", ""]
+    if results is not None:
+        lines += ["## Results", "", *markdown_table(results), "", *(f"- {s}" for s in summary(results)), ""]
+        lines += [f"Data: `{config.data.name}`, seed {config.seed}.", ""]
+    lines += ["## Configuration", "", "```yaml", config.to_yaml().rstrip(), "```", ""]
+    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
+    return "\n".join([*lines, f"Versions: {versions}.", ""])
+
+
+def markdown_table(results: Mapping[str, Any]) -> Iterator[str]:
+    """The six rows as Markdown."""
+    yield f"| {' | '.join(HEADER)} |"
+    yield f"|{'---|' * len(HEADER)}"
+    for row in results["rows"]:
+        yield f"| {' | '.join(cells(row, teacher_forced=_marked(results)))} |"
+
+
+PUBLISHED = ["bottleneck.json", "bottleneck.safetensors", "config.yaml", "manifest.json", "results.json"]
+"""The files of a run that `push` uploads; predictions stay at home, they quote the data set."""
+
+
+def push(run: Run, repo_id: str, *, private: bool) -> str:
+    """Upload a trained run with a model card to the Hub; returns its address.
+
+    Raises:
+        UsageError: not trained yet, not logged in, no right to write, or no network.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError
+
+    run.require_trained()
+    card = model_card(run, run.read_results()).replace("REPO_ID", repo_id)
+    api = HfApi()
+    try:
+        address = api.create_repo(repo_id, private=private, exist_ok=True)
+        api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo_id)
+        api.upload_folder(folder_path=Path(run.path), allow_patterns=PUBLISHED, repo_id=repo_id)
+    except HFValidationError as error:
+        raise UsageError(f"{repo_id!r} is no repository id: {error}", "Write it as owner/name.") from None
+    except Exception as error:  # the client's own, its HTTP library's and the system's have no common base
+        reason = str(error).strip().splitlines()[0]
+        raise UsageError(
+            f"Cannot publish to {repo_id}: {reason}", "Log in with `hf auth login`, and check the network."
+        ) from None
+    return str(address)

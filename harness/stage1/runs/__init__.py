@@ -1,0 +1,1 @@
+"""A run's folder, and the answers that are kept."""

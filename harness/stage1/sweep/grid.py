@@ -1,0 +1,189 @@
+"""The grid of a sweep: every combination of some settings' values, for several seeds."""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from stage1.config import RunConfig, format_setting, merge, overlay, validate
+from stage1.config.recipes import find
+from stage1.errors import ConfigError, ConfigIssue, UsageError
+from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
+from stage1.runs.run import Run
+from stage1.sweep.compare import same_questions
+
+OWN = {"seed": "--seeds", "output": "--output"}
+"""Settings that the sweep gives its runs by itself, and the options that say how."""
+
+
+class Axis(NamedTuple):
+    """A setting and the values it takes; the pseudo-setting `recipe` names what a run starts from."""
+
+    key: str
+    values: list[Any]
+
+    @classmethod
+    def parse(cls, text: str) -> "Axis":
+        """`compressor.ratio=4,8`; values are read as YAML, like those of `--set`.
+
+        Raises:
+            UsageError: it is no list of different values by a key.
+        """
+        key, _, listed = text.partition("=")
+        remedy = "Write KEY=V1,V2,…, for example --over compressor.ratio=4,8,16."
+        try:
+            read = yaml.safe_load(f"[{listed}]")
+            values = json.loads(json.dumps(read, default=str, allow_nan=False))  # a date is a text to us
+        except (yaml.YAMLError, ValueError):
+            raise UsageError(f"--over {text!r} is not a list of values.", remedy) from None
+        if not all(part.strip() for part in key.split(".")) or not values:
+            raise UsageError(f"--over {text!r} is not KEY=V1,V2,….", remedy)
+        shown = [format_setting(value) for value in values]
+        if len(set(shown)) < len(shown):
+            raise UsageError(f"--over {text!r} names a value twice.", "Name each once.")
+        return cls(key.strip(), values)
+
+
+class Cell(NamedTuple):
+    """One run of the grid."""
+
+    settings: dict[str, Any]  # axis → value
+    seed: int
+    config: RunConfig  # fully resolved; its output is the run's folder
+    run: Run  # need not exist yet
+
+    @property
+    def name(self) -> str:
+        """`ratio=8 recipe=phase2 seed=1`."""
+        return label({**self.settings, "seed": self.seed})
+
+
+def label(settings: Mapping[str, Any]) -> str:
+    """Settings as people read them: by the last part of their path, where that says which is meant."""
+    short = {key: key.removesuffix(".name").rpartition(".")[2] for key in settings}
+    clear = len(set(short.values())) == len(short)
+    return " ".join(
+        f"{short[key] if clear else key}={format_setting(value)}" for key, value in settings.items()
+    )
+
+
+def folder_name(settings: Mapping[str, Any]) -> str:
+    """A file name for `label`, of its own for every settings."""
+    name = label(settings)
+    plain = re.sub(r"[^\w.=+-]+", "-", name.replace(" ", "_"))[:120]
+    if plain.replace("_", " ") == name.replace("_", " "):
+        return plain
+    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
+def plan(
+    file: Mapping[str, Any], settings: Sequence[str], axes: Sequence[Axis], seeds: Sequence[int], folder: Path
+) -> list[Cell]:
+    """The cells of the grid, all of them checked, in the order in which they are run.
+
+    Args:
+        file: a configuration file's settings, for every cell.
+        settings: `--set` texts for every cell.
+        axes: what varies. A value precedes `settings` like a flag where it chooses a plugin, and overrides
+            the file like `--set` otherwise. One that chooses the first compressor leaves the file's chain as
+            it is; `chain={},{NAME: {OPTION: VALUE}}` varies that.
+        seeds: each cell is run with every one.
+        folder: where the runs' folders go.
+
+    Raises:
+        ConfigError: cells that are no valid configuration, all of them with all of their issues.
+        UsageError: an axis or a seed is given twice, the seeds are asked different questions, or a cell's
+            folder holds another run.
+    """
+    _refuse_doubles(settings, axes, seeds)
+    registry = load_plugins()
+    cells: list[Cell] = []
+    found: dict[ConfigIssue, list[str]] = {}
+    for values in product(*(axis.values for axis in axes)):
+        chosen = dict(zip([axis.key for axis in axes], values, strict=True))
+        for seed in seeds:
+            whole = {**chosen, "seed": seed}
+            try:
+                config = _configuration(file, settings, chosen, seed, registry)
+                run = Run(folder / folder_name(whole))
+                cells.append(Cell(chosen, seed, config.model_copy(update={"output": run.path}), run))
+            except ConfigError as error:
+                for issue in error.issues:
+                    found.setdefault(issue, []).append(label(whole))
+            except UsageError as error:
+                found.setdefault(ConfigIssue("", str(error)), []).append(label(whole))
+    if found:
+        raise ConfigError([_at(names, issue) for issue, names in found.items()])
+    for group in groups(cells):
+        if not same_questions([cell.config for cell in group]):
+            raise UsageError(
+                f"The seeds ask different questions of {group[0].config.data.name}: a file is split by seed.",
+                "Give one seed, or data with a test split of its own (tiny-squad, squad).",
+            )
+    for cell in cells:
+        _refuse_another_run(cell)
+    return cells
+
+
+def _refuse_doubles(settings: Sequence[str], axes: Sequence[Axis], seeds: Sequence[int]) -> None:
+    keys = [axis.key.removesuffix(".name") for axis in axes]
+    fixed = {text.partition("=")[0].strip().removesuffix(".name") for text in settings}
+    for key in keys:
+        if key in OWN:
+            raise UsageError(f"--over {key} cannot be used.", f"Use {OWN[key]}.")
+        if keys.count(key) > 1 or key in fixed:
+            raise UsageError(f"{key} is given twice.", "Name it in one --over, and in no --set.")
+    if both := fixed & OWN.keys():
+        key = min(both)
+        raise UsageError(f"--set {key} cannot be used in a sweep.", f"Use {OWN[key]}.")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise UsageError(f"--seeds {','.join(map(str, seeds))} are not different seeds.", "Write 0,1,2.")
+
+
+def _configuration(
+    file: Mapping[str, Any], settings: Sequence[str], chosen: Mapping[str, Any], seed: int, registry: Registry
+) -> RunConfig:
+    flags: dict[str, Any] = {"seed": seed}
+    inner = []
+    for key, value in chosen.items():
+        if key == "recipe":
+            file = overlay(find(str(value)).settings, file)
+        elif "." in key.removesuffix(".name"):
+            inner.append(f"{key}={json.dumps(value)}")
+        else:
+            named = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
+            flags[f"{key}.name" if named else key] = value
+    config = validate(merge(file, flags, [*settings, *inner]))
+    return fully_resolved(config, resolve(config, registry))
+
+
+def _at(names: list[str], issue: ConfigIssue) -> ConfigIssue:
+    more = f" (and {len(names) - 1} more)" if len(names) > 1 else ""
+    return ConfigIssue(f"{names[0]}{more}", str(issue))
+
+
+def _refuse_another_run(cell: Cell) -> None:
+    if not (cell.run.path / "config.yaml").exists():
+        return
+    elsewhere = {"output", "device", "log_with"}
+    there, ours = cell.run.config, cell.config
+    if (
+        there.model_dump(exclude=elsewhere) != ours.model_dump(exclude=elsewhere)
+        or there.compressors != ours.compressors  # their order
+    ):
+        raise UsageError(
+            f"{cell.run.path} holds a run with other settings.", "Use another --output for another sweep."
+        )
+
+
+def groups(cells: Sequence[Cell]) -> list[list[Cell]]:
+    """The cells that differ only in their seed."""
+    by: dict[str, list[Cell]] = {}
+    for cell in cells:
+        by.setdefault(label(cell.settings), []).append(cell)
+    return list(by.values())

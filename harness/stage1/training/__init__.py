@@ -1,0 +1,1 @@
+"""From prompts to a trained bottleneck: batches, objective, selection, the loop, its phases."""

@@ -1,0 +1,251 @@
+"""A run's training: one phase, or a second one where the first leaves too much of the LLM's F1 behind.
+
+The first of two phases is a complete run of its own in RUN/phase1. What was decided after it is written
+down, so that a run that was killed at any moment goes on as it would have gone.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+from accelerate.utils import broadcast_object_list
+from transformers import PreTrainedModel
+
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
+from stage1.config import Phase, RunConfig
+from stage1.data.datasets import spread
+from stage1.errors import TrainingError
+from stage1.evaluation.rows import Asker, Row, load_model, scores, through
+from stage1.files import write_atomic, write_json
+from stage1.plugins import Registry, Resolved
+from stage1.progress import Progress
+from stage1.runs.run import METRICS, Run
+from stage1.session import Inputs
+from stage1.training.trainer import Trainer, make_accelerator
+
+FIRST = "phase1"
+"""Folder of the first of two phases, inside the run's own."""
+
+TAKEN_OVER = (METRICS, "bottleneck.safetensors", "bottleneck.json")
+"""What a run is given that ends with its first phase; the last file is what says that it is trained."""
+
+
+class Decision(NamedTuple):
+    """What came of the first phase on the selection split, and what follows; F1 is 0 to 100."""
+
+    text: float
+    bottleneck: float
+    ratio: float | None  # None: the bare model's F1 is 0, and no training changes that
+    below: float
+    goes_on: bool
+    n: int
+
+    @classmethod
+    def of(cls, text: float, bottleneck: float, below: float, n: int) -> "Decision":
+        """Go on where the bottleneck's share of the text row's F1 is under `below`."""
+        ratio = bottleneck / text if text else None
+        return cls(text, bottleneck, ratio, below, ratio is not None and ratio < below, n)
+
+    @property
+    def reason(self) -> str:
+        """Why a second phase was run, or was not."""
+        if self.ratio is None:
+            return f"the bare model answers none of {self.n} selection questions"
+        asked = "under" if self.goes_on else "not under"
+        return (
+            f"phase 1 kept {100 * self.ratio:.1f} % of the text row's F1 on {self.n} selection questions, "
+            f"{asked} {100 * self.below:g} %"
+        )
+
+
+@contextmanager
+def announced(run: Run, config: RunConfig, registry: Registry, *, main: bool) -> Iterator[None]:
+    """Tell the event plugins when a run begins and how it ended; of several processes, `main` alone does."""
+    if not main:
+        yield
+        return
+    step, status = run.step, "failed"
+    try:
+        registry.emit("stage1_run_start", run=run.path, config=config, step=step)
+        yield
+        status = "done"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        registry.emit("stage1_run_end", run=run.path, status=status)
+
+
+class Training:
+    """Everything between a configuration and the saved bottleneck.
+
+    Args:
+        config: fully resolved.
+        resolved: its plugins.
+        inputs: the model's table, the data and, where `ask`, the LLM.
+        registry: who is told.
+        progress: told what is done, and why.
+        ask: have the LLM answer selection questions at every measurement.
+        resume: the run that goes on; None: a new one.
+
+    Raises:
+        UsageError: the LLM, the prompts or `config.init` cannot be used.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        resolved: Resolved,
+        inputs: Inputs,
+        registry: Registry,
+        progress: Progress,
+        *,
+        ask: bool,
+        resume: Run | None = None,
+    ) -> None:
+        self.config, self.resolved, self.inputs = config, resolved, inputs
+        self.registry, self.progress, self.ask = registry, progress, ask
+        self.main = make_accelerator(inputs.device).is_main_process
+        self._opening: Trainer | None = None
+        if resume is None or config.then is None or not Run(resume.path / FIRST).trained:
+            self._opening = self._trainer(config.model_copy(update={"then": None}), resolved)
+            if resume is None and config.init is not None:
+                # Training does it again; here it is said before there is a folder that does not fit.
+                self._opening.bottleneck.start_from(config.init, inputs.table)
+
+    def _trainer(self, config: RunConfig, resolved: Resolved) -> Trainer:
+        inputs = replace(self.inputs, config=config)
+        return Trainer(resolved, inputs, self.registry, self.progress, ask=self.ask)
+
+    def train(self, run: Run) -> None:
+        """Train in the folder `run`, or go on there."""
+        if self.main:
+            run.write_config(self.config)
+        if self.config.then is not None:
+            self._two_phases(run, self.config.then)
+        elif self._opening is not None:
+            self._run(self._opening, run)
+
+    def _run(self, trainer: Trainer, run: Run, **more: Any) -> None:
+        if trainer.main:
+            run.write_manifest({**_provenance(trainer), **more})
+        trainer.train(run)
+
+    def _two_phases(self, run: Run, then: Phase) -> None:
+        first = Run(run.path / FIRST)
+        model = None
+        if self._opening is not None:
+            self._first_phase(self._opening, run, first)
+            model = self._opening.selection.model
+        self._opening = None  # the second phase needs the memory
+        decision = self._decide(first, then.below, model)
+        del model
+        phases = _facts(self.config, then, decision)
+        reason = decision.reason[0].upper() + decision.reason[1:]
+        if not decision.goes_on:
+            self.progress.note(f"{reason}: training ends here.")
+            if self.main:
+                write_json(run.path / "manifest.json", {**first.read_manifest(), "phases": phases})
+                for name in TAKEN_OVER:
+                    if name == METRICS and not (first.path / name).exists():
+                        continue
+                    write_atomic(run.path / name, (first.path / name).read_bytes())
+            return
+        self.progress.note(f"{reason}: phase 2 is run.")
+        # The path is made up anew each time: the run's folder may have been moved.
+        changed = {"losses": then.losses, "train": then.train, "init": first.path, "then": None}
+        resolved = self.resolved._replace(losses=self.resolved.then_losses, then_losses={})
+        trainer = self._trainer(self.config.model_copy(update=changed), resolved)
+        with _remedy(run, f"then.train.lr={then.train.lr / 10:g}"):
+            self._run(trainer, run, phases=phases)
+
+    def _first_phase(self, trainer: Trainer, run: Run, first: Run) -> None:
+        if trainer.main:
+            for folder in ("state", "predictions"):
+                (first.path / folder).mkdir(parents=True, exist_ok=True)
+            first.write_config(trainer.config)
+        trainer.accelerator.wait_for_everyone()
+        with (
+            first.lock(ours=trainer.main),
+            announced(first, trainer.config, self.registry, main=trainer.main),
+            _remedy(run, f"train.lr={trainer.config.train.lr / 10:g}"),
+        ):
+            self._run(trainer, first)
+
+    def _decide(self, first: Run, below: float, model: PreTrainedModel | None) -> Decision:
+        """What was decided after the first phase, measured now where it was not yet."""
+        path = first.path / "selection.json"
+        made: list[Any] = [None]
+        if self.main:
+            if not path.exists():
+                model = model or load_model(self.inputs, self.progress)
+                write_json(path, measure(first, self.inputs, model, below, self.progress)._asdict())
+            made = [json.loads(path.read_text(encoding="utf-8"))]
+        broadcast_object_list(made)  # every process must come to the same decision
+        return Decision(**made[0])
+
+
+def measure(first: Run, inputs: Inputs, model: PreTrainedModel, below: float, progress: Progress) -> Decision:
+    """F1 of at most `eval.limit` selection questions as text, and through the first phase's bottleneck."""
+    questions = spread(inputs.data.selection, inputs.config.eval.limit)
+    prompts = inputs.prompts(questions)
+    bottleneck = Bottleneck.from_pretrained(first.path, table=inputs.table).to(inputs.device)
+    stats, embedding = count_tokens(prompts, inputs.table), model.get_input_embeddings()
+    embed = through(bottleneck, bottleneck.rebuild, embedding, inputs.table, stats, prompts)
+    asker = Asker(inputs, model, questions, None, progress)
+    text, ours = (
+        float(scores(questions, asker.ask(Row(name, prompts, how, None)))["f1"].mean())
+        for name, how in (("text", None), ("bottleneck", embed))
+    )
+    return Decision.of(text, ours, below, len(questions))
+
+
+@contextmanager
+def _remedy(run: Run, setting: str) -> Iterator[None]:
+    """Name the whole run, not its phase, where training left the finite numbers."""
+    try:
+        yield
+    except TrainingError as error:
+        remedy = f"Lower the learning rate and go on: stage1 train --resume --output {run.path}"
+        raise TrainingError(error.problem, f"{remedy} --set {setting}") from None
+
+
+def _provenance(trainer: Trainer) -> dict[str, Any]:
+    inputs, registry = trainer.inputs, trainer.registry
+    plugins = {}
+    for part, component in trainer.components.items():
+        distribution, version = registry.owner(type(component))
+        plugins[part] = {"name": component.name, "distribution": distribution, "version": version}
+    before = Run(inputs.config.init).read_manifest() if inputs.config.init else {}
+    return {
+        "seed": inputs.config.seed,
+        "device": str(inputs.device),
+        "processes": trainer.accelerator.num_processes,
+        "plugins": plugins,
+        "hashes": {"embedding_table": inputs.table_hash, "test_questions": inputs.data.sha256},
+        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.counts.sum())},
+        "batches": "distinct tokens" if trainer.fast else "prompts",
+        # Weights that saw the answers once carry the mark, whatever they were trained on later.
+        "teacher_forced": trainer.objective.teacher_forced or before.get("teacher_forced", False),
+    }
+
+
+def _facts(config: RunConfig, then: Phase, decision: Decision) -> list[dict[str, Any]]:
+    """What manifest.json and results.json say of the two phases."""
+    return [
+        {
+            "phase": 1,
+            "losses": list(config.losses),
+            "trained": True,
+            "selection": decision._asdict(),
+        },
+        {
+            "phase": 2,
+            "losses": list(then.losses),
+            "trained": decision.goes_on,
+            "reason": decision.reason,
+        },
+    ]
