@@ -31,6 +31,7 @@ from transformers.utils import logging
 from stage1.config import ModelConfig
 from stage1.errors import Stage1Error, UsageError, suggest
 from stage1.hub import download
+from stage1.llm.attention import forbid_cudnn_attention
 from stage1.llm.tiny import MODEL_DIR
 from stage1.progress import Progress
 
@@ -376,6 +377,9 @@ def load_llm(
     # cannot even see a prompt that arrives as embeddings.
     model.generation_config = plain(bos_token_id=suggested.bos_token_id, eos_token_id=suggested.eos_token_id)
     frozen: PreTrainedModel = model.eval().requires_grad_(False)
+    # Both are called on their own: to generate, and by what reads states.
+    for part in (frozen, frozen.base_model):
+        forbid_cudnn_attention(part)
     return frozen
 
 
