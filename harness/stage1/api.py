@@ -10,16 +10,17 @@ from accelerate.utils import broadcast_object_list, is_tensorboard_available, is
 
 from stage1.config import RunConfig, flat
 from stage1.errors import ConfigError, ConfigIssue, PluginError, Stage1Error, UsageError
+from stage1.evaluation.evaluate import Evaluation, evaluate
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 from stage1.plugins.interfaces import Component
 from stage1.progress import Progress
+from stage1.runs.journal import default_cache
 from stage1.runs.run import Run
-from stage1.session import Inputs, changed, load_bottleneck, load_inputs, load_run
+from stage1.session import Session, changed
 from stage1.training.phases import Training, announced
 from stage1.training.trainer import make_accelerator
 
-if TYPE_CHECKING:  # lm-eval takes a second to load, which training alone need not wait for
-    from stage1.evaluation.evaluate import Evaluation
+if TYPE_CHECKING:  # lm-eval takes a second to load, which only its own tasks need
     from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions
 
 CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with")
@@ -30,7 +31,8 @@ class Outcome(NamedTuple):
     """What a command has to show for itself."""
 
     run: Run
-    evaluation: "Evaluation | None"
+    evaluation: Evaluation | None
+    session: Session  # whose model the next command can use on
 
 
 def train_run(
@@ -40,11 +42,13 @@ def train_run(
     resume: Run | None = None,
     with_evaluation: bool = True,
     rows: Collection[str] | None = None,
+    session: Session | None = None,
 ) -> Outcome:
     """Train a bottleneck, save it in a run directory, and evaluate it.
 
     Everything that can be wrong with the request is found before anything is written. `rows` are those to
-    ask in the evaluation, see `evaluate`.
+    ask in the evaluation, see `evaluate`. The model of `session`, an earlier command's, is used on where it
+    is the same.
 
     Raises:
         UsageError: the configuration, model, data or folder cannot be used.
@@ -57,21 +61,21 @@ def train_run(
     config = fully_resolved(config, resolved)
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
     asks = with_evaluation or config.then is not None or any(loss.cls.needs_llm for loss in losses)
-    inputs = load_inputs(config, progress, weights="all" if asks else "table")
+    session = Session.open(config, progress, weights="all" if asks else "table", before=session)
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")
         if not with_evaluation:
-            return Outcome(resume, None)
-        with announced(resume, config, registry, main=make_accelerator(inputs.device).is_main_process):
-            return Outcome(resume, _evaluate(resume, inputs, progress, rows=rows))
-    training = Training(config, resolved, inputs, registry, progress, ask=with_evaluation, resume=resume)
+            return Outcome(resume, None, session)
+        with announced(resume, config, registry, main=make_accelerator(session.device).is_main_process):
+            return Outcome(resume, _evaluate(resume, session, rows=rows), session)
+    training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume)
     main = training.main
     with run.lock(ours=main), announced(run, training.config, registry, main=main):
         _train_watched(training, run)
         if not with_evaluation or not main:
-            return Outcome(run, None)
-        return Outcome(run, _evaluate(run, inputs, progress, rows=rows))
+            return Outcome(run, None, session)
+        return Outcome(run, _evaluate(run, session, rows=rows), session)
 
 
 def require_trackers(config: RunConfig) -> None:
@@ -171,12 +175,12 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
     """
-    own, config = changed(run, overrides)
+    own, config = run.config, changed(run, overrides)
     other_data = config.data.name != own.data.name
-    inputs = load_inputs(config, progress, weights="all", everything_is_test=other_data)
+    session = Session.open(config, progress, data="all test" if other_data else "splits")
     same_rules = config.model_dump(include=PROTOCOL) == own.model_dump(include=PROTOCOL)
     keep = not other_data and config.eval.limit == own.eval.limit and same_rules
-    return Outcome(run, _evaluate(run, inputs, progress, keep=keep))
+    return Outcome(run, _evaluate(run, session, keep=keep), session)
 
 
 def evaluate_run_tasks(
@@ -203,12 +207,11 @@ def evaluate_run_tasks(
     run.require_trained()
     from stage1.evaluation.lm_eval.catalogue import select
     from stage1.evaluation.lm_eval.evaluate import evaluate_tasks
-    from stage1.runs.journal import default_cache
 
     selection = select(requested, load_plugins(), progress, options.metadata)
-    inputs, bottleneck = load_run(run, overrides, progress)
+    session = Session.open(changed(run, overrides), progress, data="none")
     evaluation = evaluate_tasks(
-        bottleneck, inputs, selection, options, cache=default_cache(), progress=progress
+        session.load_bottleneck(run), session, selection, options, cache=default_cache()
     )
     evaluation.results["teacher_forced"] = run.read_manifest().get("teacher_forced", False)
     run.write_tasks(evaluation.results, evaluation.samples)
@@ -216,19 +219,10 @@ def evaluate_run_tasks(
 
 
 def _evaluate(
-    run: Run,
-    inputs: Inputs,
-    progress: Progress,
-    *,
-    keep: bool = True,
-    rows: Collection[str] | None = None,
-) -> "Evaluation":
+    run: Run, session: Session, *, keep: bool = True, rows: Collection[str] | None = None
+) -> Evaluation:
     """Ask the questions through the bottleneck as it was saved; with `keep` the run gets the results."""
-    from stage1.evaluation.evaluate import evaluate
-    from stage1.runs.journal import default_cache
-
-    bottleneck = load_bottleneck(run, inputs)
-    evaluation = evaluate(bottleneck, inputs, cache=default_cache(), progress=progress, rows=rows)
+    evaluation = evaluate(session.load_bottleneck(run), session, cache=default_cache(), rows=rows)
     manifest = run.read_manifest()
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     if "phases" in manifest:

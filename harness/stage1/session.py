@@ -1,43 +1,178 @@
-"""What a command works on: the model's folder, its tokenizer and embedding table, and the questions."""
+"""What a command works on, loaded once: the frozen LLM with its tokenizer and table, and the questions."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.config import RunConfig, merge, validate
+from stage1.config import ModelConfig, RunConfig, merge, validate
 from stage1.data.datasets import QAData, load_qa
 from stage1.data.prompts import Prompt, build_prompts
 from stage1.data.records import Question
 from stage1.errors import ConfigError, UsageError
-from stage1.llm.loading import context_length, load_table, load_tokenizer, locate, pick_device, table_sha256
+from stage1.llm.loading import (
+    context_length,
+    load_llm,
+    load_table,
+    load_tokenizer,
+    locate,
+    model_sha256,
+    pick_device,
+    table_sha256,
+)
 from stage1.plugins import load_plugins, magnitude_clash
 from stage1.progress import Progress
 from stage1.runs.run import Run
 
 
+class FrozenModel:
+    """One LLM and what belongs to it. The weights are loaded, and its files hashed, when first asked for.
+
+    Args:
+        settings: which one.
+        dtype: type it runs in, or `auto`.
+        device: where it runs, or `auto`.
+        progress: told of downloads and of loading.
+        weights: what a model on the Hub has to be downloaded for.
+
+    Raises:
+        UsageError: there is no such model or device, or it cannot be used.
+    """
+
+    def __init__(
+        self,
+        settings: ModelConfig,
+        *,
+        dtype: str,
+        device: str,
+        progress: Progress,
+        weights: Literal["table", "all"] = "all",
+    ) -> None:
+        self.settings, self.dtype, self._progress = settings, dtype, progress
+        self.device: torch.device = pick_device(device)
+        self.folder: Path = locate(settings, weights=weights, progress=progress)
+        trust = settings.trust_remote_code
+        self.tokenizer: PreTrainedTokenizerFast = load_tokenizer(self.folder, trust_remote_code=trust)
+        table = load_table(self.folder, trust)
+        self.table_hash: str = table_sha256(table)
+        self.table: Tensor = table.to(self.device)  # [V, D], in the type it is stored in
+        self._asked_for = (settings, dtype, device, weights)
+
+    def serves(self, config: RunConfig, weights: Literal["table", "all"]) -> bool:
+        """Whether this is the model that `config` asks for, as it asks for it."""
+        settings, dtype, device, own = self._asked_for
+        same = (config.model, config.dtype, config.device) == (settings, dtype, device)
+        return same and weights in (own, "table")
+
+    @cached_property
+    def llm(self) -> PreTrainedModel:
+        """The whole model, frozen.
+
+        Raises:
+            UsageError: it cannot be used, or it changes what it looks up in its embedding table.
+        """
+        with self._progress.task("Loading the LLM"):
+            llm = load_llm(
+                self.folder,
+                dtype=self.dtype,
+                device=self.device,
+                trust_remote_code=self.settings.trust_remote_code,
+            )
+        _refuse_other_embeddings(llm, self.table)
+        return llm
+
+    @cached_property
+    def sha256(self) -> str:
+        """A hash of every file that decides what it answers."""
+        with self._progress.task("Hashing the model"):
+            return model_sha256(self.folder)
+
+    @cached_property
+    def context_length(self) -> int:
+        """Tokens that it was made for: prompt and answer together."""
+        return context_length(self.folder, self.settings.trust_remote_code)
+
+
+def _refuse_other_embeddings(model: PreTrainedModel, table: Tensor) -> None:
+    """Some models scale what they look up: their embedding is not the row that the bottleneck has seen."""
+    some = torch.arange(0, len(table), max(1, len(table) // 1000), device=table.device)
+    if not torch.equal(model.get_input_embeddings()(some), table[some].to(model.dtype)):
+        raise UsageError(
+            f"{type(model).__name__} changes its embeddings after looking them up, which is not supported.",
+            "Use a model of the Llama family.",
+        )
+
+
 @dataclass(frozen=True)
-class ModelInputs:
-    """The model's parts that need no weights but the embedding table."""
+class Session:
+    """A configuration with the model and the questions that it names."""
 
     config: RunConfig
-    folder: Path  # the model's
-    tokenizer: PreTrainedTokenizerFast
-    table: Tensor  # [V, D], in the type it is stored in
-    table_hash: str
-    device: torch.device
+    model: FrozenModel
+    progress: Progress
+    questions: QAData | None = None  # None: none were asked for
 
+    @classmethod
+    def open(
+        cls,
+        config: RunConfig,
+        progress: Progress,
+        *,
+        weights: Literal["table", "all"] = "all",
+        data: Literal["splits", "all test", "none"] = "splits",
+        before: "Session | None" = None,
+    ) -> "Session":
+        """Load what `config` names.
 
-@dataclass(frozen=True)
-class Inputs(ModelInputs):
-    """The same, with the questions."""
+        Args:
+            config: the configuration.
+            progress: told what is loaded, and of what is odd.
+            weights: `table` where nothing will be asked of the LLM itself.
+            data: whether the questions are wanted, and whether in splits or as one test split.
+            before: a session whose model is used on, if it is the same.
 
-    data: QAData
+        Raises:
+            UsageError: model, device or data cannot be used.
+        """
+        if before is not None and before.model.serves(config, weights):
+            model = before.model
+        else:
+            model = FrozenModel(
+                config.model, dtype=config.dtype, device=config.device, progress=progress, weights=weights
+            )
+        return cls(config, model, progress, _questions(config, progress, data))
+
+    def under(self, config: RunConfig) -> "Session":
+        """The same model and questions under another configuration, which must name the same."""
+        return replace(self, config=config)
+
+    @property
+    def table(self) -> Tensor:
+        """The embedding table [V, D]."""
+        return self.model.table
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        """The model's tokenizer, padding on the left."""
+        return self.model.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model runs."""
+        return self.model.device
+
+    @property
+    def data(self) -> QAData:
+        """The questions."""
+        if self.questions is None:
+            raise ValueError("This session was opened without questions.")
+        return self.questions
 
     def prompts(self, questions: list[Question], *, with_context: bool = True) -> list[Prompt]:
         """The questions as prompts under the run's scope and length."""
@@ -47,58 +182,52 @@ class Inputs(ModelInputs):
             scope=self.config.scope,
             raw_anchor=self.config.raw_anchor,
             keep_special=self.config.keep_special,
-            max_tokens=longest_prompt(self.config, self.folder),
+            max_tokens=self.longest_prompt,
             with_context=with_context,
         )
 
+    @property
+    def longest_prompt(self) -> int:
+        """Tokens a prompt may have, so that the answer still fits into the model's context.
 
-def longest_prompt(config: RunConfig, folder: Path) -> int:
-    """Tokens a prompt may have, so that the answer still fits into the model's context.
+        Raises:
+            UsageError: the configuration asks for more than there is.
+        """
+        length, new = self.model.context_length, self.config.eval.max_new_tokens
+        wanted = self.config.data.max_prompt_tokens
+        if length - new < (wanted or 1):
+            raise UsageError(
+                f"The model's context holds {length} tokens; {wanted or 1} for the prompt and {new} for the "
+                "answer do not fit.",
+                "Lower data.max_prompt_tokens or eval.max_new_tokens.",
+            )
+        return wanted or length - new
+
+    def load_bottleneck(self, run: Run) -> Bottleneck:
+        """The bottleneck of a trained run, its magnitude as this session's configuration says."""
+        bottleneck = Bottleneck.from_pretrained(run.path, table=self.table)
+        bottleneck.magnitude = self.config.magnitude
+        return bottleneck.to(self.device).eval()
+
+
+def _questions(
+    config: RunConfig, progress: Progress, data: Literal["splits", "all test", "none"]
+) -> QAData | None:
+    if data == "none":
+        return None
+    with progress.task(f"Reading {config.data.name}"):
+        questions = load_qa(config.data, config.seed, everything_is_test=data == "all test")
+    if questions.unanswerable:
+        progress.note(f"{questions.unanswerable} unanswerable questions were left out.")
+    return questions
+
+
+def changed(run: Run, overrides: Mapping[str, Any]) -> RunConfig:
+    """A trained run's configuration with `overrides` (dotted path → value).
 
     Raises:
-        UsageError: the configuration asks for more than there is.
+        UsageError: the run is not trained, or an override cannot be used.
     """
-    length = context_length(folder, config.model.trust_remote_code)
-    room = length - config.eval.max_new_tokens
-    wanted = config.data.max_prompt_tokens
-    if room < 1 or (wanted is not None and wanted > room):
-        raise UsageError(
-            f"The model's context holds {length} tokens; {wanted or 1} for the prompt and "
-            f"{config.eval.max_new_tokens} for the answer do not fit.",
-            "Lower data.max_prompt_tokens or eval.max_new_tokens.",
-        )
-    return wanted or room
-
-
-def load_model_inputs(
-    config: RunConfig, progress: Progress, *, weights: Literal["table", "all"]
-) -> ModelInputs:
-    """Load what the configuration says of the model. `weights`: what a Hub model has to be downloaded for."""
-    device = pick_device(config.device)
-    folder = locate(config.model, weights=weights, progress=progress)
-    tokenizer = load_tokenizer(folder, trust_remote_code=config.model.trust_remote_code)
-    table = load_table(folder, config.model.trust_remote_code)
-    return ModelInputs(config, folder, tokenizer, table.to(device), table_sha256(table), device)
-
-
-def load_inputs(
-    config: RunConfig,
-    progress: Progress,
-    *,
-    weights: Literal["table", "all"],
-    everything_is_test: bool = False,
-) -> Inputs:
-    """Load what the configuration names, questions included."""
-    model = load_model_inputs(config, progress, weights=weights)
-    with progress.task(f"Reading {config.data.name}"):
-        data = load_qa(config.data, config.seed, everything_is_test=everything_is_test)
-    if data.unanswerable:
-        progress.note(f"{data.unanswerable} unanswerable questions were left out.")
-    return Inputs(**vars(model), data=data)
-
-
-def changed(run: Run, overrides: Mapping[str, Any]) -> tuple[RunConfig, RunConfig]:
-    """A trained run's configuration, and the same with `overrides`."""
     run.require_trained()
     own = run.config
     config = validate(merge(own.model_dump(mode="json"), overrides, []))
@@ -107,22 +236,4 @@ def changed(run: Run, overrides: Mapping[str, Any]) -> tuple[RunConfig, RunConfi
         route = [(name, registry.get("compressor", name)) for name in config.compressors]
         if issues := list(magnitude_clash(config, route, registry)):
             raise ConfigError(issues)
-    return own, config
-
-
-def load_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> tuple[ModelInputs, Bottleneck]:
-    """A trained run's model and its bottleneck, without any questions.
-
-    Raises:
-        UsageError: as `evaluate_run`.
-    """
-    _, config = changed(run, overrides)
-    inputs = load_model_inputs(config, progress, weights="all")
-    return inputs, load_bottleneck(run, inputs)
-
-
-def load_bottleneck(run: Run, inputs: ModelInputs) -> Bottleneck:
-    """The bottleneck of a trained run, its magnitude as the configuration of `inputs` says."""
-    bottleneck = Bottleneck.from_pretrained(run.path, table=inputs.table)
-    bottleneck.magnitude = inputs.config.magnitude
-    return bottleneck
+    return config

@@ -11,6 +11,9 @@ from torch.nn.utils.rnn import pad_sequence
 from stage1.data.prompts import Prompt
 from stage1.plugins.tensors import Answers
 
+PROMPTS_AT_ONCE = 16
+"""Prompts measured at a time where their order matters."""
+
 
 class Batch(NamedTuple):
     """Positions to train on."""

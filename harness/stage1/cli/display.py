@@ -35,7 +35,7 @@ if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wai
 
 def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     """The closing word of `train` and `eval`: JSON alone, or the table and what to type next."""
-    run, evaluation = outcome
+    run, evaluation = outcome.run, outcome.evaluation
     if json:
         shown = (
             evaluation.results

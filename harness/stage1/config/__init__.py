@@ -1,5 +1,7 @@
 """The configuration of a run. Imports no torch: `stage1 config show` and every usage error stay instant."""
 
+from stage1.config.settings import NEARLY as NEARLY
+from stage1.config.settings import SUFFICES as SUFFICES
 from stage1.config.settings import ComponentChoice as ComponentChoice
 from stage1.config.settings import DataConfig as DataConfig
 from stage1.config.settings import EvalConfig as EvalConfig

@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
+SUFFICES, NEARLY = 0.85, 0.60
+"""Shares of the text F1 from which reconstruction suffices, or training must look at what the LLM does."""
+
 
 class _Section(BaseModel):
     # Our own numbers are finite; an infinite option of a plugin must not become null when it is written.
@@ -142,7 +145,7 @@ class Phase(_Section):
     """A second phase of training, for where the first leaves too much of the LLM's F1 behind."""
 
     below: float = Field(
-        0.85,
+        SUFFICES,
         gt=0,
         le=1,
         description="Share of the text row's F1 on the selection split under which the second phase is run.",

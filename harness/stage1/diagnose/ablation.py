@@ -8,7 +8,6 @@ were used).
 """
 
 from collections.abc import Iterator
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -21,8 +20,8 @@ from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
 from stage1.diagnose.case import Asked, Case
 from stage1.diagnose.compressor import FOREIGN, mean_distance
-from stage1.evaluation.lm_eval.model import Embed
-from stage1.evaluation.rows import lookup
+from stage1.evaluation.conditions import lookup
+from stage1.evaluation.generation import Embed
 from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import Encode
@@ -44,7 +43,7 @@ def measure(case: Case) -> dict[str, Any]:
     `gain_ci95` is the paired interval of how much more F1 that is than the bottleneck's. Perplexity and
     agreement are None where the prompts are others or positions do not match.
     """
-    bootstrap = ClusterBootstrap([q.context for q in case.questions], case.inputs.config.eval.resamples, 0)
+    bootstrap = ClusterBootstrap([q.context for q in case.questions], case.session.config.eval.resamples, 0)
     aligned = not case.bottleneck.compressor.changes_length
     raw = case.next_tokens("raw", case.raw) if aligned else None
 
@@ -71,7 +70,7 @@ def measure(case: Case) -> dict[str, Any]:
 def _stages(case: Case) -> Iterator[_View]:
     bottleneck = case.bottleneck
     yield _View("raw", case.raw)
-    if (inverse := case.view(bottleneck.rebuild_linear)) is not None:
+    if (inverse := case.inverse) is not None:
         yield _View("inverse", inverse)
     if bottleneck.magnitude != "free":
         yield _View("adapter", case.view(_adapted(bottleneck)))
@@ -90,11 +89,11 @@ def _variants(case: Case) -> Iterator[_View]:
     if not case.bottleneck.compressor.changes_length:
         yield _View("true_norms", case.view(_with_true_norms(case.bottleneck)))
     for name, change in (("context_only", {"scope": "context"}), ("raw_anchor", {"raw_anchor": True})):
-        if all(getattr(case.inputs.config, key) != value for key, value in change.items()):
-            config = case.inputs.config.model_copy(update=change)
-            prompts = replace(case.inputs, config=config).prompts(case.questions)
+        if all(getattr(case.session.config, key) != value for key, value in change.items()):
+            config = case.session.config.model_copy(update=change)
+            prompts = case.session.under(config).prompts(case.questions)
             yield _View(name, case.view(case.bottleneck.rebuild, prompts), prompts)
-    if case.bottleneck.compressor.tokenwise and case.inputs.data.train:
+    if case.bottleneck.compressor.tokenwise and case.session.data.train:
         yield _View("closed_form", _closed_form(case, case.bottleneck.encode_rows, case.fitted))
         if _worth_refitting(case):
             yield _View("refit", _refit(case))
@@ -115,21 +114,21 @@ def _closed_form(case: Case, encode: Encode, fitted: TokenStats) -> Embed:
     with torch.no_grad():
         weight, bias = least_squares(encode(fitted.embeds), fitted.embeds, fitted.shares)
         rows = encode(case.stats.embeds).double() @ weight + bias
-    return lookup(case.embedding, case.stats, rows.float(), len(case.inputs.table))
+    return lookup(case.session, case.stats, rows.float())
 
 
 def _worth_refitting(case: Case) -> bool:
-    few = len(case.inputs.data.train) < PLENTY / 2
+    few = len(case.session.data.train) < PLENTY / 2
     return few or (mean_distance(case.bottleneck, case.fitted) or 0.0) > FOREIGN
 
 
 def _refit(case: Case) -> Embed:
     """The compressor's closed form again, from this table and plenty of prompts."""
-    config: RunConfig = case.inputs.config
+    config: RunConfig = case.session.config
     data = config.data.model_copy(update={"train": max(PLENTY, config.data.train)})
-    prompts = case.inputs.prompts(load_qa(data, config.seed).train)
-    stats = count_tokens(prompts, case.inputs.table)
+    prompts = case.session.prompts(load_qa(data, config.seed).train)
+    stats = count_tokens(prompts, case.session.table)
     resolved = resolve(config, load_plugins())
-    fresh = Bottleneck.build(resolved, config.magnitude, case.inputs.table.shape[1], config.seed)
-    fresh.to(case.inputs.device).fit(stats, case.inputs.table)
+    fresh = Bottleneck.build(resolved, config.magnitude, case.session.table.shape[1], config.seed)
+    fresh.to(case.session.device).fit(stats, case.session.table)
     return _closed_form(case, fresh.encode_rows, stats)

@@ -1,28 +1,29 @@
 """What the diagnosis works on: a bottleneck, the questions, and the frozen LLM, each asked at most once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
-from transformers import PreTrainedModel
 
 from stage1.bottleneck.batches import Batch, in_order
 from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
-from stage1.evaluation.lm_eval.model import Embed
-from stage1.evaluation.rows import Asker, Row, scores, through
+from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.conditions import Condition, raw, through, through_inverse
+from stage1.evaluation.generation import Embed
+from stage1.evaluation.reconstruction import Positions, positions
 from stage1.llm.chunked import POSITIONS
 from stage1.llm.states import FrozenLLM
-from stage1.plugins.tensors import Embedded, TokenStats
-from stage1.progress import Progress
-from stage1.session import Inputs
+from stage1.plugins.tensors import TokenStats
+from stage1.session import Session
 
 PROMPTS_AT_ONCE = 32
 
@@ -58,53 +59,55 @@ class Case:
 
     Attributes:
         bottleneck: as it was saved, or fitted without training.
-        inputs: model folder, table, data and configuration.
-        model: the frozen LLM.
+        session: model, data and configuration.
         questions, prompts: those asked, and how the run's protocol puts them.
         metrics: the entries of `metrics.jsonl`; none without training.
-        progress: told of every row asked.
+        cache: where answers are kept that no bottleneck changes; None: nowhere.
     """
 
     bottleneck: Bottleneck
-    inputs: Inputs
-    model: PreTrainedModel
+    session: Session
     questions: list[Question]
     prompts: list[Prompt]
     metrics: list[dict[str, Any]]
-    progress: Progress = field(default_factory=Progress)
+    cache: Path | None = None
 
     @cached_property
     def stats(self) -> TokenStats:
         """The tokens that cross in the prompts asked."""
-        return count_tokens(self.prompts, self.inputs.table)
+        return count_tokens(self.prompts, self.session.table)
 
     @cached_property
     def fitted(self) -> TokenStats:
         """The tokens of the run's training prompts, what compressor and adapter were fitted on; without any
         training prompts, those asked.
         """
-        if not self.inputs.data.train:
+        if not self.session.data.train:
             return self.stats
-        return count_tokens(self.inputs.prompts(self.inputs.data.train), self.inputs.table)
+        return count_tokens(self.session.prompts(self.session.data.train), self.session.table)
 
     # -- ways of showing the prompts -----------------------------------------------------------------------
 
-    def view(self, rebuild: Rebuild, prompts: Sequence[Prompt] | None = None) -> Embed | None:
-        """The prompts with their crossing positions through `rebuild`; None if that is not defined."""
-        shown = list(prompts or self.prompts)
-        table = self.inputs.table
-        stats = self.stats if prompts is None else count_tokens(shown, table)
-        return through(self.bottleneck, rebuild, self.embedding, table, stats, shown)
+    def view(self, rebuild: Rebuild, prompts: Sequence[Prompt] | None = None) -> Embed:
+        """The prompts with their crossing positions through `rebuild`."""
+        table = self.session.table
+        stats = self.stats if prompts is None else count_tokens(prompts, table)
+        return through(self.bottleneck, rebuild, self.session, stats)
 
     @property
-    def embedding(self) -> torch.nn.Module:
-        """The LLM's own embedding layer."""
-        layer: torch.nn.Module = self.model.get_input_embeddings()
-        return layer
+    def inverse(self) -> Embed | None:
+        """The prompts as the compressor's own inverse rebuilds them; None if it knows none."""
+        return through_inverse(self.bottleneck, self.session, self.stats, self.prompts)
 
-    def raw(self, ids: Tensor, _cross: Tensor, attention: Tensor) -> Embedded:
-        """The original embeddings: an `Embed`."""
-        return Embedded(self.embedding(ids), attention)
+    @cached_property
+    def raw(self) -> Embed:
+        """The original embeddings."""
+        return raw(self.session)
+
+    @cached_property
+    def positions(self) -> Positions | None:
+        """The rebuilt vectors beside the originals; None if the compressor changes the length."""
+        return positions(self.bottleneck, self.prompts, self.stats, self.session.table)
 
     # -- asking --------------------------------------------------------------------------------------------
 
@@ -114,14 +117,16 @@ class Case:
         Asked once under each `name`; None as `embed` gives it the token ids.
         """
         if name not in self._asked:
-            row = Row(name, list(prompts or self.prompts), embed, None)
-            answers = self._asker.ask(row)
+            shown = self.prompts if prompts is None else list(prompts)
+            # What no bottleneck changes may be known from an evaluation.
+            key = {"text": ["text"], "raw": ["raw"]}.get(name)
+            answers = [a.text for a in self._answering.answers(Condition(name, shown, embed, key))]
             self._asked[name] = Asked(answers, scores(self.questions, answers)["f1"])
         return self._asked[name]
 
     @cached_property
-    def _asker(self) -> Asker:
-        return Asker(self.inputs, self.model, self.questions, None, self.progress)
+    def _answering(self) -> Answering:
+        return Answering(self.session, self.cache)
 
     @cached_property
     def _asked(self) -> dict[str, Asked]:
@@ -141,12 +146,12 @@ class Case:
 
     def batches(self, prompts: Sequence[Prompt] | None = None) -> Iterator[Batch]:
         """The prompts, left-padded, some at a time; every crossing position weighs 1."""
-        return in_order(prompts or self.prompts, self.inputs.table, PROMPTS_AT_ONCE)
+        return in_order(prompts or self.prompts, self.session.table, PROMPTS_AT_ONCE)
 
     @cached_property
     def special(self) -> Tensor:
         """[S] ids of the special tokens."""
-        return torch.tensor(self.inputs.tokenizer.all_special_ids, device=self.inputs.device)
+        return torch.tensor(self.session.tokenizer.all_special_ids, device=self.session.device)
 
     @torch.no_grad()
     def next_tokens(self, name: str, embed: Embed) -> NextTokens:
@@ -163,7 +168,7 @@ class Case:
         return {}
 
     def _next_tokens(self, embed: Embed) -> NextTokens:
-        llm = FrozenLLM(self.model)
+        llm = FrozenLLM(self.session.model.llm)
         nll, guesses, final = [], [], []
         for batch in self.batches():
             states = llm(embed(batch.ids, batch.cross, batch.attention)).prompt

@@ -8,7 +8,6 @@ from torch import Tensor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import least_squares
 from stage1.diagnose.case import Case
-from stage1.diagnose.positions import positions
 from stage1.llm.chunked import token_cross_entropy
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import CHUNK, Embedded, TokenStats
@@ -58,7 +57,7 @@ def measure(case: Case) -> dict[str, Any]:
         "claimed": None if claimed is None else float(claimed.double().sum()),
         **_matter(_directions(case)),
         "estimate": {
-            "prompts": len(case.inputs.data.train),
+            "prompts": len(case.session.data.train),
             "positions": int(fitted.counts.sum()),
             "distinct_tokens": len(fitted.ids),
             "code_dim": code_dim,
@@ -106,7 +105,7 @@ def _directions(case: Case) -> Directions:
     variance, vectors = variance.flip(0), vectors.flip(1)
     kept = variance > 1e-12 * variance.sum()
     variance, vectors = variance[kept], vectors[:, kept]
-    crossing, residual = positions(case), None
+    crossing, residual = case.positions, None
     if crossing is not None:
         residual = torch.zeros_like(variance)
         parts = (torch.split(part, CHUNK) for part in (crossing.original, crossing.rebuilt, crossing.shares))
@@ -117,7 +116,7 @@ def _directions(case: Case) -> Directions:
 
 def _sensitivity(case: Case, vectors: Tensor) -> tuple[Tensor, float]:
     """The squared gradients along the columns of `vectors` [D, K], summed over positions; and in all."""
-    llm = FrozenLLM(case.model)
+    llm = FrozenLLM(case.session.model.llm)
     along, total = torch.zeros_like(vectors[0]), 0.0
     for whole in case.batches(case.prompts[:PROMPTS]):
         for batch in whole.split(-(-len(whole.ids) // PROMPTS_AT_ONCE)):

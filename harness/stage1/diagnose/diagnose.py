@@ -17,11 +17,11 @@ from stage1.diagnose import (
 )
 from stage1.diagnose.case import Case
 from stage1.diagnose.findings import findings
-from stage1.evaluation.rows import load_model
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.progress import Progress
+from stage1.runs.journal import default_cache
 from stage1.runs.run import Run
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 
 PROBES = {
     "protocol": protocol.measure,
@@ -45,7 +45,7 @@ def diagnose(case: Case, name: str) -> dict[str, Any]:
     """
     measured = {}
     for probe, measure in PROBES.items():
-        with case.progress.task(f"Measuring: {probe}"):
+        with case.session.progress.task(f"Measuring: {probe}"):
             measured[probe] = measure(case)
     found = findings(measured, name)
     return {
@@ -71,9 +71,9 @@ def diagnose_run(run: Run, config: RunConfig, limit: int, progress: Progress) ->
         UsageError: it is not trained, or its checkpoint cannot be used with the model.
     """
     run.require_trained()
-    inputs = load_inputs(config, progress, weights="all")
-    bottleneck = Bottleneck.from_pretrained(run.path, table=inputs.table).to(inputs.device)
-    result = diagnose(_case(bottleneck, inputs, run.metrics(), limit, progress), str(run.path))
+    session = Session.open(config, progress)
+    bottleneck = session.load_bottleneck(run)
+    result = diagnose(_case(bottleneck, session, run.metrics(), limit), str(run.path))
     run.write_diagnosis(result)
     return result
 
@@ -86,18 +86,15 @@ def diagnose_untrained(config: RunConfig, limit: int, progress: Progress) -> dic
     """
     registry = load_plugins()
     resolved = resolve(config, registry)
-    inputs = load_inputs(fully_resolved(config, resolved), progress, weights="all")
-    bottleneck = Bottleneck.build(resolved, config.magnitude, inputs.table.shape[1], config.seed)
-    case = _case(bottleneck.to(inputs.device), inputs, [], limit, progress)
+    session = Session.open(fully_resolved(config, resolved), progress)
+    bottleneck = Bottleneck.build(resolved, config.magnitude, session.table.shape[1], config.seed)
+    case = _case(bottleneck.to(session.device), session, [], limit)
     with progress.task(f"Fitting {bottleneck.compressor.name}"):
-        bottleneck.fit(case.fitted, inputs.table)
+        bottleneck.fit(case.fitted, session.table)
     bottleneck.requires_grad_(False).eval()
     return diagnose(case, "RUN")
 
 
-def _case(
-    bottleneck: Bottleneck, inputs: Inputs, metrics: list[dict[str, Any]], limit: int, progress: Progress
-) -> Case:
-    questions = spread(inputs.data.test, limit)
-    model = load_model(inputs, progress)
-    return Case(bottleneck, inputs, model, questions, inputs.prompts(questions), metrics, progress)
+def _case(bottleneck: Bottleneck, session: Session, metrics: list[dict[str, Any]], limit: int) -> Case:
+    questions = spread(session.data.test, limit)
+    return Case(bottleneck, session, questions, session.prompts(questions), metrics, default_cache())

@@ -32,9 +32,9 @@ def measure(case: Case) -> dict[str, Any]:
         for entry in case.metrics
         if {"recon", "f1"} <= entry["selection"].keys()
     ]
-    asked = case.inputs.config.train.check_questions
-    if case.inputs.data.selection:  # there is none where other data than the run's is asked
-        asked = min(asked, len(case.inputs.data.selection))
+    asked = case.session.config.train.check_questions
+    if case.session.data.selection:  # there is none where other data than the run's is asked
+        asked = min(asked, len(case.session.data.selection))
     pairs = [_pair(a, b) for a, b in combinations(checkpoints, 2) if _diverged(a, b, asked)]
     pairs.sort(key=lambda pair: pair["f1_to"] - pair["f1_from"])
     recon, f1 = ([point[name] for point in checkpoints] for name in ("recon", "f1"))

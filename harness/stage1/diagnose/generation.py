@@ -74,13 +74,12 @@ def _contains(answer: str, gold: Sequence[str]) -> bool:
 
 def _first_token(case: Case) -> dict[str, float] | None:
     """Shares of the questions: right through the bottleneck, right with the original, both alike."""
-    changes = case.bottleneck.compressor.changes_length
-    embed = None if changes else case.view(case.bottleneck.rebuild)
-    if embed is None:
+    if case.bottleneck.compressor.changes_length:
         return None
+    embed = case.view(case.bottleneck.rebuild)
     views = (("bottleneck", embed), ("raw", case.raw))
     ours, text = (case.next_tokens(name, view).final.tolist() for name, view in views)
-    gold = [ids[0] for ids in answer_ids(case.questions, case.inputs.tokenizer)]
+    gold = [ids[0] for ids in answer_ids(case.questions, case.session.tokenizer)]
 
     def share(one: list[int], other: list[int]) -> float:
         return sum(a == b for a, b in zip(one, other, strict=True)) / len(gold)

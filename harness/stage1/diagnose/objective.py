@@ -1,7 +1,7 @@
 """What training asked for: how its terms shared the objective, and what they cannot see."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +11,6 @@ from stage1.bottleneck.statistics import training_shares
 from stage1.data.prompts import answer_ids
 from stage1.data.records import Question
 from stage1.diagnose.case import Case
-from stage1.evaluation.lm_eval.model import Embed
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Resolved, load_plugins, resolve
 from stage1.plugins.tensors import Embedded, LLMOutputs, LossInputs
@@ -33,13 +32,13 @@ def measure(case: Case) -> dict[str, Any]:
     None where there are no training questions, or where the objective compares position with position
     and the compressor changes the length.
     """
-    resolved = resolve(case.inputs.config, load_plugins())
+    resolved = resolve(case.session.config, load_plugins())
     last = _last_phase(case, resolved)
     steps = [entry for entry in case.metrics if "terms" in entry]
     terms = _terms(steps)
     every = {**resolved.losses, **last.losses} if last is not resolved else resolved.losses
     forced = [name for name, term in every.items() if steps and term.cls.teacher_forced]
-    data = case.inputs.data
+    data = case.session.data
     return {
         "terms": terms,
         "on_selection": _on_selection(case.metrics),
@@ -142,12 +141,12 @@ def _accuracy(case: Case) -> dict[str, float]:
     `given_the_answer`: of all tokens, each after the true ones before it, as a teacher-forced loss sees
     them. `alone`: of the first tokens, before which there is the rebuilt prompt only.
     """
-    llm = FrozenLLM(case.model)
-    embed = cast(Embed, case.view(case.bottleneck.rebuild))  # only a linear inverse may be undefined
-    answers = answer_ids(case.questions, case.inputs.tokenizer)
+    llm = FrozenLLM(case.session.model.llm)
+    embed = case.view(case.bottleneck.rebuild)
+    answers = answer_ids(case.questions, case.session.tokenizer)
     hits, first, start = [], [], 0
     for batch in case.batches():
-        gold = collate_answers(answers[start : start + len(batch.ids)], case.inputs.table)
+        gold = collate_answers(answers[start : start + len(batch.ids)], case.session.table)
         start += len(batch.ids)
         states = llm(embed(batch.ids, batch.cross, batch.attention), gold).answering
         hits.append((llm.head(states[gold.mask]).argmax(-1) == gold.ids[gold.mask]).float())
@@ -164,14 +163,14 @@ def _accuracy(case: Case) -> dict[str, float]:
 @torch.no_grad()
 def _blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
     """Whether the objective notices that all rebuilt vectors are half or twice as long; terms that do not."""
-    objective = Objective(resolved).to(case.inputs.device)
+    objective = Objective(resolved).to(case.session.device)
     moved = case.bottleneck.compressor.changes_length
-    if not case.inputs.data.train or (moved and any(loss.aligned for loss in objective.losses.values())):
+    if not case.session.data.train or (moved and any(loss.aligned for loss in objective.losses.values())):
         return {"magnitude_blind": None, "blind_terms": None}
     batch = _training_batch(case, objective)
     llm = None
     if objective.needs_llm:
-        llm = FrozenLLM(case.model, layers=objective.layers, last=objective.reads_last_states)
+        llm = FrozenLLM(case.session.model.llm, layers=objective.layers, last=objective.reads_last_states)
 
     def values(scale: float) -> dict[str, Tensor]:
         found: dict[str, Tensor] = objective(_loss_inputs(case, batch, llm, scale))
@@ -194,7 +193,7 @@ def _unchanged(before: Tensor, after: Tensor) -> bool:
 
 def _training_batch(case: Case, objective: Objective) -> Batch:
     """The first prompts of the training split, weighted as training weighs them."""
-    inputs = case.inputs
+    inputs = case.session
     questions = inputs.data.train[:PROMPTS]
     return PromptBatches(
         inputs.prompts(questions),

@@ -7,8 +7,7 @@ from typing import Any
 
 from stage1.data.prompts import ANCHOR, Prompt, build_prompts
 from stage1.diagnose.case import Case
-from stage1.evaluation.rows import scores
-from stage1.llm.loading import context_length
+from stage1.evaluation.answers import scores
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -36,7 +35,7 @@ def measure(case: Case) -> dict[str, Any]:
 
 def _decoded(case: Case, ids: list[list[int]]) -> list[str]:
     """What the model reads, without special tokens."""
-    texts: list[str] = case.inputs.tokenizer.batch_decode(
+    texts: list[str] = case.session.tokenizer.batch_decode(
         ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
     )
     return texts
@@ -44,8 +43,7 @@ def _decoded(case: Case, ids: list[list[int]]) -> list[str]:
 
 def _longest(case: Case) -> int:
     """Tokens of a prompt that the model's context holds beside the answer."""
-    config = case.inputs.config
-    return context_length(case.inputs.folder, config.model.trust_remote_code) - config.eval.max_new_tokens
+    return case.session.model.context_length - case.session.config.eval.max_new_tokens
 
 
 def _asked(case: Case, how: str, prompts: list[Prompt]) -> tuple[float, float]:
@@ -55,8 +53,10 @@ def _asked(case: Case, how: str, prompts: list[Prompt]) -> tuple[float, float]:
 
 
 def _bos(case: Case) -> dict[str, Any]:
-    bos = case.inputs.tokenizer.bos_token_id
-    named = getattr(case.model.config.get_text_config(), "bos_token_id", None)  # not every model has one
+    bos = case.session.tokenizer.bos_token_id
+    named = getattr(
+        case.session.model.llm.config.get_text_config(), "bos_token_id", None
+    )  # not every model has one
     expected = bos is not None and named is not None
     missing = 0 if bos is None else sum(prompt.ids[:1] != [bos] for prompt in case.prompts)
     text = ours = None
@@ -75,17 +75,17 @@ def _with_bos(prompt: Prompt, bos: int, longest: int) -> Prompt:
 
 def _cut(case: Case, shown: list[str]) -> dict[str, Any]:
     # Both sides have been through the tokenizer: it may change letters (normalisation, unknown characters).
-    asked = case.inputs.tokenizer([q.question for q in case.questions], add_special_tokens=False)
+    asked = case.session.tokenizer([q.question for q in case.questions], add_special_tokens=False)
     questions = _decoded(case, asked["input_ids"])
     lacking = sum(_bare(q) not in _bare(prompt) for q, prompt in zip(questions, shown, strict=True))
     # A trailing space is a fault of its own; such a prompt was not cut.
     open_ended = sum(not prompt.rstrip(" ").endswith(ANCHOR) for prompt in shown)
     text = ours = None
     if lacking or open_ended:
-        config = case.inputs.config
+        config = case.session.config
         whole = build_prompts(
             case.questions,
-            case.inputs.tokenizer,
+            case.session.tokenizer,
             scope=config.scope,
             raw_anchor=config.raw_anchor,
             keep_special=config.keep_special,
@@ -105,8 +105,8 @@ def _bare(text: str) -> str:
 
 
 def _stop(case: Case) -> dict[str, Any]:
-    answers, limit = case.text.answers, case.inputs.config.eval.max_new_tokens
-    lengths = [len(ids) for ids in case.inputs.tokenizer(answers, add_special_tokens=False)["input_ids"]]
+    answers, limit = case.text.answers, case.session.config.eval.max_new_tokens
+    lengths = [len(ids) for ids in case.session.tokenizer(answers, add_special_tokens=False)["input_ids"]]
     run_on = sum(bool(answer.partition("\n")[2].strip()) for answer in answers)
 
     def first_line(rows: list[str]) -> float | None:
@@ -125,7 +125,7 @@ def _stop(case: Case) -> dict[str, Any]:
 
 def _chat_template(case: Case) -> dict[str, bool]:
     """Used, where the prompts hold control tokens that the template names."""
-    tokenizer = case.inputs.tokenizer
+    tokenizer = case.session.tokenizer
     template = str(tokenizer.chat_template or "")
     everywhere = {tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token, tokenizer.unk_token}
     control = {

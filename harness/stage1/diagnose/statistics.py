@@ -6,7 +6,6 @@ import torch
 from torch import Tensor
 
 from stage1.diagnose.case import Case
-from stage1.diagnose.positions import positions
 from stage1.plugins.tensors import weighted_cross_moment, weighted_mean
 
 SHOWN_EIGENVALUES, SHOWN_DIMENSIONS = 16, 5
@@ -29,7 +28,7 @@ def measure(case: Case) -> dict[str, Any] | None:
 
     Ratios to a variance of 0 are None.
     """
-    crossing = positions(case)
+    crossing = case.positions
     if crossing is None:
         return None
     shares = crossing.shares

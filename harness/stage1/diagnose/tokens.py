@@ -2,28 +2,18 @@
 
 import math
 from collections import Counter
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from stage1.diagnose.case import Case
-from stage1.diagnose.positions import Positions, positions
-from stage1.evaluation.measures import SCORES_AT_ONCE
+from stage1.evaluation.reconstruction import Positions, nearest
 from stage1.plugins.tensors import TokenStats
 
 BUCKETS = {"unseen in training": 0, "1-10": 10, "11-100": 100, "over 100": math.inf}
 """A token's occurrences in the training prompts, up to and including."""
 CONFUSIONS, PROMPTS = 15, 3
-TIED = 1e-6
-"""What float32 cannot tell apart: an untrained token may share its row with others."""
-
-
-class Nearest(NamedTuple):
-    """The vocabulary's nearest tokens [N]; the original one where none is nearer."""
-
-    euclidean: Tensor
-    cosine: Tensor
 
 
 def measure(case: Case) -> dict[str, Any] | None:
@@ -36,48 +26,23 @@ def measure(case: Case) -> dict[str, Any] | None:
     everything turns into a few tokens (hubs), `prompts` the first prompts token by token. Texts are data
     and not escaped.
     """
-    crossing = positions(case)
+    crossing = case.positions
     if crossing is None:
         return None
-    nearest = _nearest(crossing, case.inputs.table)
-    euclidean, counts = nearest.euclidean, crossing.counts
+    found = nearest(crossing.rebuilt, crossing.ids, case.session.table)
+    euclidean, counts = found.euclidean, crossing.counts
     right = euclidean == crossing.ids
     hub, most = _top(euclidean, counts)
     return {
         "recovery_euclidean": float(crossing.shares @ right.double()),
-        "recovery_cosine": float(crossing.shares @ (nearest.cosine == crossing.ids).double()),
-        "by_frequency": _by_frequency(crossing, right, case.fitted, len(case.inputs.table)),
+        "recovery_cosine": float(crossing.shares @ (found.cosine == crossing.ids).double()),
+        "by_frequency": _by_frequency(crossing, right, case.fitted, len(case.session.table)),
         "confusions": _confusions(case, crossing, euclidean),
         "distinct_nearest": len(torch.unique(euclidean)),
         "distinct_original": len(torch.unique(crossing.ids)),
         "top_nearest": {"token": _text(case, hub), "share": most / float(counts.sum())},
         "prompts": _prompts(case, crossing, euclidean),
     }
-
-
-def _nearest(crossing: Positions, table: Tensor) -> Nearest:
-    """The vocabulary is gone through in pieces: N × V scores would not fit into memory."""
-    rebuilt, ids = crossing.rebuilt, crossing.ids
-    lengths = rebuilt.norm(dim=1)  # [N]
-    best = torch.full((2, len(ids)), -math.inf, device=ids.device)
-    own, found = best.clone(), torch.zeros_like(best, dtype=torch.long)
-    step = max(1, SCORES_AT_ONCE // len(ids))
-    for start in range(0, len(table), step):
-        rows = table[start : start + step].float()
-        squares, products = rows.square().sum(1), rebuilt @ rows.T  # [step], [N, step]
-        here = (ids >= start) & (ids < start + len(rows))
-        # −‖r − t‖² plus ‖r‖², which is the same for every token; the cosine times ‖r‖, likewise
-        pair = (2 * products - squares, products / squares.sqrt().clamp(min=1e-30))
-        for which, scores in enumerate(pair):
-            own[which, here] = scores[here, ids[here] - start]
-            value, at = scores.max(1)
-            found[which] = torch.where(value > best[which], at + start, found[which])
-            best[which] = torch.maximum(value, best[which])
-    scale = torch.stack([table[ids].float().square().sum(1) + lengths.square(), lengths])
-    # A vector of zeros has no direction that could be the original's.
-    tied = (own >= best - TIED * scale) & torch.stack([torch.ones_like(lengths), lengths]).bool()
-    euclidean, cosine = torch.where(tied, ids, found)
-    return Nearest(euclidean, cosine)
 
 
 def _top(ids: Tensor, counts: Tensor) -> tuple[int, float]:
@@ -142,7 +107,7 @@ def _prompts(case: Case, crossing: Positions, nearest: Tensor) -> list[list[dict
 
 def _text(case: Case, token: int) -> str:
     """The token as it stands in a text; in the tokenizer's own notation where it is no text by itself."""
-    tokenizer = case.inputs.tokenizer
+    tokenizer = case.session.tokenizer
     if token >= len(tokenizer):
         return f"<id {token}>"  # tables are often longer than the vocabulary
     own = str(tokenizer.convert_ids_to_tokens(token))

@@ -33,8 +33,27 @@ class ClusterBootstrap:
 
     def interval(self, values: Floats) -> list[float]:
         """The 95 % interval of the mean of `values` [n], one for each question: [low, high]."""
+        return _covered(self._sums(values) / self._sizes)
+
+    def ratio_interval(self, values: Floats, reference: Floats) -> list[float] | None:
+        """The 95 % interval of mean(`values`) ÷ mean(`reference`), both [n] and not negative.
+
+        None where the reference is zero in so many resamples that the ratio has no upper bound.
+        """
+        below = self._sums(reference)
+        if np.mean(below <= 0) > (100 - COVERED) / 200:
+            return None
+        drawn = below > 0
+        return _covered(self._sums(values)[drawn] / below[drawn])
+
+    def _sums(self, values: Floats) -> Floats:
+        """[R] the sum of `values` [n] in each resample."""
         sums = np.bincount(self._cluster, weights=values, minlength=self.weights.shape[1])
-        means = self.weights @ sums / self._sizes
-        tail = (100 - COVERED) / 2
-        low, high = np.percentile(means, [tail, 100 - tail])
-        return [float(low), float(high)]
+        total: Floats = self.weights @ sums
+        return total
+
+
+def _covered(statistics: Floats) -> list[float]:
+    tail = (100 - COVERED) / 2
+    low, high = np.percentile(statistics, [tail, 100 - tail])
+    return [float(low), float(high)]

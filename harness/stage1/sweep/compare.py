@@ -12,7 +12,7 @@ from stage1.config import RunConfig
 from stage1.data.datasets import load_qa, spread
 from stage1.data.records import Question
 from stage1.errors import UsageError
-from stage1.evaluation.rows import scores
+from stage1.evaluation.answers import scores
 from stage1.evaluation.statistics import ClusterBootstrap, Floats
 from stage1.runs.run import Run
 

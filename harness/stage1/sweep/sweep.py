@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from stage1.api import train_run
 from stage1.config import format_setting
 from stage1.errors import Stage1Error, UsageError
-from stage1.evaluation.evaluate import NEEDED
+from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Floats
 from stage1.files import write_atomic, write_json
 from stage1.progress import Progress
@@ -94,6 +94,7 @@ class Sweep:
             raise UsageError(
                 f"Cannot make the folder {self.folder}: {error.strerror}.", "Choose another --output."
             ) from None
+        session = None
         for number, cell in enumerate(self.cells, 1):
             where = f"{number} of {len(self.cells)}: {cell.name}"
             if _finished(cell.run, all_rows):
@@ -101,7 +102,11 @@ class Sweep:
                 continue
             progress.note(where)
             try:
-                train_run(cell.config, progress, resume=_begun(cell.run), rows=None if all_rows else NEEDED)
+                rows = None if all_rows else NEEDED
+                outcome = train_run(
+                    cell.config, progress, resume=_begun(cell.run), rows=rows, session=session
+                )
+                session = outcome.session
             except Stage1Error as error:
                 self.errors[cell.name] = str(error)
                 progress.note(f"{cell.name} failed: {error}")

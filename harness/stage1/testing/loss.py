@@ -11,12 +11,11 @@ from torch import Tensor
 from stage1.bottleneck.batches import Batch, collate
 from stage1.config import DataConfig, RunConfig
 from stage1.data.prompts import answer_ids
-from stage1.evaluation.rows import load_model
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import Answers, Embedded, LLMOutputs, LossInputs
 from stage1.progress import Progress
-from stage1.session import load_inputs
+from stage1.session import Session
 from stage1.testing.base import expect
 from stage1.testing.component import SEED, ComponentSuite
 from stage1.testing.sample import poisoned
@@ -39,7 +38,7 @@ class Setting(NamedTuple):
 def setting() -> Setting:
     """The embedded model and questions of its own data, with different weights."""
     config = RunConfig(data=DataConfig(train=30, selection=1), device="cpu")
-    inputs = load_inputs(config, Progress(), weights="all")
+    inputs = Session.open(config, Progress())
     questions = sorted(inputs.data.train[:30], key=lambda question: len(question.context))[::14]
     weight = torch.rand(len(inputs.table), generator=torch.Generator().manual_seed(0)) + 0.5
     answers = answer_ids(questions, inputs.tokenizer)
@@ -47,7 +46,7 @@ def setting() -> Setting:
     special = torch.tensor(inputs.tokenizer.all_special_ids)
     used = batch.embeds[batch.cross]
     variance = float(used.var(0, correction=0).mean())
-    return Setting(load_model(inputs, Progress()), batch, special, used.mean(0), variance)
+    return Setting(inputs.model.llm, batch, special, used.mean(0), variance)
 
 
 class LossSuite(ComponentSuite, suite=True):

@@ -7,23 +7,21 @@ down, so that a run that was killed at any moment goes on as it would have gone.
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 from accelerate.utils import broadcast_object_list
-from transformers import PreTrainedModel
 
-from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import Phase, RunConfig
 from stage1.data.datasets import spread
 from stage1.errors import TrainingError
-from stage1.evaluation.rows import Asker, Row, load_model, scores, through
+from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.conditions import Condition, through
 from stage1.files import write_atomic, write_json
 from stage1.plugins import Registry, Resolved
 from stage1.progress import Progress
 from stage1.runs.run import METRICS, Run
-from stage1.session import Inputs
+from stage1.session import Session
 from stage1.training.trainer import Trainer, make_accelerator
 
 FIRST = "phase1"
@@ -99,7 +97,7 @@ class Training:
         self,
         config: RunConfig,
         resolved: Resolved,
-        inputs: Inputs,
+        inputs: Session,
         registry: Registry,
         progress: Progress,
         *,
@@ -117,8 +115,7 @@ class Training:
                 self._opening.bottleneck.start_from(config.init, inputs.table)
 
     def _trainer(self, config: RunConfig, resolved: Resolved) -> Trainer:
-        inputs = replace(self.inputs, config=config)
-        return Trainer(resolved, inputs, self.registry, self.progress, ask=self.ask)
+        return Trainer(resolved, self.inputs.under(config), self.registry, self.progress, ask=self.ask)
 
     def train(self, run: Run) -> None:
         """Train in the folder `run`, or go on there."""
@@ -136,13 +133,10 @@ class Training:
 
     def _two_phases(self, run: Run, then: Phase) -> None:
         first = Run(run.path / FIRST)
-        model = None
         if self._opening is not None:
             self._first_phase(self._opening, run, first)
-            model = self._opening.selection.model
         self._opening = None  # the second phase needs the memory
-        decision = self._decide(first, then.below, model)
-        del model
+        decision = self._decide(first, then.below)
         phases = _facts(self.config, then, decision)
         reason = decision.reason[0].upper() + decision.reason[1:]
         if not decision.goes_on:
@@ -175,30 +169,31 @@ class Training:
         ):
             self._run(trainer, first)
 
-    def _decide(self, first: Run, below: float, model: PreTrainedModel | None) -> Decision:
+    def _decide(self, first: Run, below: float) -> Decision:
         """What was decided after the first phase, measured now where it was not yet."""
         path = first.path / "selection.json"
         made: list[Any] = [None]
         if self.main:
             if not path.exists():
-                model = model or load_model(self.inputs, self.progress)
-                write_json(path, measure(first, self.inputs, model, below, self.progress)._asdict())
+                write_json(path, kept_of_text(first, self.inputs, below)._asdict())
             made = [json.loads(path.read_text(encoding="utf-8"))]
         broadcast_object_list(made)  # every process must come to the same decision
         return Decision(**made[0])
 
 
-def measure(first: Run, inputs: Inputs, model: PreTrainedModel, below: float, progress: Progress) -> Decision:
+def kept_of_text(first: Run, session: Session, below: float) -> Decision:
     """F1 of at most `eval.limit` selection questions as text, and through the first phase's bottleneck."""
-    questions = spread(inputs.data.selection, inputs.config.eval.limit)
-    prompts = inputs.prompts(questions)
-    bottleneck = Bottleneck.from_pretrained(first.path, table=inputs.table).to(inputs.device)
-    stats, embedding = count_tokens(prompts, inputs.table), model.get_input_embeddings()
-    embed = through(bottleneck, bottleneck.rebuild, embedding, inputs.table, stats, prompts)
-    asker = Asker(inputs, model, questions, None, progress)
+    questions = spread(session.data.selection, session.config.eval.limit)
+    prompts = session.prompts(questions)
+    bottleneck = session.load_bottleneck(first)
+    embed = through(bottleneck, bottleneck.rebuild, session, count_tokens(prompts, session.table))
+    answering = Answering(session, None)
     text, ours = (
-        float(scores(questions, asker.ask(Row(name, prompts, how, None)))["f1"].mean())
-        for name, how in (("text", None), ("bottleneck", embed))
+        float(scores(questions, [a.text for a in answering.answers(condition)])["f1"].mean())
+        for condition in (
+            Condition("text", prompts, None, None),
+            Condition("bottleneck", prompts, embed, None),
+        )
     )
     return Decision.of(text, ours, below, len(questions))
 
@@ -225,7 +220,7 @@ def _provenance(trainer: Trainer) -> dict[str, Any]:
         "device": str(inputs.device),
         "processes": trainer.accelerator.num_processes,
         "plugins": plugins,
-        "hashes": {"embedding_table": inputs.table_hash, "test_questions": inputs.data.sha256},
+        "hashes": {"embedding_table": inputs.model.table_hash, "test_questions": inputs.data.sha256},
         "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.counts.sum())},
         "batches": "distinct tokens" if trainer.fast else "prompts",
         # Weights that saw the answers once carry the mark, whatever they were trained on later.

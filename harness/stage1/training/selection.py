@@ -1,21 +1,22 @@
 """What is measured on the selection split at every check: errors, the objective, F1."""
 
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from stage1.bottleneck.batches import Batch, in_order
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import ReconstructionError, count_tokens
 from stage1.data.datasets import spread
 from stage1.data.prompts import answer_ids
-from stage1.evaluation.rows import Asker, Row, scores, through
+from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.conditions import Condition, through
 from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
-from stage1.session import Inputs
+from stage1.session import Session
 from stage1.training.objective import Objective
 
 ROWS = 4096
@@ -27,12 +28,11 @@ class Selection:
 
     Args:
         inputs: model, table and questions.
-        model: the LLM, to answer `train.check_questions` of the questions; None: it is not loaded, F1 is
-            not measured.
+        ask: have the LLM answer `train.check_questions` of the questions; otherwise F1 is not measured.
     """
 
-    def __init__(self, inputs: Inputs, model: PreTrainedModel | None) -> None:
-        self.inputs, self.model = inputs, model
+    def __init__(self, inputs: Session, *, ask: bool) -> None:
+        self.inputs, self.ask = inputs, ask
         self.size = inputs.config.train.batch_prompts
         self.prompts = inputs.prompts(inputs.data.selection)
         self.stats = count_tokens(self.prompts, inputs.table)
@@ -64,8 +64,8 @@ class Selection:
             scales = objective.scales(self.typical)
             measured["terms"] = terms
             measured["objective"] = sum(scales[name] * value for name, value in terms.items())
-        if self.model is not None:
-            measured["f1"] = self.f1(bottleneck, self.model)
+        if self.ask:
+            measured["f1"] = self.f1(bottleneck)
         return {**measured, "score": measured.get("objective", measured.get("recon"))}
 
     def _errors(self, bottleneck: Bottleneck) -> dict[str, float]:
@@ -96,10 +96,12 @@ class Selection:
                 sums[name] = sums.get(name, 0.0) + weight * float(value)
         return {name: total / seen for name, total in sums.items()}
 
-    def f1(self, bottleneck: Bottleneck, model: PreTrainedModel) -> float:
+    def f1(self, bottleneck: Bottleneck) -> float:
         """F1 of the questions through `bottleneck`, 0 to 100."""
-        embedding, table = model.get_input_embeddings(), self.inputs.table
-        embed = through(bottleneck, bottleneck.rebuild, embedding, table, self.stats, self.asked)
-        asker = Asker(self.inputs, model, self.questions, None, Progress())
-        answers = asker.ask(Row("bottleneck", self.asked, embed, None))
-        return float(scores(self.questions, answers)["f1"].mean())
+        embed = through(bottleneck, bottleneck.rebuild, self.inputs, self.stats)
+        answers = self._answering.answers(Condition("bottleneck", self.asked, embed, None))
+        return float(scores(self.questions, [answer.text for answer in answers])["f1"].mean())
+
+    @cached_property
+    def _answering(self) -> Answering:
+        return Answering(self.inputs, None, Progress())

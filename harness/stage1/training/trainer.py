@@ -25,14 +25,13 @@ from stage1.bottleneck.statistics import count_tokens, training_shares
 from stage1.config import RunConfig
 from stage1.data.prompts import Prompt, answer_ids, note_truncation
 from stage1.errors import TrainingError
-from stage1.evaluation.rows import load_model
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Registry, Resolved
 from stage1.plugins.interfaces import Component
 from stage1.plugins.tensors import Embedded, LLMOutputs, LossInputs
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import Inputs
+from stage1.session import Session
 from stage1.training.batches import Batches, PromptBatches, TokenBatches, step_seed
 from stage1.training.objective import Objective, contributions, gradients
 from stage1.training.selection import Selection
@@ -51,7 +50,7 @@ class Trainer:
     def __init__(
         self,
         resolved: Resolved,
-        inputs: Inputs,
+        inputs: Session,
         registry: Registry,
         progress: Progress,
         *,
@@ -65,11 +64,11 @@ class Trainer:
         self.bottleneck = Bottleneck.build(
             resolved, self.config.magnitude, inputs.table.shape[1], self.config.seed
         ).to(inputs.device)
-        model = load_model(inputs, progress) if ask or self.objective.needs_llm else None
+        model = inputs.model.llm if ask or self.objective.needs_llm else None
         self.llm = self._frozen(model) if model and self.objective.needs_llm else None
         with progress.task("Tokenising prompts"):
             prompts = inputs.prompts(inputs.data.train)
-            self.selection = Selection(inputs, model)
+            self.selection = Selection(inputs, ask=model is not None)
         note_truncation(prompts, "training", progress)
         self.stats = count_tokens(prompts, inputs.table)
         self.shares = training_shares(self.stats, self.config.train.uniform)
@@ -153,7 +152,7 @@ class Trainer:
             self.bottleneck.save_pretrained(
                 self.run.path,
                 model=self.config.model,
-                table_hash=self.inputs.table_hash,
+                table_hash=self.inputs.model.table_hash,
                 registry=self.registry,
             )
             self.run.drop_state()

@@ -16,22 +16,21 @@ import numpy as np
 import torch
 from lm_eval.api.metrics import mean
 from lm_eval.evaluator import evaluate as lm_eval_evaluate
-from transformers import PreTrainedModel
 
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.errors import Stage1Error, UsageError
+from stage1.evaluation.answers import decisive
+from stage1.evaluation.conditions import through
+from stage1.evaluation.generation import Embed
 from stage1.evaluation.lm_eval.catalogue import Selection
-from stage1.evaluation.lm_eval.model import Embed, Stage1LM
+from stage1.evaluation.lm_eval.model import Stage1LM, requests_at_once
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
-from stage1.evaluation.measures import rate
-from stage1.evaluation.rows import batch_size, decisive, load_model, through
-from stage1.llm.loading import context_length
+from stage1.evaluation.rate import rate
 from stage1.plugins.tensors import TokenStats
-from stage1.progress import Progress
 from stage1.runs.journal import Journal
-from stage1.session import ModelInputs
+from stage1.session import Session
 
 ROWS = ("text", "bottleneck")
 
@@ -56,22 +55,20 @@ class TaskEvaluation(NamedTuple):
 
 def evaluate_tasks(
     bottleneck: Bottleneck,
-    inputs: ModelInputs,
+    session: Session,
     selection: Selection,
     options: TaskOptions,
     *,
     cache: Path | None,
-    progress: Progress,
 ) -> TaskEvaluation:
     """Ask every task of the bare model (`text`) and through the bottleneck.
 
     Args:
-        bottleneck: trained on the model of `inputs`.
-        inputs: model folder, table and configuration.
+        bottleneck: trained on the session's model.
+        session: model and configuration.
         selection: the tasks.
         options: how they are asked.
         cache: folder for answers; those through the bottleneck are kept until the evaluation is done.
-        progress: told of every request, and of what is odd.
 
     Raises:
         UsageError: a task cannot be loaded, the model cannot be used, or the options do not go together.
@@ -79,38 +76,39 @@ def evaluate_tasks(
     """
     if options.whole:
         refuse_other_length(bottleneck)
-    if options.chat_template and not inputs.tokenizer.chat_template:
+    if options.chat_template and not session.tokenizer.chat_template:
         raise UsageError(
-            f"The tokenizer of {inputs.config.model.name!r} has no chat template.",
+            f"The tokenizer of {session.config.model.name!r} has no chat template.",
             "Leave out --chat-template, or use a model that was tuned to chat.",
         )
-    loaded = _load(selection, options, inputs, progress)
-    model = load_model(inputs, progress)
-    bottleneck = bottleneck.to(inputs.device).eval()
-    common = {"lm_eval": version("lm-eval"), **decisive(inputs, model, cache, progress)}
+    progress = session.progress
+    loaded = _load(selection, options, session)
+    bottleneck = bottleneck.to(session.device).eval()
+    common = {"lm_eval": version("lm-eval"), "batch": requests_at_once(session)}
+    common |= decisive(session) if cache else {}
     found: dict[str, Any] = {}
     contexts: dict[str, list[str]] = {}
     shortened: dict[str, int] = {}
-    for row, embed, decides in _rows(bottleneck, model, inputs, options):
+    for row, embed, decides in _rows(bottleneck, session, options):
         journal = Journal(cache, [common, decides], progress)
         lm = Stage1LM(
-            model,
-            inputs.tokenizer,
+            session.model.llm,
+            session.tokenizer,
             embed=embed,
-            keep_special=inputs.config.keep_special,
+            keep_special=session.config.keep_special,
             whole=options.whole,
-            batch_size=batch_size(inputs),
+            batch_size=requests_at_once(session),
             journal=journal,
             progress=progress,
             label=f"Asking: {row}",
         )
-        found[row] = _ask(lm, loaded, options, inputs)
+        found[row] = _ask(lm, loaded, options, session)
         if row == "bottleneck":
             journal.forget()
             for name, task in loaded["tasks"].items():
                 contexts[name] = sorted({lm.wire_text(request) for request in task.instances} - {""})
                 shortened[name] = sum(map(lm.is_too_long, task.instances))
-    sent = {name: _sent(texts, lm, bottleneck, inputs) for name, texts in contexts.items()}
+    sent = {name: _sent(texts, lm, bottleneck, session) for name, texts in contexts.items()}
     for name, task in loaded["tasks"].items():
         if not sent[name]:
             progress.note(f"{name}: nothing of it is context, so nothing crossed. --scope all compresses it.")
@@ -120,7 +118,7 @@ def evaluate_tasks(
                 "model's length."
             )
     return TaskEvaluation(
-        _results(found, loaded, sent, shortened, bottleneck, inputs, options),
+        _results(found, loaded, sent, shortened, bottleneck, session, options),
         {name: {row: found[row]["samples"][name] for row in ROWS} for name in loaded["tasks"]},
     )
 
@@ -139,27 +137,23 @@ def refuse_other_length(bottleneck: Bottleneck) -> None:
         )
 
 
-def embed_requests(bottleneck: Bottleneck, model: PreTrainedModel, inputs: ModelInputs) -> Embed:
+def embed_requests(bottleneck: Bottleneck, session: Session) -> Embed:
     """How requests reach the model of which nothing is known beforehand: any token may cross."""
-    ids = torch.arange(len(inputs.table), device=inputs.device)
-    every = TokenStats(ids, torch.ones(len(ids), dtype=torch.float64), inputs.table)
-    embed = through(bottleneck, bottleneck.rebuild, model.get_input_embeddings(), inputs.table, every, [])
-    assert embed is not None  # noqa: S101 - only a compressor's own inverse may be missing
-    return embed
+    ids = torch.arange(len(session.table), device=session.device)
+    every = TokenStats(ids, torch.ones(len(ids), dtype=torch.float64), session.table)
+    return through(bottleneck, bottleneck.rebuild, session, every)
 
 
 # -- asking ------------------------------------------------------------------------------------------------
 
 
-def _load(
-    selection: Selection, options: TaskOptions, inputs: ModelInputs, progress: Progress
-) -> dict[str, Any]:
+def _load(selection: Selection, options: TaskOptions, session: Session) -> dict[str, Any]:
     """The tasks with their documents, set as `options` say, which is what `simple_evaluate` does too."""
     import datasets
 
     datasets.disable_progress_bars()
     try:
-        with progress.task("Reading the tasks' documents"), quiet_lm_eval():
+        with session.progress.task("Reading the tasks' documents"), quiet_lm_eval():
             loaded: dict[str, Any] = selection.manager.load(selection.tasks)
     except Stage1Error:
         raise
@@ -170,7 +164,7 @@ def _load(
             "A task whose documents are on the Hub needs the network once. STAGE1_TRACEBACK=1 shows more.",
         ) from error
     for name, task in loaded["tasks"].items():
-        _refuse_impossible(name, task, inputs)
+        _refuse_impossible(name, task, session)
         if options.num_fewshot is not None and task.get_config("num_fewshot") != 0:
             task.set_config(key="num_fewshot", value=options.num_fewshot)
         elif task.get_config("num_fewshot") is None:
@@ -178,14 +172,14 @@ def _load(
     return loaded
 
 
-def _refuse_impossible(name: str, task: Any, inputs: ModelInputs) -> None:
+def _refuse_impossible(name: str, task: Any, session: Session) -> None:
     """Say what lm-eval would stumble over in the middle."""
     if getattr(task, "UNSAFE_CODE", False):
         remedy = f"stage1 lm-eval run --model stage1 --tasks {name} --confirm_run_unsafe_code …"
         raise UsageError(f"The task {name} runs code that the model writes.", remedy)
     if getattr(task, "MULTIMODAL", False):
         raise UsageError(f"The task {name} needs a model that sees images.", "Choose a task of text.")
-    room = context_length(inputs.folder, inputs.config.model.trust_remote_code)
+    room = session.model.context_length
     wanted = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
     if wanted >= room:
         raise UsageError(
@@ -195,19 +189,17 @@ def _refuse_impossible(name: str, task: Any, inputs: ModelInputs) -> None:
 
 
 def _rows(
-    bottleneck: Bottleneck, model: PreTrainedModel, inputs: ModelInputs, options: TaskOptions
+    bottleneck: Bottleneck, session: Session, options: TaskOptions
 ) -> Iterator[tuple[str, Embed | None, Any]]:
     """Each row's name, how its contexts reach the model, and what its answers depend on, as JSON."""
     yield "text", None, "text"
-    decides = [bottleneck.fingerprint(), options.whole, inputs.config.keep_special]
-    yield "bottleneck", embed_requests(bottleneck, model, inputs), decides
+    decides = [bottleneck.fingerprint(), options.whole, session.config.keep_special]
+    yield "bottleneck", embed_requests(bottleneck, session), decides
 
 
-def _ask(
-    lm: Stage1LM, loaded: Mapping[str, Any], options: TaskOptions, inputs: ModelInputs
-) -> dict[str, Any]:
+def _ask(lm: Stage1LM, loaded: Mapping[str, Any], options: TaskOptions, session: Session) -> dict[str, Any]:
     """lm-eval's results of one row; tasks that draw at random draw the same in each."""
-    seed = inputs.config.seed
+    seed = session.config.seed
     random.seed(seed)
     np.random.seed(seed)
     torch.manual_seed(seed)
@@ -218,7 +210,7 @@ def _ask(
             lm,
             loaded,
             limit=options.limit,
-            bootstrap_iters=inputs.config.eval.resamples,
+            bootstrap_iters=session.config.eval.resamples,
             log_samples=True,
             system_instruction=options.system_instruction,
             apply_chat_template=options.chat_template,
@@ -236,12 +228,12 @@ def _results(
     sent: Mapping[str, Any],
     shortened: Mapping[str, int],
     bottleneck: Bottleneck,
-    inputs: ModelInputs,
+    session: Session,
     options: TaskOptions,
 ) -> dict[str, Any]:
     """The content of results.json: no time, no path, nothing that differs when it is measured again."""
     text = found["text"]
-    template = str(inputs.tokenizer.chat_template) if options.chat_template else None
+    template = str(session.tokenizer.chat_template) if options.chat_template else None
     tasks = [
         {
             "task": name,
@@ -263,13 +255,13 @@ def _results(
         "lm_eval": version("lm-eval"),
         "protocol": {
             "scope": "all" if options.whole else "prompt",
-            "keep_special": inputs.config.keep_special,
+            "keep_special": session.config.keep_special,
             "magnitude": bottleneck.magnitude,
             "limit": options.limit,
             "metadata": dict(options.metadata),
             "chat_template": template,
             "system_instruction": options.system_instruction,
-            "seed": inputs.config.seed,
+            "seed": session.config.seed,
         },
         "tasks": tasks,
         "groups": groups,
@@ -325,18 +317,18 @@ def _number(value: Any) -> float | None:
 
 
 def _sent(
-    texts: Sequence[str], lm: Stage1LM, bottleneck: Bottleneck, inputs: ModelInputs
+    texts: Sequence[str], lm: Stage1LM, bottleneck: Bottleneck, session: Session
 ) -> dict[str, float] | None:
     """What the distinct contexts took on the wire, as `measure.rate` says it; None where nothing crossed."""
     prompts = []
     for text in texts:
         ids = lm.tok_encode(text)
-        tensor = torch.tensor([ids], dtype=torch.long, device=inputs.device)
+        tensor = torch.tensor([ids], dtype=torch.long, device=session.device)
         cross = lm.crossing(tensor, torch.ones_like(tensor))[0].tolist()
         prompts.append(Prompt("", text, ids, cross, 0))
     if not any(any(prompt.cross) for prompt in prompts):
         return None
     tokens = sum(len(prompt.ids) for prompt in prompts)
     crossed = sum(sum(prompt.cross) for prompt in prompts)
-    stats = count_tokens(prompts, inputs.table)
-    return {"tokens": tokens, "crossed": crossed, **rate(bottleneck, prompts, stats, inputs.table)}
+    stats = count_tokens(prompts, session.table)
+    return {"tokens": tokens, "crossed": crossed, **rate(bottleneck, prompts, stats, session.table)}

@@ -1,8 +1,7 @@
 """The frozen LLM as lm-eval drives it, with requests that may cross a bottleneck on their way."""
 
 from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
-from itertools import compress
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,16 +13,25 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from stage1.data.prompts import Prompt
 from stage1.errors import Stage1Error
+from stage1.evaluation.generation import Embed, endings
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
-from stage1.plugins.tensors import Embedded
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
+from stage1.session import Session
 
-Embed = Callable[[Tensor, Tensor, Tensor], Embedded]
-"""What the LLM receives instead of ids [B, L] whose positions `cross` [B, L] (bool) are compressed, given
-the `attention` [B, L] (bool): left-padded embeddings [B, M, D] and their attention [B, M]."""
+REQUESTS_AT_ONCE = {"cpu": 32}
+REQUESTS_AT_ONCE_ELSEWHERE = 128
+"""Requests of a batch under `batch_size: auto`: a start, halved when memory runs out. lm-eval's own search
+tries the model's full length, however short the requests are."""
+
+
+def requests_at_once(session: Session) -> int:
+    """Requests of a batch, as the configuration says."""
+    wanted = session.config.eval.batch_size
+    if wanted == "auto":
+        return REQUESTS_AT_ONCE.get(session.device.type, REQUESTS_AT_ONCE_ELSEWHERE)
+    return wanted
 
 
 class Stage1LM(HFLM):  # type: ignore[misc]
@@ -37,9 +45,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         model: the LLM, frozen.
         tokenizer: its tokenizer, padding on the left.
         embed: how contexts reach the model; None for token ids.
-        prompts: contexts whose tokens and crossing positions are known. Of any other, every token but the
-            special ones crosses.
-        keep_special: special tokens (BOS) cross raw.
+        keep_special: special tokens (BOS) cross raw; every other token of a context crosses.
         whole: a continuation whose likelihood is asked crosses too, as input; generated tokens never do.
         batch_size: requests at a time; halved when memory runs out.
         journal: where answers are looked up, and kept as they come.
@@ -52,7 +58,6 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         tokenizer: PreTrainedTokenizerFast,
         *,
         embed: Embed | None = None,
-        prompts: Sequence[Prompt] = (),
         keep_special: bool = True,
         whole: bool = False,
         batch_size: int = 1,
@@ -66,9 +71,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         self.progress, self.label = progress or Progress(), label
         self.journal = journal or Journal(None, None, self.progress)
         self.asked = 0  # requests that were not in the journal
-        self.cache_hook = self  # lm-eval tells it of every answer as it comes
-        self._ids = {prompt.text: prompt.ids for prompt in prompts}
-        self._cross = {tuple(prompt.ids): prompt.cross for prompt in prompts}
+        self.cache_hook = _Keeper(self)
         self._at_once = batch_size
         self._lengths: dict[tuple[int, ...], tuple[int, int]] = {}
         self._done: Callable[[int], None] = lambda done: None
@@ -84,13 +87,13 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             fresh = iter(ask(missing, disable_tqdm=True) if missing else [])
         return [next(fresh) if answer is None else answer for answer in known]
 
-    def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
-        """Keep an answer; the interface of lm-eval's `CacheHook`."""
+    def keep(self, request: Sequence[Any], answer: Any) -> None:
+        """Keep an answer that has just come."""
         self._done(1)
-        options = req[-1]
+        options = request[-1]
         drawn = isinstance(options, Mapping) and options.get("do_sample")
         if not drawn:  # a random answer is another one each time
-            self.journal.add([attr, *req], res)
+            self.journal.add(list(request), answer)
 
     def wire_text(self, request: Instance) -> str:
         """The part of a request that crosses the bottleneck: its context, with `whole` all of it."""
@@ -108,47 +111,11 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             return len(self.tok_encode(request.args[0])) > room
         return False  # a rolling likelihood takes window after window
 
-    # -- tokens: known prompts are taken as they are ------------------------------------------------------
-
-    def tok_encode(
-        self,
-        string: str,
-        add_special_tokens: bool | None = None,
-        left_truncate_len: int | None = None,
-        **kwargs: Any,
-    ) -> list[int]:
-        """The ids of `string`; see `HFLM.tok_encode`."""
-        known = self._ids.get(string)
-        if known is None or add_special_tokens is False:
-            ids: list[int] = super().tok_encode(string, add_special_tokens, left_truncate_len, **kwargs)
-            return ids
-        return known[-left_truncate_len:] if left_truncate_len else known
-
-    def tok_batch_encode(
-        self,
-        strings: Sequence[str],
-        padding_side: str = "left",
-        left_truncate_len: int | None = None,
-        truncation: bool = False,
-    ) -> tuple[Tensor, Tensor]:
-        """Padded ids [B, L] and their attention mask [B, L]; see `HFLM.tok_batch_encode`."""
-        if not all(string in self._ids for string in strings):
-            encoded: tuple[Tensor, Tensor] = super().tok_batch_encode(
-                list(strings), padding_side, left_truncate_len, truncation
-            )
-            return encoded
-        rows = [self.tok_encode(string, left_truncate_len=left_truncate_len) for string in strings]
-        batch = self.tokenizer.pad({"input_ids": rows}, padding_side=padding_side, return_tensors="pt")
-        return batch["input_ids"], batch["attention_mask"]
+    # -- what crosses ----------------------------------------------------------------------------------
 
     def crossing(self, ids: Tensor, attention: Tensor) -> Tensor:
-        """Which positions [B, L] of left-padded contexts cross the bottleneck."""
-        cross = attention.bool() & self._may_cross(ids)
-        for row, (tokens, attends) in enumerate(zip(ids.tolist(), attention.tolist(), strict=True)):
-            known = self._cross.get(tuple(compress(tokens, attends)))
-            if known is not None:
-                cross[row, -len(known) :] = torch.tensor(known, device=ids.device)
-        return cross
+        """Which positions [B, L] of contexts cross the bottleneck."""
+        return attention.bool() & self._may_cross(ids)
 
     def _may_cross(self, ids: Tensor) -> Tensor:
         if not self.keep_special:
@@ -205,7 +172,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
                 "inputs_embeds": embedded.embeds.to(self.model.dtype),
                 "attention_mask": embedded.attention.long(),
             }
-        ends, phrases = self._ends(stop)
+        ends, phrases = endings(self.model, self.tokenizer, stop)
         generated: Tensor = self.model.generate(
             **prompt,
             max_new_tokens=room,
@@ -226,22 +193,6 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         self._at_once = size // 2
         self.progress.note(f"Out of memory with {size} prompts at a time: going on with {self._at_once}.")
         clear_device_cache(garbage_collection=True)
-
-    def _ends(self, stop: Sequence[str]) -> tuple[set[int], list[str]]:
-        """The tokens that end an answer, and the stop phrases that only decoding every step can find.
-
-        A stop of one ASCII character is found in the text exactly if a token that contains it was generated,
-        so that the loop need not decode anything.
-        """
-        own = self.model.generation_config.eos_token_id
-        ends = {self.tokenizer.eos_token_id, *([own] if isinstance(own, int) else own or [])}
-        phrases = []
-        for text in stop:
-            if len(text) == 1 and text.isascii():
-                ends |= tokens_containing(self.tokenizer, text)
-            elif text != self.tokenizer.eos_token:
-                phrases.append(text)
-        return ends, phrases
 
     # -- likelihoods ----------------------------------------------------------------------------------------
 
@@ -331,11 +282,15 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         return lengths[:, 0].tolist(), position < lengths, sent & self._may_cross(ids)
 
 
-@lru_cache(maxsize=8)
-def tokens_containing(tokenizer: PreTrainedTokenizerFast, character: str) -> frozenset[int]:
-    """The tokens with `character` in their text: looked for once, though training asks again and again."""
-    texts = tokenizer.batch_decode([[number] for number in range(len(tokenizer))])
-    return frozenset(number for number, text in enumerate(texts) if character in text)
+class _Keeper:
+    """lm-eval tells its `CacheHook` of every answer as it comes; ours hands it on."""
+
+    def __init__(self, lm: Stage1LM) -> None:
+        self._lm = lm
+
+    def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
+        """See `CacheHook`."""
+        self._lm.keep([attr, *req], res)
 
 
 def _unpadded(tokens: Sequence[int]) -> tuple[int, ...]:

@@ -7,12 +7,10 @@ from lm_eval.api.registry import register_model
 
 from stage1.errors import UsageError, suggest
 from stage1.evaluation.lm_eval.evaluate import ROWS, embed_requests, refuse_other_length
-from stage1.evaluation.lm_eval.model import Stage1LM
-from stage1.evaluation.rows import batch_size as automatic_batch_size
-from stage1.evaluation.rows import load_model
+from stage1.evaluation.lm_eval.model import Stage1LM, requests_at_once
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import load_run
+from stage1.session import Session, changed
 
 
 @register_model("stage1")
@@ -48,19 +46,18 @@ class RunLM(Stage1LM):
             device = None  # lm-eval's default wherever it runs
         given = {"model.name": model, "device": device, "eval.batch_size": _number(batch_size)}
         overrides = {key: value for key, value in given.items() if value is not None}
-        inputs, bottleneck = load_run(Run.open(Path(run)), overrides, Progress())
-        llm = load_model(inputs, Progress())
+        trained = Run.open(Path(run))
+        session = Session.open(changed(trained, overrides), Progress(), data="none")
+        bottleneck = session.load_bottleneck(trained)
         if scope == "all":
             refuse_other_length(bottleneck)
-        bottleneck = bottleneck.to(inputs.device).eval()
-        embed = embed_requests(bottleneck, llm, inputs) if row == "bottleneck" else None
         super().__init__(
-            llm,
-            inputs.tokenizer,
-            embed=embed,
-            keep_special=inputs.config.keep_special,
+            session.model.llm,
+            session.tokenizer,
+            embed=embed_requests(bottleneck, session) if row == "bottleneck" else None,
+            keep_special=session.config.keep_special,
             whole=scope == "all",
-            batch_size=automatic_batch_size(inputs),
+            batch_size=requests_at_once(session),
         )
 
 

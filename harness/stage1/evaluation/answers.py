@@ -1,0 +1,199 @@
+"""The LLM's answers under a condition: batched, looked up where they are known, kept as they come."""
+
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import transformers
+from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+
+from stage1.data.prompts import Prompt
+from stage1.data.records import Question
+from stage1.errors import Stage1Error
+from stage1.evaluation.conditions import Condition
+from stage1.evaluation.generation import Generation, GreedyDecoder
+from stage1.evaluation.squad import exact_match, f1
+from stage1.progress import Progress
+from stage1.runs.journal import Journal
+from stage1.session import Session
+
+FORMAT = 1
+"""Of what is kept; counted up when the same prompts would be asked in another way."""
+
+TOKENS_AT_ONCE = {"cpu": 4_096}
+TOKENS_AT_ONCE_ELSEWHERE = 65_536
+"""Tokens of a batch under `batch_size: auto`: a start, halved when memory runs out."""
+
+PROMPTS_AT_ONCE = 256
+"""The most prompts of such a batch."""
+
+
+class Throughput(NamedTuple):
+    """How fast a condition was answered; no part of the results, which depend on no machine's load."""
+
+    seconds: float
+    questions_per_second: float
+    prompt_tokens_per_second: float
+
+
+class Answering:
+    """Has the LLM answer prompts, one condition after the other.
+
+    Args:
+        session: model and configuration.
+        cache: folder for the answers; None: they are not kept.
+        progress: told of every question; None: the session's.
+
+    Attributes:
+        throughput: condition → speed; None where answers were known already.
+    """
+
+    def __init__(self, session: Session, cache: Path | None, progress: Progress | None = None) -> None:
+        self.session, self.cache = session, cache
+        self.progress = progress or session.progress
+        self.throughput: dict[str, Throughput | None] = {}
+        self.decoder = GreedyDecoder(
+            session.model.llm,
+            session.tokenizer,
+            stop=["\n"],
+            max_new_tokens=session.config.eval.max_new_tokens,
+        )
+        self._decides = [FORMAT, session.config.eval.max_new_tokens, decisive(session)] if cache else None
+
+    def answers(self, condition: Condition) -> list[Generation]:
+        """The answers to the condition's prompts, in their order."""
+        kept = self.cache is not None and condition.key is not None
+        journal = Journal(self.cache if kept else None, [self._decides, condition.key], self.progress)
+        found: dict[int, Generation] = {}
+        pending = deque(self._batches(condition.prompts, journal, found))
+        known = len(found)
+        self.decoder.share(condition.prompts)
+        label = f"Evaluating {condition.name}"
+        started = time.perf_counter()
+        with self.progress.task(label, len(condition.prompts) - known, "questions") as done:
+            while pending:
+                batch = pending.popleft()
+                try:
+                    fresh = self.decoder.answer([condition.prompts[i] for i in batch], condition.embed)
+                except RuntimeError as error:
+                    if not should_reduce_batch_size(error):
+                        raise
+                else:
+                    self._keep(journal, condition.prompts, batch, fresh)
+                    found |= zip(batch, fresh, strict=True)
+                    done(len(batch))
+                    continue
+                pending.extendleft(reversed(self._halves(batch)))  # here, where nothing holds the tensors
+        self._note_speed(condition, known, time.perf_counter() - started)
+        if not condition.keep:
+            journal.forget()
+        return [found[number] for number in range(len(condition.prompts))]
+
+    # -- batches, and what is known of them ------------------------------------------------------------
+
+    def _batches(
+        self, prompts: Sequence[Prompt], journal: Journal, found: dict[int, Generation]
+    ) -> Iterator[list[int]]:
+        """The prompts that have to be asked, as batches of their numbers; what is known goes into `found`.
+
+        In half precision the other prompts of a batch can tip an answer: batches are looked up whole there.
+        """
+        if self._exact:
+            for number, prompt in enumerate(prompts):
+                if (answer := journal.get(_request([prompt]))) is not None:
+                    found[number] = Generation(*answer[0])
+        missing = [number for number in range(len(prompts)) if number not in found]
+        for batch in plan([len(prompt.ids) for prompt in prompts], missing, *self._limits):
+            answers = None if self._exact else journal.get(_request([prompts[i] for i in batch]))
+            if answers is None:
+                yield batch
+            else:
+                found |= zip(batch, (Generation(*answer) for answer in answers), strict=True)
+
+    def _keep(
+        self, journal: Journal, prompts: Sequence[Prompt], batch: list[int], fresh: list[Generation]
+    ) -> None:
+        whole = zip(batch, fresh, strict=True)
+        units = [([i], [answer]) for i, answer in whole] if self._exact else [(batch, fresh)]
+        for numbers, answers in units:
+            journal.add(_request([prompts[i] for i in numbers]), [list(answer) for answer in answers])
+
+    @property
+    def _exact(self) -> bool:
+        return self.session.model.llm.dtype in (torch.float32, torch.float64)
+
+    @property
+    def _limits(self) -> tuple[int, int]:
+        """Prompts and tokens of a batch."""
+        size = self.session.config.eval.batch_size
+        if size == "auto":
+            tokens = TOKENS_AT_ONCE.get(self.session.device.type, TOKENS_AT_ONCE_ELSEWHERE)
+            return PROMPTS_AT_ONCE, tokens
+        return size, 2**62
+
+    def _halves(self, batch: list[int]) -> list[list[int]]:
+        size = len(batch)
+        if size == 1:
+            raise Stage1Error(
+                "Out of memory with a single prompt.",
+                "Lower data.max_prompt_tokens, or use a smaller --dtype, model, or another --device.",
+            )
+        self.progress.note(f"Out of memory with {size} prompts at a time: going on with {size // 2}.")
+        clear_device_cache(garbage_collection=True)
+        return [batch[: size // 2], batch[size // 2 :]]
+
+    def _note_speed(self, condition: Condition, known: int, seconds: float) -> None:
+        questions = len(condition.prompts)
+        if known:
+            self.progress.note(f"{condition.name}: {known} of {questions} answers were known already.")
+            self.throughput[condition.name] = None
+            return
+        tokens = sum(len(prompt.ids) for prompt in condition.prompts)
+        self.throughput[condition.name] = Throughput(seconds, questions / seconds, tokens / seconds)
+
+
+def plan(
+    lengths: Sequence[int], numbers: Sequence[int], most_prompts: int, most_tokens: int
+) -> Iterator[list[int]]:
+    """`numbers` in batches of at most so many prompts and (padded) tokens, the longest first.
+
+    Prompts of one length stand together, so little of a batch is padding; what would run out of memory does
+    so at once. A prompt longer than `most_tokens` is a batch of its own.
+    """
+    batch: list[int] = []
+    for number in sorted(numbers, key=lambda number: -lengths[number]):
+        if batch and (len(batch) == most_prompts or (len(batch) + 1) * lengths[batch[0]] > most_tokens):
+            yield batch
+            batch = []
+        batch.append(number)
+    if batch:
+        yield batch
+
+
+def _request(prompts: Sequence[Prompt]) -> Any:
+    return [[prompt.ids, prompt.cross] for prompt in prompts]
+
+
+def decisive(session: Session) -> dict[str, Any]:
+    """What every answer of the bare model depends on beside its prompt, as JSON."""
+    device = session.device
+    return {
+        "model": session.model.sha256,
+        "dtype": str(session.model.llm.dtype),
+        "attention": session.model.llm.config._attn_implementation,
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "versions": [torch.__version__, transformers.__version__],
+    }
+
+
+def scores(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
+    """F1 and exact match of each answer, 0 to 100."""
+    pairs = list(zip(answers, questions, strict=True))
+    return {
+        "f1": np.array([100 * f1(text, question.answers) for text, question in pairs]),
+        "exact_match": np.array([100 * exact_match(text, question.answers) for text, question in pairs]),
+    }

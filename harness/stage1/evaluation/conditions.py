@@ -1,0 +1,111 @@
+"""Conditions: what the LLM receives in place of a prompt."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
+from stage1.data.prompts import Prompt
+from stage1.evaluation.generation import Embed
+from stage1.evaluation.reconstruction import rebuilt_rows
+from stage1.plugins.tensors import Embedded, TokenStats
+from stage1.runs.journal import sha256
+from stage1.session import Session
+
+NEEDED = ("text", "raw", "bottleneck", "no_context")
+"""The conditions that a verdict needs; `linear` and `mean` say more about one run than about differences."""
+
+
+class Condition(NamedTuple):
+    """One way of presenting the prompts to the LLM."""
+
+    name: str
+    prompts: list[Prompt]
+    embed: Embed | None  # None: token ids
+    key: Any  # JSON: what its answers depend on beside model and prompts; None: they are not kept
+    keep: bool = True  # the answers, beyond this evaluation
+
+
+def conditions(
+    bottleneck: Bottleneck,
+    session: Session,
+    stats: TokenStats,
+    prompts: list[Prompt],
+    bare: list[Prompt],
+) -> Iterator[Condition]:
+    """All of them, in the order in which they are asked and shown.
+
+    `text` (token ids) is the ceiling, `raw` (the original embeddings) proves that embeddings are fed in
+    correctly, `linear` is the compressor with its own inverse, `bottleneck` the trained adapter, `mean`
+    (every compressed position is the mean embedding) and `no_context` (the question alone) are the floors.
+
+    Args:
+        bottleneck: what is judged.
+        session: model and configuration.
+        stats: the tokens that cross in `prompts`.
+        prompts: the questions with their contexts.
+        bare: the questions without.
+    """
+    compressed = [bottleneck.magnitude, bottleneck.fingerprint()]
+    yield Condition("text", prompts, None, ["text"])
+    yield Condition("raw", prompts, raw(session), ["raw"])
+    linear = through_inverse(bottleneck, session, stats, prompts)
+    if linear is not None:
+        yield Condition("linear", prompts, linear, ["linear", *compressed], keep=False)
+    ours = through(bottleneck, bottleneck.rebuild, session, stats)
+    yield Condition("bottleneck", prompts, ours, ["bottleneck", *compressed], keep=False)
+    mean = bottleneck.mean_embedding
+    constant = lookup(session, stats, mean.expand_as(stats.embeds))
+    yield Condition("mean", prompts, constant, ["mean", sha256(mean.tolist())])
+    yield Condition("no_context", bare, None, ["text"])
+
+
+def raw(session: Session) -> Embed:
+    """The original embeddings."""
+    embedding = session.model.llm.get_input_embeddings()
+    return lambda ids, cross, attention: Embedded(embedding(ids), attention)
+
+
+@torch.no_grad()
+def through(bottleneck: Bottleneck, rebuild: Rebuild, session: Session, stats: TokenStats) -> Embed:
+    """The prompts whose tokens `stats` counts, their crossing positions as `rebuild` says.
+
+    Raises:
+        NotImplementedError: `rebuild` is the compressor's own inverse, and it knows none.
+    """
+    if bottleneck.tokenwise:
+        return lookup(session, stats, rebuilt_rows(rebuild, stats.embeds))
+    table = session.table
+    return lambda ids, cross, attention: bottleneck.splice(
+        Embedded(table[ids].float(), attention), cross, rebuild
+    )
+
+
+@torch.no_grad()
+def through_inverse(
+    bottleneck: Bottleneck, session: Session, stats: TokenStats, prompts: Sequence[Prompt]
+) -> Embed | None:
+    """The prompts as the compressor's own inverse rebuilds them; None where it knows none."""
+    ids = torch.tensor([prompts[0].ids], device=session.device)
+    cross = torch.tensor([prompts[0].cross], device=session.device)
+    try:
+        embed = through(bottleneck, bottleneck.rebuild_linear, session, stats)
+        embed(ids, cross, torch.ones_like(cross))
+    except NotImplementedError:
+        return None
+    return embed
+
+
+def lookup(session: Session, stats: TokenStats, rows: Tensor) -> Embed:
+    """Prompts in which every crossing token of `stats` is its row of `rows` [U, D]."""
+    embedding = session.model.llm.get_input_embeddings()
+    place = torch.zeros(len(session.table), dtype=torch.long, device=rows.device)
+    place[stats.ids] = torch.arange(len(stats.ids), device=rows.device)
+
+    def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
+        own = embedding(ids)
+        return Embedded(torch.where(cross[..., None], rows[place[ids]].to(own.dtype), own), attention)
+
+    return embed

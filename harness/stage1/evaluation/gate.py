@@ -1,0 +1,61 @@
+"""The gate: do the original embeddings, fed in as embeddings, do what the token ids do?
+
+Where they do not, nothing else counts. What can be compared exactly is compared exactly: the logits at the
+last position of the same prompts in the same batch. Whether answers repeat at all is measured beside it, so
+that a model that is noisy by itself is not taken for one that is fed wrongly.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stage1.data.prompts import Prompt
+from stage1.evaluation.answers import Answering
+from stage1.evaluation.conditions import raw
+
+PROMPTS = 16
+"""Prompts looked at: one batch, of the longest and the shortest."""
+
+
+class Gate(NamedTuple):
+    """What the comparison of `raw` with `text` found."""
+
+    prompts: int
+    difference: (
+        float  # largest |logit(raw) − logit(text)| at the prompts' last positions; 0 on a sound machine
+    )
+    noise: float  # the same between `text` and `text` asked again
+    changed: int  # of these prompts' answers, when `text` was asked again
+
+    @property
+    def broken(self) -> bool:
+        """Embeddings do not do what token ids do, beyond what the model differs from itself."""
+        return not self.difference <= self.noise
+
+    @property
+    def repeats(self) -> bool:
+        """The model gives the same logits and answers when it is asked again."""
+        return self.noise == 0 and self.changed == 0
+
+
+def check(answering: Answering, prompts: Sequence[Prompt]) -> Gate:
+    """Compare the embeddings' path with the ids' on some of `prompts`."""
+    by_length = sorted(prompts, key=lambda prompt: len(prompt.ids))
+    some = by_length[: PROMPTS // 2] + by_length[PROMPTS // 2 :][-PROMPTS // 2 :]
+    decoder = answering.decoder
+    with answering.progress.task("Comparing embeddings with token ids"):
+        decoder.share(prompts)
+        embedded = decoder.first_logits(some, raw(answering.session))
+        text, again = decoder.first_logits(some, None), decoder.first_logits(some, None)
+        answers = zip(decoder.answer(some, None), decoder.answer(some, None), strict=True)
+        changed = sum(one != other for one, other in answers)
+    return Gate(len(some), _largest(embedded, text), _largest(text, again), changed)
+
+
+def _largest(one: Tensor, other: Tensor) -> float:
+    """Largest difference of two tensors; infinite where one of them alone is not finite."""
+    if torch.equal(one, other):
+        return 0.0
+    return float((one.double() - other.double()).abs().nan_to_num(nan=float("inf")).max())

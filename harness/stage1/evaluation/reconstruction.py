@@ -1,0 +1,120 @@
+"""What a bottleneck loses, before any LLM is asked: the rebuilt vectors beside the originals."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from stage1.bottleneck.batches import PROMPTS_AT_ONCE, in_order
+from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
+from stage1.bottleneck.statistics import ReconstructionError
+from stage1.data.prompts import Prompt
+from stage1.plugins.tensors import CHUNK, TokenStats
+
+SCORES_AT_ONCE = 2**24
+"""Distances computed at a time: 64 MB."""
+
+TIED = 1e-6
+"""What float32 cannot tell apart: an untrained token may share its row with others."""
+
+
+def rebuilt_rows(rebuild: Rebuild, rows: Tensor) -> Tensor:
+    """Rows [U, D] through a token-wise `rebuild`, in chunks that do not depend on any batch size."""
+    parts = []
+    for chunk in torch.split(rows, CHUNK):
+        mask = torch.ones(1, len(chunk), dtype=torch.bool, device=chunk.device)
+        parts.append(rebuild(chunk.float()[None], mask)[0][0])
+    return torch.cat(parts)
+
+
+class Positions(NamedTuple):
+    """The positions that cross: each once, or, where a vector depends on its token alone, each token once."""
+
+    ids: Tensor  # [N] the original tokens
+    counts: Tensor  # [N] float64: how many positions each stands for
+    original: Tensor  # [N, D] float32
+    rebuilt: Tensor  # [N, D] float32
+
+    @property
+    def shares(self) -> Tensor:
+        """[N] float64: each one's share of all positions; sums to 1."""
+        return self.counts / self.counts.sum()
+
+
+@torch.no_grad()
+def positions(
+    bottleneck: Bottleneck, prompts: Sequence[Prompt], stats: TokenStats, table: Tensor
+) -> Positions | None:
+    """What crosses in `prompts`, in their order; None if the compressor changes the length.
+
+    Args:
+        bottleneck: what rebuilds them.
+        prompts: the prompts.
+        stats: the tokens that cross in them.
+        table: the embedding table [V, D].
+    """
+    if bottleneck.compressor.changes_length:
+        return None
+    if bottleneck.tokenwise:
+        rebuilt = rebuilt_rows(bottleneck.rebuild, stats.embeds)
+        return Positions(stats.ids, stats.counts, stats.embeds, rebuilt.float())
+    ids, rows = [], []
+    for batch in in_order(prompts, table, PROMPTS_AT_ONCE):
+        ids.append(batch.ids[batch.cross])
+        rows.append(bottleneck(batch.embeds, batch.cross)[batch.cross].float())
+    crossing = torch.cat(ids)
+    once = torch.ones(len(crossing), dtype=torch.float64, device=crossing.device)
+    return Positions(crossing, once, table[crossing].float(), torch.cat(rows))
+
+
+def reconstruction(crossing: Positions | None, variance: float, table: Tensor) -> dict[str, float] | None:
+    """Error of the rebuilt embeddings over all positions that cross; None without such positions.
+
+    Beside `ReconstructionError.summary`, with the `variance` of these very positions: `token_recovery`, the
+    share of positions whose rebuilt vector is nearer (Euclidean) to its own token than to any other.
+    """
+    if crossing is None:
+        return None
+    errors = ReconstructionError()
+    errors.add(crossing.original, crossing.rebuilt, crossing.counts)
+    recovered = nearest(crossing.rebuilt, crossing.ids, table).euclidean == crossing.ids
+    share = float(recovered.double() @ crossing.counts) / float(crossing.counts.sum())
+    return {**errors.summary(variance), "token_recovery": share}
+
+
+class Nearest(NamedTuple):
+    """The vocabulary's nearest tokens [N]; the original one where none is nearer."""
+
+    euclidean: Tensor
+    cosine: Tensor
+
+
+@torch.no_grad()
+def nearest(rebuilt: Tensor, ids: Tensor, table: Tensor) -> Nearest:
+    """The rows of `table` [V, D] nearest to `rebuilt` [N, D], whose original tokens are `ids` [N].
+
+    The vocabulary is gone through in pieces: N × V scores would not fit into memory.
+    """
+    rebuilt = rebuilt.float()
+    lengths = rebuilt.norm(dim=1)  # [N]
+    best = torch.full((2, len(ids)), -math.inf, device=ids.device)
+    own, found = best.clone(), torch.zeros_like(best, dtype=torch.long)
+    step = max(1, SCORES_AT_ONCE // max(1, len(ids)))
+    for start in range(0, len(table), step):
+        rows = table[start : start + step].float()
+        squares, products = rows.square().sum(1), rebuilt @ rows.T  # [step], [N, step]
+        here = (ids >= start) & (ids < start + len(rows))
+        # −‖r − t‖² plus ‖r‖², which is the same for every token; the cosine times ‖r‖, likewise
+        pair = (2 * products - squares, products / squares.sqrt().clamp(min=1e-30))
+        for which, scores in enumerate(pair):
+            own[which, here] = scores[here, ids[here] - start]
+            value, at = scores.max(1)
+            found[which] = torch.where(value > best[which], at + start, found[which])
+            best[which] = torch.maximum(value, best[which])
+    scale = torch.stack([table[ids].float().square().sum(1) + lengths.square(), lengths])
+    # A vector of zeros has no direction that could be the original's.
+    tied = (own >= best - TIED * scale) & torch.stack([torch.ones_like(lengths), lengths]).bool()
+    euclidean, cosine = torch.where(tied, ids, found)
+    return Nearest(euclidean, cosine)

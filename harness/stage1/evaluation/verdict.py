@@ -1,0 +1,105 @@
+"""What the numbers say, from intervals and not from points."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from stage1.config import NEARLY, SUFFICES
+from stage1.evaluation.gate import Gate
+
+FEW_PASSAGES = 10
+"""Fewer passages than this make no interval that deserves the name."""
+
+
+def verdict(
+    rows: Mapping[str, Mapping[str, Any]],
+    ratio_ci95: list[float] | None,
+    gate: Gate,
+    questions: Mapping[str, int],
+    rebuilt: Mapping[str, float] | None,
+) -> dict[str, Any]:
+    """`level`, `ratio` (the bottleneck's share of the text F1), its `ratio_ci95`, and `text` for people.
+
+    Two things make every other number meaningless and come first: embeddings that do not do what token ids
+    do, and a model that answers no better with the context than without. Otherwise the interval of the ratio
+    decides; one that holds a threshold decides nothing, and `questions_needed` estimates how many would.
+
+    Args:
+        rows: the conditions' results by name.
+        ratio_ci95: of the ratio, from the same resamples as every other interval; None without a ratio.
+        gate: whether embeddings are fed in correctly.
+        questions: `n`, `passages`, `truncated_prompts`.
+        rebuilt: the reconstruction's numbers, if any.
+    """
+    text, ours = rows["text"]["f1"], rows["bottleneck"]["f1"]
+    ratio = ours / text if text else None
+    needed = None
+    if gate.broken:
+        level = "protocol broken"
+        evidence = (
+            "given embeddings instead of token ids, the model says something else (logits differ by up to "
+            f"{gate.difference:.3g}, by {gate.noise:.3g} where it is given ids twice); nothing else counts"
+        )
+    elif ratio is None or ratio_ci95 is None or rows["no_context"]["f1_vs_text_ci95"][1] >= 0:
+        level = "no ceiling"
+        evidence = (
+            f"the bare model's F1 {text:.1f} is no better than without the context "
+            f"({rows['no_context']['f1']:.1f}): these questions cannot judge a bottleneck"
+        )
+    else:
+        level, needed = _level(ratio, ratio_ci95, questions["n"])
+        low, high = (100 * bound for bound in ratio_ci95)
+        floors = [f"{name} {rows[name]['f1']:.1f}" for name in ("linear", "mean") if name in rows]
+        evidence = (
+            f"F1 {ours:.1f} is {100 * ratio:.0f} % [{low:.0f}, {high:.0f}] of the text row's {text:.1f} "
+            f"({', '.join(floors)})"
+        )
+        if rebuilt is not None:
+            evidence += (
+                f"; {100 * rebuilt['token_recovery']:.1f} % of the rebuilt tokens are nearest to themselves"
+            )
+        if needed is not None:
+            evidence += f"; about {needed} questions would decide"
+    remarks = " ".join(_remarks(gate, rows, questions))
+    return {
+        "level": level,
+        "ratio": ratio,
+        "ratio_ci95": ratio_ci95,
+        "questions_needed": needed,
+        "text": f"{level}: {evidence}.{' ' * bool(remarks)}{remarks}",
+    }
+
+
+def _level(ratio: float, interval: list[float], n: int) -> tuple[str, int | None]:
+    """What the interval says, and how many questions would decide where it says nothing."""
+    low, high = interval
+    if low >= SUFFICES:
+        return "reconstruction suffices", None
+    if high < NEARLY:
+        return "too lossy, or broken", None
+    if low >= NEARLY and high < SUFFICES:
+        return "needs generation-aware training", None
+    inside = [bound for bound in (NEARLY, SUFFICES) if low < bound <= high]
+    # An interval's width falls with the root of the questions.
+    distance = max(min(abs(ratio - bound) for bound in inside), 0.01)
+    needed = n * ((high - low) / 2 / distance) ** 2
+    return "undecided", max(n + 1, math.ceil(needed / 50) * 50)
+
+
+def _remarks(gate: Gate, rows: Mapping[str, Mapping[str, Any]], questions: Mapping[str, int]) -> list[str]:
+    said = []
+    if questions["passages"] < FEW_PASSAGES:
+        said.append(f"Only {questions['passages']} passages: the intervals are too narrow.")
+    if cut := questions["truncated_prompts"]:
+        said.append(f"{cut} of {questions['n']} prompts lost the end of their context.")
+    if not gate.repeats:
+        said.append(
+            f"The model does not repeat itself: asked again, {gate.changed} of {gate.prompts} answers "
+            f"changed (logits by up to {gate.noise:.3g}). --dtype float32 is steadier."
+        )
+    elif rows["raw"]["answers_differ"] and not gate.broken:
+        said.append(
+            f"raw answered {rows['raw']['answers_differ']} of {questions['n']} questions otherwise, with "
+            "equal logits: batches tip answers. --dtype float32 is steadier."
+        )
+    return said
