@@ -1,5 +1,6 @@
 """What many tests need: a quiet machine, a small corpus, the command line in a subprocess."""
 
+import math
 import os
 import signal
 import subprocess
@@ -11,6 +12,11 @@ from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
+
+# Workers of pytest-xdist share the cores: one thread for each and for what it starts, unless told otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+
 import torch
 
 from plugin_sites import RICH, Site, compressor
@@ -40,6 +46,16 @@ GENERATED = {"compressor": "top_k", "adapter": "ridge", "loss": "huber", "task":
 """Kind → name of the plugins that `generated` writes."""
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
+
+MOST_WORKERS = 8
+"""Each holds torch and the embedded model, about 1 GB."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All tests run on all cores; files that were named, in this process, where a debugger works."""
+    if config.args != config.getini("testpaths"):
+        return 0
+    return min(MOST_WORKERS, os.cpu_count() or 1)
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -110,6 +126,7 @@ def invoke(
     from stage1.cli import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stage1.cli.display.SLOW", math.inf)  # or a busy machine would make it say more
 
     def run(*args: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["stage1", *args])

@@ -44,8 +44,8 @@ def measure(case: Case) -> dict[str, Any] | None:
     right = euclidean == crossing.ids
     hub, most = _top(euclidean, counts)
     return {
-        "recovery_euclidean": float(crossing.shares @ right.double()),
-        "recovery_cosine": float(crossing.shares @ (nearest.cosine == crossing.ids).double()),
+        "recovery_euclidean": _share(right, counts),
+        "recovery_cosine": _share(nearest.cosine == crossing.ids, counts),
         "by_frequency": _by_frequency(crossing, right, case.fitted, len(case.inputs.table)),
         "confusions": _confusions(case, crossing, euclidean),
         "distinct_nearest": len(torch.unique(euclidean)),
@@ -80,6 +80,11 @@ def _nearest(crossing: Positions, table: Tensor) -> Nearest:
     return Nearest(euclidean, cosine)
 
 
+def _share(right: Tensor, counts: Tensor) -> float:
+    """The share of the positions: whole numbers are summed, so that no thread's order of adding shows."""
+    return float(counts @ right.double()) / float(counts.sum())
+
+
 def _top(ids: Tensor, counts: Tensor) -> tuple[int, float]:
     """The token that stands for most positions, and how many."""
     totals = torch.bincount(ids, weights=counts)
@@ -102,7 +107,7 @@ def _by_frequency(
                 "bucket": name,
                 "tokens": len(torch.unique(crossing.ids[inside])),
                 "positions": int(total),
-                "recovery": float(counts @ right[inside].double()) / total if total else None,
+                "recovery": _share(right[inside], counts) if total else None,
             }
         )
         above = most
