@@ -18,10 +18,14 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 import torch
+from transformers import PreTrainedModel
 
 from plugin_sites import RICH, Site, compressor
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig, merge, validate
-from stage1.plugins import Registry
+from stage1.evaluation.rows import load_model
+from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
 from stage1.scaffold import Package, create
@@ -143,9 +147,31 @@ def small_config(*settings: str) -> RunConfig:
 
 
 @pytest.fixture(scope="session")
-def small_inputs() -> Inputs:
-    """The embedded model's table and a few hundred prompts."""
-    return load_inputs(small_config(), Progress(), weights="table")
+def inputs() -> Inputs:
+    """The embedded model's files and table, and a few hundred prompts."""
+    return load_inputs(small_config(), Progress(), weights="all")
+
+
+@pytest.fixture(scope="session")
+def model(inputs: Inputs) -> PreTrainedModel:
+    """The embedded LLM, frozen. A test that hangs hooks on a model loads its own."""
+    return load_model(inputs, Progress())
+
+
+def fitted(inputs: Inputs, *options: str) -> Bottleneck:
+    """A bottleneck with everything that needs no gradient."""
+    config = small_config(*options)
+    bottleneck = Bottleneck.build(
+        resolve(config, load_plugins()), config.magnitude, inputs.table.shape[1], config.seed
+    )
+    bottleneck.fit(count_tokens(inputs.prompts(inputs.data.train), inputs.table), inputs.table)
+    return bottleneck.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def bottleneck(inputs: Inputs) -> Bottleneck:
+    """A bottleneck of a quarter of the width, by which the embedded model loses nothing."""
+    return fitted(inputs, "compressor.ratio=4", "adapter=linear")
 
 
 @pytest.fixture

@@ -175,9 +175,7 @@ def test_a_loss_through_the_llm_trains_the_bottleneck_and_leaves_the_llm_alone(t
     assert loss.teacher_has_gradient is False
 
 
-def test_token_wise_training_never_loads_the_llm(
-    small_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_wise_training_never_loads_the_llm(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the LLM was loaded")
 
