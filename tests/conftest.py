@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
 
 # Workers of pytest-xdist share the cores: one thread for each and for what it starts, unless told otherwise.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -28,7 +30,7 @@ from stage1.evaluation.rows import load_model
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
-from stage1.scaffold import Package, create
+from stage1.scaffold import create, named
 from stage1.session import Inputs, load_inputs
 from wheels import Environment, write_firstdims
 
@@ -68,9 +70,12 @@ def _ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for the tests of this process, their fixtures included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 @pytest.fixture
@@ -82,7 +87,7 @@ def cli(tmp_path: Path) -> Cli:
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "stage1", *args]
         whole = {**os.environ, "COLUMNS": "160", **(env or {})}
-        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=600)
 
     return run
 
@@ -214,17 +219,43 @@ def rich(site: Site) -> Registry:
 
 
 @pytest.fixture(scope="session")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> list[Package]:
-    """A package of each kind, as `stage1 plugins new` writes it."""
-    folder = tmp_path_factory.mktemp("generated")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return [create(name, kind, folder, Progress()) for kind, name in GENERATED.items()]
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist see, for what is made `once`."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, which the first worker to need it makes; the others wait."""
+    made = folder.with_name(f"{folder.name}.made")
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def installed(generated: list[Package], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def generated(common: Path) -> list[Path]:
+    """The folder of a package of each kind, as `stage1 plugins new` writes it."""
+
+    def make(folder: Path) -> None:
+        for kind, name in GENERATED.items():
+            create(name, kind, folder, Progress())
+
+    folder = once(common / "generated", make)
+    return [folder / named(name, kind).distribution for kind, name in GENERATED.items()]
+
+
+@pytest.fixture(scope="session")
+def installed(generated: list[Path], common: Path) -> Environment:
     """An environment with stage1, the example, the generated packages and one of a single file."""
-    folder = tmp_path_factory.mktemp("installed")
-    written = [package.folder for package in generated]
-    return Environment(folder, [ROOT, EXAMPLE, write_firstdims(folder / "firstdims"), *written])
+
+    def make(folder: Path) -> None:
+        Environment(folder).build([ROOT, EXAMPLE, write_firstdims(folder / "firstdims"), *generated])
+
+    return Environment(once(common / "installed", make))

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from conftest import small_config
+from conftest import CtrlC, small_config
 from stage1.bottleneck.batches import Batch, collate, collate_answers
 from stage1.bottleneck.bottleneck import splice
 from stage1.data.prompts import answer_ids
@@ -375,11 +375,11 @@ FEW = (
 )
 
 
-def trainer(path: Path, *settings: str) -> tuple[Trainer, Run]:
+def trainer(path: Path, *settings: str, progress: Progress | None = None) -> tuple[Trainer, Run]:
     config = small_config(f"output={path}", *settings)
     inputs = load_inputs(config, Progress(), weights="table")
     run = Run(path) if path.exists() else Run.create(config)
-    return Trainer(resolve(config, load_plugins()), inputs, load_plugins(), Progress()), run
+    return Trainer(resolve(config, load_plugins()), inputs, load_plugins(), progress or Progress()), run
 
 
 def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:
@@ -387,8 +387,7 @@ def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:
     settings += ("compressor=learned_linear",)
     whole, run = trainer(tmp_path / "whole", *settings)
     whole.train(run)
-    stopped, other = trainer(tmp_path / "stopped", *settings)
-    stopped._stop_signal = 2  # as if Ctrl-C had come during the first step
+    stopped, other = trainer(tmp_path / "stopped", *settings, progress=CtrlC("Training", 1))
     with pytest.raises(KeyboardInterrupt):
         stopped.train(other)
     resumed, other = trainer(tmp_path / "stopped", *settings)

@@ -50,7 +50,8 @@ class Workplace:
     def __init__(self, folder: Path) -> None:
         self.here, self._where = folder / "work", folder / "where"
         self.here.mkdir()
-        environment = Environment(folder, [ROOT])
+        environment = Environment(folder)
+        environment.build([ROOT])
         self.site = environment.site
         pytest_program = environment.scripts / "pytest"
         pytest_program.write_text(f'#!/bin/sh\nexec "{environment.scripts}/python" -m pytest "$@"\n')
