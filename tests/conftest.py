@@ -1,6 +1,8 @@
 """What many tests need: a quiet machine, a small corpus, the command line in a subprocess."""
 
+import math
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,14 +13,24 @@ from textwrap import dedent
 from typing import NamedTuple
 
 import pytest
+from filelock import FileLock
+
+# Workers of pytest-xdist share the cores: one thread for each and for what it starts, unless told otherwise.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
+
 import torch
+from transformers import PreTrainedModel
 
 from plugin_sites import RICH, Site, compressor
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig, merge, validate
-from stage1.plugins import Registry
+from stage1.evaluation.rows import load_model
+from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
-from stage1.scaffold import Package, create
+from stage1.scaffold import create, named
 from stage1.session import Inputs, load_inputs
 from wheels import Environment, write_firstdims
 
@@ -41,6 +53,16 @@ GENERATED = {"compressor": "top_k", "adapter": "ridge", "loss": "huber", "task":
 
 Cli = Callable[..., subprocess.CompletedProcess[str]]
 
+MOST_WORKERS = 8
+"""Each holds torch and the embedded model, about 1 GB."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """All tests run on all cores; files that were named, in this process, where a debugger works."""
+    if config.args != config.getini("testpaths"):
+        return 0
+    return min(MOST_WORKERS, os.cpu_count() or 1)
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c() -> None:
@@ -48,9 +70,12 @@ def _ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+@pytest.fixture(autouse=True, scope="session")
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache for the tests of this process, their fixtures included."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+        yield
 
 
 @pytest.fixture
@@ -62,7 +87,7 @@ def cli(tmp_path: Path) -> Cli:
     ) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "stage1", *args]
         whole = {**os.environ, "COLUMNS": "160", **(env or {})}
-        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=600)
 
     return run
 
@@ -110,6 +135,7 @@ def invoke(
     from stage1.cli import main
 
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("stage1.cli.display.SLOW", math.inf)  # or a busy machine would make it say more
 
     def run(*args: str) -> Result:
         monkeypatch.setattr(sys, "argv", ["stage1", *args])
@@ -126,9 +152,31 @@ def small_config(*settings: str) -> RunConfig:
 
 
 @pytest.fixture(scope="session")
-def small_inputs() -> Inputs:
-    """The embedded model's table and a few hundred prompts."""
-    return load_inputs(small_config(), Progress(), weights="table")
+def inputs() -> Inputs:
+    """The embedded model's files and table, and a few hundred prompts."""
+    return load_inputs(small_config(), Progress(), weights="all")
+
+
+@pytest.fixture(scope="session")
+def model(inputs: Inputs) -> PreTrainedModel:
+    """The embedded LLM, frozen. A test that hangs hooks on a model loads its own."""
+    return load_model(inputs, Progress())
+
+
+def fitted(inputs: Inputs, *options: str) -> Bottleneck:
+    """A bottleneck with everything that needs no gradient."""
+    config = small_config(*options)
+    bottleneck = Bottleneck.build(
+        resolve(config, load_plugins()), config.magnitude, inputs.table.shape[1], config.seed
+    )
+    bottleneck.fit(count_tokens(inputs.prompts(inputs.data.train), inputs.table), inputs.table)
+    return bottleneck.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="session")
+def bottleneck(inputs: Inputs) -> Bottleneck:
+    """A bottleneck of a quarter of the width, by which the embedded model loses nothing."""
+    return fitted(inputs, "compressor.ratio=4", "adapter=linear")
 
 
 @pytest.fixture
@@ -171,17 +219,43 @@ def rich(site: Site) -> Registry:
 
 
 @pytest.fixture(scope="session")
-def generated(tmp_path_factory: pytest.TempPathFactory) -> list[Package]:
-    """A package of each kind, as `stage1 plugins new` writes it."""
-    folder = tmp_path_factory.mktemp("generated")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAGE1_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
-        return [create(name, kind, folder, Progress()) for kind, name in GENERATED.items()]
+def common(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that all workers of pytest-xdist see, for what is made `once`."""
+    own = tmp_path_factory.getbasetemp()
+    folder = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "common"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+def once(folder: Path, make: Callable[[Path], None]) -> Path:
+    """`folder`, which the first worker to need it makes; the others wait."""
+    made = folder.with_name(f"{folder.name}.made")
+    with FileLock(f"{folder}.lock"):
+        if not made.exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            make(folder)
+            made.touch()
+    return folder
 
 
 @pytest.fixture(scope="session")
-def installed(generated: list[Package], tmp_path_factory: pytest.TempPathFactory) -> Environment:
+def generated(common: Path) -> list[Path]:
+    """The folder of a package of each kind, as `stage1 plugins new` writes it."""
+
+    def make(folder: Path) -> None:
+        for kind, name in GENERATED.items():
+            create(name, kind, folder, Progress())
+
+    folder = once(common / "generated", make)
+    return [folder / named(name, kind).distribution for kind, name in GENERATED.items()]
+
+
+@pytest.fixture(scope="session")
+def installed(generated: list[Path], common: Path) -> Environment:
     """An environment with stage1, the example, the generated packages and one of a single file."""
-    folder = tmp_path_factory.mktemp("installed")
-    written = [package.folder for package in generated]
-    return Environment(folder, [ROOT, EXAMPLE, write_firstdims(folder / "firstdims"), *written])
+
+    def make(folder: Path) -> None:
+        Environment(folder).build([ROOT, EXAMPLE, write_firstdims(folder / "firstdims"), *generated])
+
+    return Environment(once(common / "installed", make))

@@ -12,7 +12,7 @@ import pytest
 
 import stage1
 import stage1.evaluation.lm_eval.tasks
-from conftest import Result
+from conftest import Result, once
 from plugin_sites import Site
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import LM_EVAL, everything, find, hint, select
@@ -66,15 +66,17 @@ class Told(Progress):
 
 
 @pytest.fixture(scope="module", autouse=True)
-def indexed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def indexed(common: Path) -> Path:
     """lm-eval's list in the cache that the tests of this file share: they read its files at most once."""
-    folder = tmp_path_factory.mktemp("catalogue")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("STAGE1_CACHE", str(folder))
-        told = Told()
-        everything(load_plugins(), told)
-    assert told.work == ["Reading lm-eval's task files"]
-    return folder
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STAGE1_CACHE", str(folder))
+            told = Told()
+            everything(load_plugins(), told)
+        assert told.work == ["Reading lm-eval's task files"]
+
+    return once(common / "catalogue", make)
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from conftest import Result, settings_args, small_config
+from conftest import Result, fitted, settings_args, small_config
+from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.datasets import spread
 from stage1.diagnose import show
@@ -22,7 +23,6 @@ from stage1.runs.run import Run
 from stage1.session import Inputs, load_inputs
 from stage1.training.trainer import Trainer
 from test_bad_input import refused
-from test_measure import fitted, pairs
 
 Invoke = Callable[..., Result]
 LIMIT = 12

@@ -22,7 +22,6 @@ from stage1.diagnose.case import Case
 from stage1.diagnose.diagnose import diagnose
 from stage1.diagnose.facts import Finding
 from stage1.diagnose.findings import findings
-from stage1.evaluation.rows import load_model
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.progress import Progress
 from stage1.runs.run import Run
@@ -50,11 +49,6 @@ BLANK = ("compressor.ratio=4", "adapter=mlp", "adapter.expansion=1")
 
 def inputs_of(*settings: str) -> Inputs:
     return load_inputs(small_config(*SETTINGS, *settings), Progress(), weights="all")
-
-
-@pytest.fixture(scope="module")
-def model() -> PreTrainedModel:
-    return load_model(inputs_of(), Progress())
 
 
 @pytest.fixture(scope="module")

@@ -14,11 +14,11 @@ from transformers import PreTrainedModel
 import stage1.diagnose.divergence as divergence
 import stage1.diagnose.objective as objective
 from conftest import small_config
+from pairs import pairs
 from plugin_sites import Site
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.prompts import answer_ids
 from stage1.diagnose.case import Case
-from stage1.evaluation.rows import load_model
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs
@@ -27,25 +27,9 @@ from stage1.runs.run import Run
 from stage1.session import Inputs, load_inputs
 from stage1.training.objective import Objective
 from stage1.training.trainer import Trainer
-from test_measure import fitted, pairs
 
 N = 16
 FITTED = ("compressor.ratio=4", "adapter=linear")
-
-
-@pytest.fixture(scope="module")
-def inputs() -> Inputs:
-    return load_inputs(small_config(f"eval.limit={N}"), Progress(), weights="all")
-
-
-@pytest.fixture(scope="module")
-def model(inputs: Inputs) -> PreTrainedModel:
-    return load_model(inputs, Progress())
-
-
-@pytest.fixture(scope="module")
-def bottleneck(inputs: Inputs) -> Bottleneck:
-    return fitted(inputs, *FITTED)
 
 
 @pytest.fixture

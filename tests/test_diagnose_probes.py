@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
 from transformers import PreTrainedModel
 
-from conftest import small_config
+from conftest import fitted
+from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.datasets import spread
@@ -20,26 +21,13 @@ from stage1.data.prompts import Prompt
 from stage1.diagnose import compressor, statistics, tokens
 from stage1.diagnose.case import Case
 from stage1.evaluation.measures import reconstruction
-from stage1.evaluation.rows import load_model
 from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
 from stage1.plugins.tensors import Code
-from stage1.progress import Progress
-from stage1.session import Inputs, load_inputs
-from test_measure import fitted, pairs
+from stage1.session import Inputs
 
 QUESTIONS = 20
 PCA = ("compressor.dim=6", "adapter=linear")
 """So narrow that about half the tokens are lost."""
-
-
-@pytest.fixture(scope="module")
-def inputs() -> Inputs:
-    return load_inputs(small_config(), Progress(), weights="all")
-
-
-@pytest.fixture(scope="module")
-def model(inputs: Inputs) -> PreTrainedModel:
-    return load_model(inputs, Progress())
 
 
 def make(bottleneck: Bottleneck, inputs: Inputs, model: PreTrainedModel, asked: int = QUESTIONS) -> Case:

@@ -12,35 +12,18 @@ from transformers import PreTrainedModel
 import stage1.diagnose.generation as generation
 import stage1.diagnose.protocol as protocol
 from conftest import small_config
+from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.diagnose.case import Asked, Case
 from stage1.evaluation.lm_eval.model import Embed
 from stage1.evaluation.lm_eval.squad_task import QATask
-from stage1.evaluation.rows import load_model
 from stage1.evaluation.squad import f1, normalize_answer
-from stage1.progress import Progress
-from stage1.session import Inputs, load_inputs
-from test_measure import fitted, pairs
+from stage1.session import Inputs
 
 N = 20
 CUT = 24  # tokens, far fewer than any prompt has
-
-
-@pytest.fixture(scope="module")
-def inputs() -> Inputs:
-    return load_inputs(small_config(f"eval.limit={N}"), Progress(), weights="all")
-
-
-@pytest.fixture(scope="module")
-def model(inputs: Inputs) -> PreTrainedModel:
-    return load_model(inputs, Progress())
-
-
-@pytest.fixture(scope="module")
-def bottleneck(inputs: Inputs) -> Bottleneck:
-    return fitted(inputs, "compressor.ratio=4", "adapter=linear")
 
 
 @dataclass

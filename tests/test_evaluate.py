@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Notes, small_config
+from conftest import Notes, fitted, small_config
+from pairs import pairs
 from random_llama import WIDTH, random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import merge, validate
@@ -22,14 +23,13 @@ from stage1.evaluation.squad import score
 from stage1.llm.loading import load_llm
 from stage1.progress import Progress
 from stage1.session import Inputs, load_inputs
-from test_measure import fitted, pairs
 
 ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
 
 
 @pytest.fixture(scope="module")
-def inputs() -> Inputs:
-    return load_inputs(small_config("eval.limit=30"), Progress(), weights="all")
+def inputs(inputs: Inputs) -> Inputs:
+    return with_settings(inputs, "eval.limit=30")
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
-from conftest import small_config
+from conftest import CtrlC, small_config
 from stage1.bottleneck.batches import Batch, collate, collate_answers
 from stage1.bottleneck.bottleneck import splice
 from stage1.data.prompts import answer_ids
@@ -75,27 +75,22 @@ def frozen(case: Case, loss: Loss, **options: Any) -> FrozenLLM:
     return FrozenLLM(case.model, layers=loss.layers or (), last=loss.layers is None, **options)
 
 
-@pytest.fixture(scope="module")
-def model(small_inputs: Inputs) -> Any:
-    return load_model(small_inputs, Progress())
-
-
 @pytest.fixture
-def case(small_inputs: Inputs, model: Any) -> Case:
+def case(inputs: Inputs, model: Any) -> Case:
     """Three prompts of different lengths, a special token in the middle of one of them."""
-    questions = small_inputs.data.train[:40]
-    prompts = small_inputs.prompts(questions)
+    questions = inputs.data.train[:40]
+    prompts = inputs.prompts(questions)
     order = sorted(range(40), key=lambda i: len(prompts[i].ids))
     picked = [order[0], order[20], order[-1]]
     chosen = [prompts[i] for i in picked]
-    eos = small_inputs.tokenizer.eos_token_id
+    eos = inputs.tokenizer.eos_token_id
     ids, cross = list(chosen[1].ids), list(chosen[1].cross)
     ids[7], cross[7] = eos, False
     chosen[1] = chosen[1]._replace(ids=ids, cross=cross)
-    batch = collate(chosen, small_inputs.table, torch.ones(len(small_inputs.table)))
-    answers = answer_ids([questions[i] for i in picked], small_inputs.tokenizer)
-    batch = batch._replace(answers=collate_answers(answers, small_inputs.table))
-    special = torch.tensor(small_inputs.tokenizer.all_special_ids)
+    batch = collate(chosen, inputs.table, torch.ones(len(inputs.table)))
+    answers = answer_ids([questions[i] for i in picked], inputs.tokenizer)
+    batch = batch._replace(answers=collate_answers(answers, inputs.table))
+    special = torch.tensor(inputs.tokenizer.all_special_ids)
     ordinary = batch.attention & ~torch.isin(batch.ids, special)
     assert len({len(prompt.ids) for prompt in chosen}) == 3
     assert len({len(answer) for answer in answers}) > 1
@@ -289,9 +284,9 @@ def counted(module: Any) -> list[int]:
 
 
 @pytest.fixture
-def fresh(small_inputs: Inputs) -> Any:
+def fresh(inputs: Inputs) -> Any:
     """A model of this test's own, to hang hooks on."""
-    return load_model(small_inputs, Progress())
+    return load_model(inputs, Progress())
 
 
 def test_no_gradient_reaches_the_llm(case: Case) -> None:
@@ -380,11 +375,11 @@ FEW = (
 )
 
 
-def trainer(path: Path, *settings: str) -> tuple[Trainer, Run]:
+def trainer(path: Path, *settings: str, progress: Progress | None = None) -> tuple[Trainer, Run]:
     config = small_config(f"output={path}", *settings)
     inputs = load_inputs(config, Progress(), weights="table")
     run = Run(path) if path.exists() else Run.create(config)
-    return Trainer(resolve(config, load_plugins()), inputs, load_plugins(), Progress()), run
+    return Trainer(resolve(config, load_plugins()), inputs, load_plugins(), progress or Progress()), run
 
 
 def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:
@@ -392,8 +387,7 @@ def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:
     settings += ("compressor=learned_linear",)
     whole, run = trainer(tmp_path / "whole", *settings)
     whole.train(run)
-    stopped, other = trainer(tmp_path / "stopped", *settings)
-    stopped._stop_signal = 2  # as if Ctrl-C had come during the first step
+    stopped, other = trainer(tmp_path / "stopped", *settings, progress=CtrlC("Training", 1))
     with pytest.raises(KeyboardInterrupt):
         stopped.train(other)
     resumed, other = trainer(tmp_path / "stopped", *settings)

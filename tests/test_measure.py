@@ -8,55 +8,20 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import small_config
+from conftest import fitted
+from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt, build_prompts
 from stage1.evaluation.measures import rate, reconstruction, recovers
 from stage1.evaluation.statistics import ClusterBootstrap
-from stage1.plugins import load_plugins, resolve
-from stage1.plugins.interfaces import ComponentConfig, Compressor
-from stage1.plugins.tensors import Code, TokenStats
+from stage1.plugins.tensors import TokenStats
 from stage1.session import Inputs
 
 
-def fitted(inputs: Inputs, *options: str) -> Bottleneck:
-    """A bottleneck with everything that needs no gradient."""
-    config = small_config(*options)
-    bottleneck = Bottleneck.build(
-        resolve(config, load_plugins()), config.magnitude, inputs.table.shape[1], config.seed
-    )
-    bottleneck.fit(count_tokens(inputs.prompts(inputs.data.train), inputs.table), inputs.table)
-    return bottleneck.requires_grad_(False).eval()
-
-
-class Pairs(Compressor):
-    """Sends the mean of every two neighbouring vectors: half as many as there are positions."""
-
-    tokenwise = False
-    changes_length = True
-
-    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        even, odd = embeds[:, ::2], embeds[:, 1::2]
-        vectors, sent = even.clone(), mask[:, ::2].clone()
-        both = mask[:, 1::2]
-        vectors[:, : odd.shape[1]] = torch.where(
-            both[..., None], (even[:, : odd.shape[1]] + odd) / 2, even[:, : odd.shape[1]]
-        )
-        return Code(vectors, sent, 3.0 * sent)
-
-
-def pairs(width: int) -> Bottleneck:
-    """`Pairs` with nothing to rebuild: half the vectors reach the LLM."""
-    config = small_config("compressor=identity", "adapter=identity")
-    bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", width, 0)
-    bottleneck.compressor = Pairs(ComponentConfig(), width)
-    return bottleneck.requires_grad_(False).eval()
-
-
 @pytest.fixture(scope="module")
-def prompts(small_inputs: Inputs) -> list[Prompt]:
-    return small_inputs.prompts(small_inputs.data.test[:30])
+def prompts(inputs: Inputs) -> list[Prompt]:
+    return inputs.prompts(inputs.data.test[:30])
 
 
 # -- rate -------------------------------------------------------------------------------------------------
@@ -64,10 +29,10 @@ def prompts(small_inputs: Inputs) -> list[Prompt]:
 
 @pytest.mark.parametrize(("magnitude", "scale_bits"), [("free", 0), ("vocab", 0), ("sent", 16)])
 def test_bits_are_those_of_vectors_scales_and_raw_tokens(
-    magnitude: str, scale_bits: int, small_inputs: Inputs, prompts: list[Prompt]
+    magnitude: str, scale_bits: int, inputs: Inputs, prompts: list[Prompt]
 ) -> None:
-    bottleneck = fitted(small_inputs, "compressor.dim=20", "adapter=linear", f"magnitude={magnitude}")
-    table = small_inputs.table
+    bottleneck = fitted(inputs, "compressor.dim=20", "adapter=linear", f"magnitude={magnitude}")
+    table = inputs.table
     measured = rate(bottleneck, prompts, count_tokens(prompts, table), table)
     crossing = sum(sum(p.cross) for p in prompts)
     tokens = sum(len(p.ids) for p in prompts)
@@ -79,8 +44,7 @@ def test_bits_are_those_of_vectors_scales_and_raw_tokens(
     assert measured["vs_text"] == pytest.approx(8 * sum(len(p.text.encode()) for p in prompts) / bits)
 
 
-def test_bits_where_only_the_context_crosses(small_inputs: Inputs) -> None:
-    inputs = small_inputs
+def test_bits_where_only_the_context_crosses(inputs: Inputs) -> None:
     prompts = build_prompts(
         inputs.data.test[:10], inputs.tokenizer, scope="context", raw_anchor=False, max_tokens=500
     )
@@ -92,8 +56,8 @@ def test_bits_where_only_the_context_crosses(small_inputs: Inputs) -> None:
     assert measured["bits_per_token"] == pytest.approx(bits / tokens)
 
 
-def test_bits_of_a_code_with_fewer_vectors(small_inputs: Inputs, prompts: list[Prompt]) -> None:
-    table = small_inputs.table
+def test_bits_of_a_code_with_fewer_vectors(inputs: Inputs, prompts: list[Prompt]) -> None:
+    table = inputs.table
     measured = rate(pairs(256), prompts, count_tokens(prompts, table), table)
     vectors = sum(math.ceil(sum(p.cross) / 2) for p in prompts)
     tokens = sum(len(p.ids) for p in prompts)
@@ -129,12 +93,12 @@ def slow_reconstruction(bottleneck: Bottleneck, prompts: list[Prompt], table: Te
 @pytest.mark.parametrize("tokenwise", [True, False])
 @pytest.mark.parametrize("dim", [2, 8])
 def test_reconstruction_is_that_of_every_position(
-    tokenwise: bool, dim: int, small_inputs: Inputs, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    tokenwise: bool, dim: int, inputs: Inputs, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bottleneck = fitted(small_inputs, f"compressor.dim={dim}", "adapter=linear")
+    bottleneck = fitted(inputs, f"compressor.dim={dim}", "adapter=linear")
     monkeypatch.setattr(type(bottleneck.compressor), "tokenwise", tokenwise)
     assert bottleneck.tokenwise == tokenwise
-    table = small_inputs.table
+    table = inputs.table
     stats = count_tokens(prompts, table)
     expected = slow_reconstruction(bottleneck, prompts, table)
     assert 0 < expected["token_recovery"] < 1

@@ -175,9 +175,7 @@ def test_a_loss_through_the_llm_trains_the_bottleneck_and_leaves_the_llm_alone(t
     assert loss.teacher_has_gradient is False
 
 
-def test_token_wise_training_never_loads_the_llm(
-    small_inputs: Inputs, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_token_wise_training_never_loads_the_llm(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the LLM was loaded")
 
@@ -281,7 +279,7 @@ def until_training(process: subprocess.Popen[str], run: Path) -> None:
     """Wait until this process has saved a resumable state of its own."""
     state = run / "state" / "state.safetensors"
     before = state.stat().st_mtime_ns if state.exists() else 0
-    deadline = time.time() + 120
+    deadline = time.time() + 600  # in case it hangs
     while not state.exists() or state.stat().st_mtime_ns == before:
         assert process.poll() is None, process.communicate()
         assert time.time() < deadline
@@ -292,7 +290,7 @@ def until_training(process: subprocess.Popen[str], run: Path) -> None:
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     run = tmp_path_factory.mktemp("whole") / "run"
     process = start(run)
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     return weights(Run(run))
 
@@ -308,7 +306,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
         process.kill()
         process.communicate()
         process = start(run, "--resume")
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert same(weights(Run(run)), uninterrupted)
     steps = [entry["step"] for entry in Run(run).metrics()]
@@ -323,7 +321,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
     process = start(run)
     until_training(process, run)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=120)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 130, err
     assert f"stage1 train --resume --output {run}" in err
     assert "Traceback" not in err
@@ -331,7 +329,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
     assert state is not None
     assert state[1]["step"] > 0
     process = start(run, "--resume")
-    _, err = process.communicate(timeout=240)
+    _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert same(weights(Run(run)), uninterrupted)
 
@@ -365,7 +363,7 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
     args = ["train", "--no-eval", "--json", "--output", str(run), *settings]
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch, "-m", "stage1", *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=240, env=env, check=False)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, check=False)
     assert result.returncode == 0, result.stderr
     shown = json.loads(result.stdout)  # one process speaks, and speaks JSON
     assert shown["run"] == str(run)

@@ -64,22 +64,25 @@ def pip(python: str | Path, *arguments: str | Path) -> None:
     # The cache would keep a wheel of every temporary folder.
     flags = ("--disable-pip-version-check", "--no-cache-dir")
     command = [python, "-m", "pip", *flags, *arguments, "--no-deps", "--no-index"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    run = subprocess.run(command, capture_output=True, text=True, timeout=600)
     assert run.returncode == 0, run.stdout + run.stderr
 
 
 class Environment:
-    """A virtual environment with packages installed from their wheels.
+    """A virtual environment in `folder` with packages installed from their wheels.
 
     What else they need is imported from the environment that runs the tests, whose folder a .pth file names.
     The .pth files in that folder are not read, so that stage1's editable install stays out of sight.
     """
 
-    def __init__(self, folder: Path, sources: Iterable[Path]) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder, self.wheels = folder / "venv", folder / "wheels"
         scheme = {"base": str(self.folder), "platbase": str(self.folder)}
         self.site = Path(sysconfig.get_path("purelib", "venv", scheme))
         self.scripts = Path(sysconfig.get_path("scripts", "venv", scheme))
+
+    def build(self, sources: Iterable[Path]) -> None:
+        """Create it, with the packages of these folders."""
         pip(sys.executable, "wheel", "--no-build-isolation", "--wheel-dir", self.wheels, *sources)
         venv.create(self.folder, with_pip=True, symlinks=os.name != "nt")
         pip(self.scripts / "python", "install", *self.wheels.glob("*.whl"))
@@ -93,4 +96,4 @@ class Environment:
         whole = {**os.environ, "COLUMNS": "160", **(env or {})}
         whole.pop("PYTHONPATH", None)  # would come before what is installed
         command = [self.scripts / program, *arguments]
-        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=cwd, env=whole, capture_output=True, text=True, timeout=600)

@@ -34,8 +34,8 @@ def measure(case: Case) -> dict[str, Any] | None:
     right = euclidean == crossing.ids
     hub, most = _top(euclidean, counts)
     return {
-        "recovery_euclidean": float(crossing.shares @ right.double()),
-        "recovery_cosine": float(crossing.shares @ (found.cosine == crossing.ids).double()),
+        "recovery_euclidean": crossing.share(right),
+        "recovery_cosine": crossing.share(found.cosine == crossing.ids),
         "by_frequency": _by_frequency(crossing, right, case.fitted, len(case.session.table)),
         "confusions": _confusions(case, crossing, euclidean),
         "distinct_nearest": len(torch.unique(euclidean)),

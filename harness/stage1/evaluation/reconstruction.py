@@ -42,6 +42,13 @@ class Positions(NamedTuple):
         """[N] float64: each one's share of all positions; sums to 1."""
         return self.counts / self.counts.sum()
 
+    def share(self, which: Tensor) -> float:
+        """Share of the positions that `which` [N] (bool) names, 0 to 1.
+
+        Whole numbers are summed, so that no thread's order of adding shows.
+        """
+        return float(self.counts @ which.double()) / float(self.counts.sum())
+
 
 @torch.no_grad()
 def positions(
@@ -80,8 +87,7 @@ def reconstruction(crossing: Positions | None, variance: float, table: Tensor) -
     errors = ReconstructionError()
     errors.add(crossing.original, crossing.rebuilt, crossing.counts)
     recovered = nearest(crossing.rebuilt, crossing.ids, table).euclidean == crossing.ids
-    share = float(recovered.double() @ crossing.counts) / float(crossing.counts.sum())
-    return {**errors.summary(variance), "token_recovery": share}
+    return {**errors.summary(variance), "token_recovery": crossing.share(recovered)}
 
 
 class Nearest(NamedTuple):
