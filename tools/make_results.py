@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from stage1.config import RunConfig, merge, overlay, validate
-from stage1.config.recipes import find
+from stage1.config.presets import RECIPES
 from stage1.runs.run import Run
 from stage1.sweep.compare import Comparison, asked, question_f1
 
@@ -63,7 +63,7 @@ def configured(cell: Mapping[str, Any], recipe: str | None) -> RunConfig:
     settings = [f"compressor.ratio={cell['ratio']}", f"output={folder(cell, recipe or 'default')}"]
     if recipe not in (None, "phase1"):
         settings.append(f"init={folder(cell, 'phase1')}")
-    tree = find(recipe).settings if recipe else {}
+    tree = RECIPES.find(recipe).settings if recipe else {}
     return validate(merge(overlay({}, tree), flags, settings))
 
 

@@ -161,8 +161,8 @@ def resume_run(run: Run, given: RunConfig) -> RunConfig:
     return given
 
 
-PROTOCOL = {"scope", "raw_anchor", "keep_special", "magnitude"}
-"""Settings that say what crosses the bottleneck."""
+PROTOCOL = {"prompt", "scope", "raw_anchor", "keep_special", "magnitude"}
+"""Settings that say how questions are put and what crosses the bottleneck."""
 
 
 def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> Outcome:
@@ -177,7 +177,12 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     """
     own, config = run.config, changed(run, overrides)
     other_data = config.data.name != own.data.name
-    session = Session.open(config, progress, data="all test" if other_data else "splits")
+    session = Session.open(
+        config,
+        progress,
+        data="all test" if other_data else "splits",
+        example_data=own.data if other_data else None,
+    )
     same_rules = config.model_dump(include=PROTOCOL) == own.model_dump(include=PROTOCOL)
     keep = not other_data and config.eval.limit == own.eval.limit and same_rules
     return Outcome(run, _evaluate(run, session, keep=keep), session)

@@ -1,6 +1,6 @@
 """What a command works on, loaded once: the frozen LLM with its tokenizer and table, and the questions."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.config import ModelConfig, RunConfig, merge, validate
+from stage1.config import DataConfig, ModelConfig, RunConfig, merge, validate
 from stage1.data.datasets import QAData, load_qa
-from stage1.data.prompts import Prompt, build_prompts
+from stage1.data.prompts import Crossing, Prompt, PromptBuilder, draw_examples
 from stage1.data.records import Question
 from stage1.errors import ConfigError, UsageError
 from stage1.llm.loading import (
@@ -117,6 +117,7 @@ class Session:
     model: FrozenModel
     progress: Progress
     questions: QAData | None = None  # None: none were asked for
+    example_pool: Sequence[Question] | None = None  # where examples are drawn; None: the training split
 
     @classmethod
     def open(
@@ -126,6 +127,7 @@ class Session:
         *,
         weights: Literal["table", "all"] = "all",
         data: Literal["splits", "all test", "none"] = "splits",
+        example_data: DataConfig | None = None,
         before: "Session | None" = None,
     ) -> "Session":
         """Load what `config` names.
@@ -135,6 +137,7 @@ class Session:
             progress: told what is loaded, and of what is odd.
             weights: `table` where nothing will be asked of the LLM itself.
             data: whether the questions are wanted, and whether in splits or as one test split.
+            example_data: where examples are drawn from, if not from the questions' own training split.
             before: a session whose model is used on, if it is the same.
 
         Raises:
@@ -146,7 +149,12 @@ class Session:
             model = FrozenModel(
                 config.model, dtype=config.dtype, device=config.device, progress=progress, weights=weights
             )
-        return cls(config, model, progress, _questions(config, progress, data))
+        questions = _questions(config, progress, data)
+        pool = None
+        if example_data is not None and config.prompt.shots:
+            asked = {_passage(q) for q in questions.test} if questions else set()
+            pool = [q for q in load_qa(example_data, config.seed).train if _passage(q) not in asked]
+        return cls(config, model, progress, questions, pool)
 
     def under(self, config: RunConfig) -> "Session":
         """The same model and questions under another configuration, which must name the same."""
@@ -175,16 +183,42 @@ class Session:
         return self.questions
 
     def prompts(self, questions: list[Question], *, with_context: bool = True) -> list[Prompt]:
-        """The questions as prompts under the run's scope and length."""
-        return build_prompts(
-            questions,
-            self.tokenizer,
-            scope=self.config.scope,
-            raw_anchor=self.config.raw_anchor,
-            keep_special=self.config.keep_special,
-            max_tokens=self.longest_prompt,
-            with_context=with_context,
-        )
+        """The questions as the configuration's protocol puts them, within the model's length."""
+        config = self.config
+        crossing = Crossing(config.scope, config.raw_anchor, config.keep_special, config.prompt.shots_cross)
+        builder = self.builder(with_context=with_context)
+        return builder.build(questions, crossing, max_tokens=self.longest_prompt)
+
+    def answer_ids(self, questions: list[Question], prompts: list[Prompt]) -> list[list[int]]:
+        """The gold continuations of prompts as token ids."""
+        return self.builder().answer_ids(questions, prompts)
+
+    def builder(self, *, with_context: bool = True) -> PromptBuilder:
+        """What puts a question as the protocol says."""
+        return PromptBuilder(self.config.prompt, self.tokenizer, self.examples, with_context=with_context)
+
+    @cached_property
+    def examples(self) -> list[Question]:
+        """The questions that are shown with their answers, drawn from the training split.
+
+        Where they would take more than half of the longest prompt, as many as fit are left: they are the same
+        for all questions, and a context is worth more than an example.
+        """
+        prompt, pool = self.config.prompt, self.example_pool
+        if not prompt.shots:
+            return []
+        drawn = draw_examples(self.data.train if pool is None else pool, prompt.shots, prompt.shots_seed)
+        fitting = drawn
+        while (
+            fitting
+            and PromptBuilder(prompt, self.tokenizer, fitting).head_tokens() > self.longest_prompt // 2
+        ):
+            fitting = fitting[:-1]
+        if len(fitting) < len(drawn):
+            self.progress.note(
+                f"Only {len(fitting)} of {len(drawn)} examples are shown: more would take half of a prompt."
+            )
+        return fitting
 
     @property
     def longest_prompt(self) -> int:
@@ -208,6 +242,10 @@ class Session:
         bottleneck = Bottleneck.from_pretrained(run.path, table=self.table)
         bottleneck.magnitude = self.config.magnitude
         return bottleneck.to(self.device).eval()
+
+
+def _passage(question: Question) -> str:
+    return " ".join(question.context.split())
 
 
 def _questions(

@@ -7,7 +7,7 @@ from typing import Any
 
 from datasets import Dataset
 
-from stage1.data.prompts import prompt_text
+from stage1.config import PromptConfig
 from stage1.data.tiny_squad.generator import tiny_squad
 
 Documents = dict[str, Dataset]
@@ -27,7 +27,7 @@ def questions(**_metadata: Any) -> Documents:
         others = [other for other in dict.fromkeys(by_passage[record["context"]]) if other != answer]
         choices = others[:3]
         choices.insert(number % (len(choices) + 1), answer)
-        prompt = prompt_text(record["question"], record["context"])
+        prompt = PromptConfig().template.format(context=record["context"], question=record["question"])
         rows.append({"prompt": prompt, "answer": answer, "choices": choices, "gold": choices.index(answer)})
     return {"test": Dataset.from_list(rows), "train": Dataset.from_list(rows[::-1])}
 

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from stage1.cli import config, diagnose, evaluate, lm_eval, plugins, recipes, sweep, tasks, train
+from stage1.cli import config, diagnose, evaluate, lm_eval, plugins, presets, sweep, tasks, train
 from stage1.errors import PluginError, Stage1Error
 
 if TYPE_CHECKING:  # plugins load torch, and only a name that stage1 does not know asks for them
@@ -85,7 +85,8 @@ app.command("score")(evaluate.score)
 app.command("push")(evaluate.push)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(config.app, name="config")
-app.add_typer(recipes.app, name="recipes")
+app.add_typer(presets.recipes, name="recipes")
+app.add_typer(presets.protocols, name="protocols")
 
 
 def _print_version(wanted: bool) -> None:

@@ -17,6 +17,10 @@ def diagnose(
     data: options.Data = None,
     compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
+    protocol: options.Protocol = None,
+    shots: options.Shots = None,
+    chat: options.Chat = None,
+    template: options.Template = None,
     magnitude: options.Magnitude = None,
     scope: options.Scope = None,
     raw_anchor: options.RawAnchor = None,
@@ -45,6 +49,7 @@ def diagnose(
         raw_anchor=raw_anchor,
         keep_special=keep_special,
         device=device,
+        **options.prompt_flags(shots, chat, template),
     )
     if run is not None and (compressor or adapter or settings):
         raise UsageError(
@@ -57,7 +62,7 @@ def diagnose(
 
         opened = Run.open(run)
     base = opened.config.model_dump(mode="json") if opened else None
-    config = options.configuration(None, flags, settings, base)
+    config = options.configuration(None, flags, settings, base, protocol=protocol)
     from stage1.cli.display import make_progress, show_diagnosis
     from stage1.diagnose.diagnose import diagnose_run, diagnose_untrained
     from stage1.files import write_json

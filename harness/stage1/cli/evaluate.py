@@ -6,6 +6,8 @@ from typing import Annotated, Any
 import typer
 
 from stage1.cli import options
+from stage1.config import flat
+from stage1.config.presets import PROTOCOLS
 from stage1.errors import UsageError
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `stage1 train` made.")]
@@ -30,6 +32,10 @@ def eval_(
     raw_anchor: options.RawAnchor = None,
     keep_special: options.KeepSpecial = None,
     magnitude: options.Magnitude = None,
+    protocol: options.Protocol = None,
+    shots: options.Shots = None,
+    chat: options.Chat = None,
+    template: options.Template = None,
     tasks: Annotated[
         str | None,
         typer.Option(
@@ -80,7 +86,10 @@ def eval_(
         raw_anchor=raw_anchor,
         keep_special=keep_special,
         magnitude=magnitude,
+        **options.prompt_flags(shots, chat, template),
     )
+    if protocol:
+        overrides = {**flat(PROTOCOLS.find(protocol).settings), **overrides}
     settings = _metadata(metadata)
     from stage1.cli.display import make_progress, show_outcome, show_tasks
     from stage1.files import write_json

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from stage1.config import RunConfig, merge, overlay, parse_loss, read_yaml, validate
-from stage1.config.recipes import find, recipes
+from stage1.config.presets import PROTOCOLS, RECIPES, Presets
 from stage1.errors import UsageError
 
 
@@ -24,9 +24,13 @@ def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
     return names
 
 
-def complete_recipe(incomplete: str) -> list[tuple[str, str]]:
-    """Shell completion with the recipes."""
-    return [(r.name, r.summary) for r in recipes() if r.name.startswith(incomplete)]
+def complete_preset(presets: Presets) -> Callable[[str], list[tuple[str, str]]]:
+    """Shell completion with recipes or protocols."""
+
+    def names(incomplete: str) -> list[tuple[str, str]]:
+        return [(p.name, p.summary) for p in presets.all() if p.name.startswith(incomplete)]
+
+    return names
 
 
 ConfigFile = Annotated[
@@ -36,7 +40,7 @@ Recipe = Annotated[
     str | None,
     typer.Option(
         metavar="NAME",
-        autocompletion=complete_recipe,
+        autocompletion=complete_preset(RECIPES),
         help="Settings to start from, see `stage1 recipes`; CONFIG.yaml, flags and --set override them.",
     ),
 ]
@@ -94,6 +98,23 @@ LogWith = Annotated[
     list[str] | None,
     typer.Option(metavar="tensorboard|wandb", help="Also log to an experiment tracker; may be repeated."),
 ]
+Protocol = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        autocompletion=complete_preset(PROTOCOLS),
+        help="How the questions are put, see `stage1 protocols`. Default: plain.",
+    ),
+]
+Shots = Annotated[
+    int | None, typer.Option(min=0, help="Examples with their answers in front of every question.")
+]
+Chat = Annotated[
+    bool | None, typer.Option("--chat/--no-chat", help="Ask through the tokenizer's chat template.")
+]
+Template = Annotated[
+    str | None, typer.Option(metavar="TEXT", help="Text around {context} and {question}; \\n is a new line.")
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -104,6 +125,12 @@ Settings = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on standard output.")]
+
+
+def prompt_flags(shots: int | None, chat: bool | None, template: str | None) -> dict[str, Any]:
+    """The flags that say how a question is put, as `flags_given` takes them."""
+    text = None if template is None else template.replace("\\n", "\n")
+    return {"prompt__shots": shots, "prompt__chat": chat, "prompt__template": text}
 
 
 def flags_given(
@@ -148,8 +175,10 @@ def configuration(
     base: dict[str, Any] | None = None,
     *,
     recipe: str | None = None,
+    protocol: str | None = None,
 ) -> RunConfig:
-    """The run's configuration: defaults < `base` < recipe < YAML file < flags < `--set`."""
-    tree = overlay(base or {}, find(recipe).settings if recipe else {})
+    """The run's configuration: defaults < `base` < recipe < protocol < YAML file < flags < `--set`."""
+    tree = overlay(base or {}, RECIPES.find(recipe).settings if recipe else {})
+    tree = overlay(tree, PROTOCOLS.find(protocol).settings if protocol else {})
     tree = overlay(tree, read_yaml(file) if file else {})
     return validate(merge(tree, flags, settings or []))

@@ -18,6 +18,10 @@ def train(
     compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
     loss: options.LossNames = None,
+    protocol: options.Protocol = None,
+    shots: options.Shots = None,
+    chat: options.Chat = None,
+    template: options.Template = None,
     magnitude: options.Magnitude = None,
     scope: options.Scope = None,
     raw_anchor: options.RawAnchor = None,
@@ -61,11 +65,12 @@ def train(
         dtype=dtype,
         log_with=log_with or None,
         output=str(output) if output else None,
+        **options.prompt_flags(shots, chat, template),
     )
     if not resume:
         # What is wrong with settings and plugins is said before the seconds that transformers takes to load.
         base = options.inherited(init) if init else {}
-        chosen = options.configuration(config, flags, settings, base, recipe=recipe)
+        chosen = options.configuration(config, flags, settings, base, recipe=recipe, protocol=protocol)
         from stage1.plugins import load_plugins, resolve
 
         resolve(chosen, load_plugins())
@@ -79,7 +84,9 @@ def train(
         run = Run.open(output) if output else Run.latest()
         flags["output"] = str(run.path)
         base = run.config.model_dump(mode="json")
-        chosen = resume_run(run, options.configuration(config, flags, settings, base, recipe=recipe))
+        chosen = resume_run(
+            run, options.configuration(config, flags, settings, base, recipe=recipe, protocol=protocol)
+        )
     progress = make_progress(quiet=quiet or helper)
     outcome = train_run(chosen, progress, resume=run, with_evaluation=not no_eval)
     if not helper:

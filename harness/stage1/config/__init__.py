@@ -8,6 +8,7 @@ from stage1.config.settings import EvalConfig as EvalConfig
 from stage1.config.settings import LossChoice as LossChoice
 from stage1.config.settings import ModelConfig as ModelConfig
 from stage1.config.settings import Phase as Phase
+from stage1.config.settings import PromptConfig as PromptConfig
 from stage1.config.settings import RunConfig as RunConfig
 from stage1.config.settings import TrainConfig as TrainConfig
 from stage1.config.tree import DEFAULT_LOSSES as DEFAULT_LOSSES

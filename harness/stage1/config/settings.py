@@ -3,10 +3,11 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from string import Formatter
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 SUFFICES, NEARLY = 0.85, 0.60
 """Shares of the text F1 from which reconstruction suffices, or training must look at what the LLM does."""
@@ -109,9 +110,41 @@ class DataConfig(_Section):
     )
     train: int = Field(10_000, gt=0, description="Training prompts at most.")
     selection: int = Field(1_000, gt=0, description="Prompts that choose the best checkpoint, at most.")
+    gold: Literal["all", "first"] = Field("all", description="Which gold answers count as right.")
     max_prompt_tokens: int | None = Field(
         None, gt=0, description="Longest prompt (tokens); default: what the model's context leaves."
     )
+
+
+class PromptConfig(_Section):
+    """How a question is put to the LLM; `stage1 protocols` lists ready-made ways."""
+
+    template: str = Field(
+        "Context: {context}\nQuestion: {question}\nAnswer:",
+        description="Text around {context} and {question}.",
+    )
+    instruction: str = Field("", description="Text in front of everything; in a chat, the system message.")
+    shots: int = Field(0, ge=0, description="Examples with their answers in front of every question.")
+    shots_cross: bool = Field(False, description="The examples cross the bottleneck too.")
+    shots_seed: int = Field(0, ge=0, lt=2**31, description="Draws the examples from the training split.")
+    chat: bool = Field(False, description="Ask through the tokenizer's chat template, examples as turns.")
+    stop: list[Annotated[str, Field(min_length=1)]] = Field(
+        ["\n"], description="Texts that end an answer, beside the model's own end."
+    )
+    truncate: Literal["context", "right"] = Field(
+        "context", description="What a prompt that is too long loses: its context's end, or its own."
+    )
+
+    @field_validator("template")
+    @classmethod
+    def _has_both_fields(cls, template: str) -> str:
+        try:
+            fields = [field for _, field, _, _ in Formatter().parse(template) if field is not None]
+        except ValueError as error:
+            raise ValueError(f"not a template: {error}; write {{{{ for a brace") from None
+        if sorted(fields) != ["context", "question"]:
+            raise ValueError("a template names {context} and {question} once each, and nothing else")
+        return template
 
 
 class TrainConfig(_Section):
@@ -177,6 +210,7 @@ class RunConfig(_Section):
     data: Annotated[DataConfig, BeforeValidator(named, json_schema_input_type=str | DataConfig)] = (
         DataConfig()
     )
+    prompt: PromptConfig = PromptConfig()
     compressor: FirstChoice = ComponentChoice(name="pca")
     chain: Links = Field(
         {}, description="Compressors that the code goes through after the first, in order: name → options."

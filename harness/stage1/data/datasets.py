@@ -59,6 +59,10 @@ def load_qa(config: DataConfig, seed: int, *, everything_is_test: bool = False) 
         test, unanswerable = read_questions(path)
         if not everything_is_test:
             train, selection, test = _deal(test, seed, shares=(0.8, 0.1, 0.1))
+    if config.gold == "first":
+        train, selection, test = (
+            [q._replace(answers=q.answers[:1]) for q in s] for s in (train, selection, test)
+        )
     return QAData(
         name=config.name,
         train=spread(train, config.train),
@@ -67,6 +71,10 @@ def load_qa(config: DataConfig, seed: int, *, everything_is_test: bool = False) 
         unanswerable=unanswerable,
         sha256=hashlib.sha256(json.dumps(test).encode()).hexdigest(),
     )
+
+
+def _first_gold(questions: list[Question]) -> list[Question]:
+    return [question._replace(answers=question.answers[:1]) for question in questions]
 
 
 def _tiny(split: Split, count: int) -> list[Question]:

@@ -1,12 +1,18 @@
 """Questions as tokenized prompts whose segments are known.
 
-A prompt is `Context: …\\nQuestion: …\\nAnswer:` without a trailing space, which would be a token of its own:
-the answer begins with the space.
+A prompt is what stands in front of every question (an instruction, examples, the opening of a chat), the
+question and its context in their template, and what closes it. By default that is
+`Context: …\\nQuestion: …\\nAnswer:` alone, without a trailing space, which would be a token of its own: the
+answer begins with the space.
 """
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from random import Random
+from string import Formatter
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+from stage1.config import PromptConfig
 from stage1.data.records import Question
 from stage1.errors import UsageError
 from stage1.progress import Progress
@@ -15,168 +21,396 @@ if TYPE_CHECKING:  # scoring predictions needs no tokenizer and should not wait 
     from transformers import PreTrainedTokenizerFast
 
 BATCH = 1_000  # prompts tokenized at a time
-CONTEXT = "Context: "
-ANCHOR = "\nAnswer:"
+BETWEEN = "\n\n"  # examples
 
 
 class Prompt(NamedTuple):
     """A question as the model reads it."""
 
     id: str
-    text: str  # after truncation, without special tokens
+    text: str  # after truncation, without the special tokens that the tokenizer adds
     ids: list[int]  # as the tokenizer makes them of `text`, BOS included
     cross: list[bool]  # which positions go through the bottleneck
-    lost: int  # tokens of the context that truncation removed
+    lost: int  # tokens that truncation removed
 
 
-def prompt_text(question: str, context: str | None) -> str:
-    """The prompt as text; None leaves out the context line."""
-    head = "" if context is None else f"{CONTEXT}{context}\n"
-    return f"{head}Question: {question}{ANCHOR}"
+class Crossing(NamedTuple):
+    """What of a prompt crosses the bottleneck."""
+
+    scope: Literal["prompt", "context"] = "prompt"  # the question's own text, or its context alone
+    raw_anchor: bool = False  # the text behind the question (`\nAnswer:`) stays raw
+    keep_special: bool = True  # special tokens (BOS) stay raw, whatever the scope
+    shots: bool = False  # the examples in front cross too
+
+
+class _Piece(NamedTuple):
+    """A filled template; places are characters of `text`."""
+
+    text: str
+    context: range  # empty without one
+    anchor: int  # where the text behind the question (or context, whichever comes last) begins
 
 
 class _Encoding(NamedTuple):
-    """A tokenized prompt; places are characters of `text`."""
+    """A tokenized prompt; places are characters of its text."""
 
-    text: str
-    context: range  # places of the context; empty without one
     ids: list[int]
     starts: list[int]  # of each token
     lasts: list[int]  # each token's last character: the one that decides its segment
     special: list[int]  # 1 for BOS and its like
 
-    def within(self, first: int, stop: int) -> list[bool]:
-        """For each token: it is an ordinary one and its last character is in `first` to `stop`."""
-        return [first <= last < stop and not s for last, s in zip(self.lasts, self.special, strict=True)]
-
-    def crossing(
-        self, scope: Literal["prompt", "context"], *, raw_anchor: bool, keep_special: bool
-    ) -> list[bool]:
-        """For each token: it crosses the bottleneck."""
-        if scope == "context":
-            cross = self.within(self.context.start, self.context.stop)
-        else:
-            cross = self.within(0, len(self.text) - (len(ANCHOR) if raw_anchor else 0))
-        return cross if keep_special else [c or bool(s) for c, s in zip(cross, self.special, strict=True)]
-
-    def context_tokens(self) -> int:
-        """The number of tokens in the context."""
-        return sum(self.within(self.context.start, self.context.stop))
-
-    def shorter_context(self, surplus: int) -> str:
-        """The context without its last `surplus` tokens, and in any case without its last character."""
-        inside = self.within(self.context.start, self.context.stop)
-        starts = [start for start, is_context in zip(self.starts, inside, strict=True) if is_context]
-        stop = starts[-surplus] if surplus < len(starts) else 0
-        return self.text[self.context.start : max(self.context.start, min(stop, self.context.stop - 1))]
+    def within(self, places: range) -> list[bool]:
+        """For each token: it is an ordinary one and its last character is in `places`."""
+        return [
+            places.start <= last < places.stop and not s
+            for last, s in zip(self.lasts, self.special, strict=True)
+        ]
 
 
-def build_prompts(
-    questions: Sequence[Question],
-    tokenizer: "PreTrainedTokenizerFast",
-    *,
-    scope: Literal["prompt", "context"],
-    raw_anchor: bool,
-    keep_special: bool = True,
-    max_tokens: int,
-    with_context: bool = True,
-    progress: Progress | None = None,
-) -> list[Prompt]:
-    """Tokenize questions and mark the positions that cross the bottleneck.
+class _Layout(NamedTuple):
+    """Where the segments of one prompt lie."""
 
-    A token belongs to the segment of its last character: in `scope="context"`, the piece ".\\n" that ends the
-    context and begins the next line stays raw.
+    text: str
+    context: range
+    own: range  # question, context and their template
+    anchor: int
+    shots: range
+
+
+class PromptBuilder:
+    """How one model is asked: the template, and what stands in front of it and behind it.
 
     Args:
-        questions: what to ask.
+        config: template, instruction, examples, chat.
         tokenizer: a fast one, for it must tell the place of every token.
-        scope: whether the whole prompt crosses or the context alone.
-        raw_anchor: leave the closing `\\nAnswer:` uncompressed.
-        keep_special: special tokens (BOS) cross raw, whatever the scope.
-        max_tokens: the longest prompt, special tokens included. A longer one loses the end of its context.
-        with_context: False leaves out the context line altogether.
-        progress: told of every prompt done.
+        examples: `config.shots` questions whose answers are shown; the same in front of every question.
+        with_context: False leaves out the contexts, those of the examples too: the floor.
 
     Raises:
-        UsageError: a question does not fit even without its context.
+        UsageError: a chat is asked for, and the tokenizer has no chat template.
     """
-    prompts: list[Prompt] = []
-    with (progress or Progress()).task("Tokenizing prompts", len(questions), "prompts") as done:
-        for start in range(0, len(questions), BATCH):
-            batch = questions[start : start + BATCH]
-            contexts = [q.context if with_context else None for q in batch]
-            fitted = _fit(batch, contexts, tokenizer, max_tokens)
-            for q, e, lost in fitted:
-                cross = e.crossing(scope, raw_anchor=raw_anchor, keep_special=keep_special)
-                prompts.append(Prompt(q.id, e.text, e.ids, cross, lost))
-            done(len(batch))
-    return prompts
 
+    def __init__(
+        self,
+        config: PromptConfig,
+        tokenizer: "PreTrainedTokenizerFast",
+        examples: Sequence[Question] = (),
+        *,
+        with_context: bool = True,
+    ) -> None:
+        self.config, self.tokenizer, self.with_context = config, tokenizer, with_context
+        self.examples = list(examples)
+        self._head, self._tail, self._shots = self._chat() if config.chat else self._plain()
 
-def _fit(
-    questions: Sequence[Question],
-    contexts: list[str | None],
-    tokenizer: "PreTrainedTokenizerFast",
-    max_tokens: int,
-) -> list[tuple[Question, _Encoding, int]]:
-    """Each question with its tokenized prompt and the number of context tokens that had to go."""
-    fitted: dict[int, _Encoding] = {}
-    whole: dict[int, int] = {}  # tokens of the contexts that are too long
-    pending = list(range(len(questions)))
-    while pending:
-        encodings = _encode([(questions[i].question, contexts[i]) for i in pending], tokenizer)
-        for i, encoding in zip(pending, encodings, strict=True):
-            if len(encoding.ids) <= max_tokens:
-                fitted[i] = encoding
-            elif encoding.context:
-                whole.setdefault(i, encoding.context_tokens())
-                contexts[i] = encoding.shorter_context(len(encoding.ids) - max_tokens)
-            else:
-                raise UsageError(
-                    f"Question {questions[i].id!r} takes {len(encoding.ids)} tokens even without its "
-                    f"context; a prompt may have {max_tokens}.",
-                    "Leave it out, raise data.max_prompt_tokens, or use a model with a longer context.",
-                )
-        pending = [i for i in pending if i not in fitted]
-    lost = {i: count - fitted[i].context_tokens() for i, count in whole.items()}
-    return [(question, fitted[i], lost.get(i, 0)) for i, question in enumerate(questions)]
+    # -- what stands around a question -----------------------------------------------------------------
 
+    def _plain(self) -> tuple[str, str, range]:
+        head = f"{self.config.instruction}{BETWEEN}" if self.config.instruction else ""
+        shown = "".join(f"{self._fill(q).text}{self.continuation(q)}{BETWEEN}" for q in self.examples)
+        return head + shown, "", range(len(head), len(head) + len(shown))
 
-def _encode(pairs: list[tuple[str, str | None]], tokenizer: "PreTrainedTokenizerFast") -> list[_Encoding]:
-    """Tokenize the prompts of (question, context) pairs."""
-    texts = [prompt_text(question, context) for question, context in pairs]
-    contexts = [
-        range(0) if context is None else range(len(CONTEXT), len(CONTEXT) + len(context))
-        for _, context in pairs
-    ]
-    batch = tokenizer(
-        texts,
-        return_offsets_mapping=True,
-        return_special_tokens_mask=True,
-        return_attention_mask=False,
-        verbose=False,  # prompts that are too long are dealt with here
-    )
-    rows = zip(
-        texts,
-        contexts,
-        batch["input_ids"],
-        batch["offset_mapping"],
-        batch["special_tokens_mask"],
-        strict=True,
-    )
-    return [
-        _Encoding(
-            text, context, ids, [start for start, _ in places], [stop - 1 for _, stop in places], special
+    def _chat(self) -> tuple[str, str, range]:
+        if not self.tokenizer.chat_template:
+            raise UsageError(
+                "The model's tokenizer has no chat template.",
+                "Leave out --chat (prompt.chat), or use a model that was tuned to chat.",
+            )
+        mark = "\N{WHITE STAR}stage1\N{WHITE STAR}"  # stands in for the question, to be found again
+        turns = [(self._fill(q).text, self.continuation(q)) for q in self.examples]
+        whole = self._rendered([*turns, (mark, None)])
+        head, _, tail = whole.partition(mark)
+        opening = self._rendered([(mark, None)]).partition(mark)[0]
+        start = len(opening) if turns and head.startswith(opening) else 0
+        return head, tail, range(start, len(head) if turns else start)
+
+    def _rendered(self, turns: Sequence[tuple[str, str | None]]) -> str:
+        """The chat as text; the last turn's answer is still to come."""
+        instruction = self.config.instruction
+        messages = []
+        for question, answer in turns:
+            messages.append({"role": "user", "content": question})
+            if answer is not None:
+                messages.append({"role": "assistant", "content": answer})
+        system = [{"role": "system", "content": instruction}] if instruction else []
+        try:
+            return self._template([*system, *messages])
+        except Exception:  # whatever a template raises on a role that it does not know (Gemma: system)
+            if not system:
+                raise
+            messages[0]["content"] = f"{instruction}{BETWEEN}{messages[0]['content']}"
+            return self._template(messages)
+
+    def _template(self, messages: list[dict[str, str]]) -> str:
+        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+
+    def _fill(self, question: Question, context: str | None = None) -> _Piece:
+        """The question in the template; its own context unless another is given."""
+        template = self.config.template
+        if not self.with_context:
+            template = without_context(template)
+        values = {"context": question.context if context is None else context, "question": question.question}
+        parts: list[str] = []
+        place, span, anchor = 0, range(0), 0
+        for text, field in _fields(template):
+            filled = values[field] if field else ""
+            parts += [text, filled]
+            if field:
+                place += len(text)
+                span = range(place, place + len(filled)) if field == "context" else span
+                place += len(filled)
+                anchor = place
+        return _Piece("".join(parts), span, anchor)
+
+    @property
+    def ending(self) -> str:
+        """The text that every whole prompt of no chat ends with; empty for a chat."""
+        return "" if self.config.chat else [text for text, _ in _fields(self.config.template)][-1]
+
+    def continuation(self, question: Question) -> str:
+        """The first gold answer as it goes on from the prompt."""
+        spaced = self.config.chat or self.config.template[-1:].isspace()
+        return question.answers[0] if spaced else f" {question.answers[0]}"
+
+    def _layout(self, piece: _Piece) -> _Layout:
+        start = len(self._head)
+        context = range(start + piece.context.start, start + piece.context.stop)
+        text = f"{self._head}{piece.text}{self._tail}"
+        return _Layout(
+            text, context, range(start, start + len(piece.text)), start + piece.anchor, self._shots
         )
-        for text, context, ids, places, special in rows
-    ]
+
+    # -- tokens ----------------------------------------------------------------------------------------
+
+    def build(
+        self,
+        questions: Sequence[Question],
+        crossing: Crossing,
+        *,
+        max_tokens: int,
+        progress: Progress | None = None,
+    ) -> list[Prompt]:
+        """Tokenize questions and mark the positions that cross the bottleneck.
+
+        A token belongs to the segment of its last character: with the scope `context`, the piece ".\\n" that
+        ends the context and begins the next line stays raw.
+
+        Args:
+            questions: what to ask.
+            crossing: what crosses.
+            max_tokens: the longest prompt, special tokens included. A longer one loses the end of its
+                context or, where the protocol says so, whatever stands at its right end.
+            progress: told of every prompt done.
+
+        Raises:
+            UsageError: a question does not fit even without its context.
+        """
+        prompts: list[Prompt] = []
+        with (progress or Progress()).task("Tokenizing prompts", len(questions), "prompts") as done:
+            for start in range(0, len(questions), BATCH):
+                batch = questions[start : start + BATCH]
+                if self.config.truncate == "right":
+                    fitted = self._cut(batch, max_tokens)
+                else:
+                    fitted = self._fit(batch, max_tokens)
+                prompts += (
+                    Prompt(q.id, layout.text, e.ids, _crossing(e, layout, crossing), lost)
+                    for q, layout, e, lost in fitted
+                )
+                done(len(batch))
+        return prompts
+
+    def _cut(
+        self, questions: Sequence[Question], max_tokens: int
+    ) -> Iterator[tuple[Question, _Layout, _Encoding, int]]:
+        """Each prompt without what stands beyond `max_tokens`, the question included."""
+        layouts = [self._layout(self._fill(q)) for q in questions]
+        for question, layout, e in zip(questions, layouts, self._encode(layouts), strict=True):
+            kept = _Encoding(*(field[:max_tokens] for field in e))
+            text = layout.text if len(e.ids) <= max_tokens else layout.text[: kept.lasts[-1] + 1]
+            yield question, layout._replace(text=text), kept, len(e.ids) - len(kept.ids)
+
+    def _fit(
+        self, questions: Sequence[Question], max_tokens: int
+    ) -> Iterator[tuple[Question, _Layout, _Encoding, int]]:
+        """Each prompt, and the number of its context's tokens that had to go."""
+        fitted: dict[int, tuple[_Layout, _Encoding]] = {}
+        whole: dict[int, int] = {}  # tokens of the contexts that are too long
+        contexts = {number: question.context for number, question in enumerate(questions)}
+        pending = list(contexts)
+        while pending:
+            layouts = [self._layout(self._fill(questions[i], contexts[i])) for i in pending]
+            for i, layout, e in zip(pending, layouts, self._encode(layouts), strict=True):
+                surplus = len(e.ids) - max_tokens
+                if surplus <= 0:
+                    fitted[i] = layout, e
+                elif layout.context:
+                    whole.setdefault(i, sum(e.within(layout.context)))
+                    contexts[i] = _shorter(layout, e, surplus)
+                else:
+                    raise UsageError(
+                        f"Question {questions[i].id!r} takes {len(e.ids)} tokens even without its "
+                        f"context; a prompt may have {max_tokens}.",
+                        "Leave it out, raise data.max_prompt_tokens, or use a model with a longer context.",
+                    )
+            pending = [i for i in pending if i not in fitted]
+        for i, question in enumerate(questions):
+            layout, e = fitted[i]
+            yield question, layout, e, whole[i] - sum(e.within(layout.context)) if i in whole else 0
+
+    def _encode(self, layouts: Sequence[_Layout]) -> Iterator[_Encoding]:
+        """Tokenize whole prompts. What spells a special token in a question is ordinary text.
+
+        In a chat, the control tokens are those that the template writes: the text between the last of them in
+        front of the question and the first behind it is tokenized in one go, as the tokenizer would.
+        """
+        if not self.config.chat:
+            yield from self._encoded([layout.text for layout in layouts], special=True)
+            return
+        opening, closing = self._opening, self._closing
+        spans = [(len(opening.text), len(layout.text) - len(closing.text)) for layout in layouts]
+        texts = [layout.text[start:end] for layout, (start, end) in zip(layouts, spans, strict=True)]
+        for inner, (start, end) in zip(self._encoded(texts), spans, strict=True):
+            yield _joined((opening.encoding, 0), (inner, start), (closing.encoding, end))
+
+    @cached_property
+    def _opening(self) -> "_Fixed":
+        """The chat up to its last control token in front of the question."""
+        ends = [self._head.rfind(t) + len(t) for t in self._control_tokens if t in self._head]
+        text = self._head[: max(ends, default=0)]
+        bos = self.tokenizer.bos_token
+        doubled = bos is not None and self._head.startswith(bos)
+        return _Fixed(text, next(self._encoded([text], special=not doubled, control=True)))
+
+    @cached_property
+    def _closing(self) -> "_Fixed":
+        """The chat from its first control token behind the question."""
+        starts = [self._tail.find(t) for t in self._control_tokens if t in self._tail]
+        text = self._tail[min(starts) :] if starts else ""
+        return _Fixed(text, next(self._encoded([text], control=True)))
+
+    @property
+    def _control_tokens(self) -> list[str]:
+        return [token for token in self.tokenizer.get_added_vocab() if token]
+
+    def _encoded(
+        self, texts: Sequence[str], *, special: bool = False, control: bool = False
+    ) -> Iterator[_Encoding]:
+        """Tokenized texts; `special`: with what the tokenizer adds; `control`: control tokens are read."""
+        batch: Any = self.tokenizer(
+            list(texts),
+            add_special_tokens=special,
+            split_special_tokens=not control,
+            return_offsets_mapping=True,
+            return_special_tokens_mask=True,
+            return_attention_mask=False,
+            verbose=False,  # prompts that are too long are dealt with here
+        )
+        marks = set(self.tokenizer.all_special_ids) if control else set()
+        rows = zip(batch["input_ids"], batch["offset_mapping"], batch["special_tokens_mask"], strict=True)
+        for ids, places, mask in rows:
+            marked = [int(s or token in marks) for s, token in zip(mask, ids, strict=True)]
+            yield _Encoding(ids, [start for start, _ in places], [stop - 1 for _, stop in places], marked)
+
+    def head_tokens(self) -> int:
+        """Tokens that stand in front of every question."""
+        return len(next(self._encode([self._layout(_Piece("", range(0), 0))])).ids)
+
+    def answer_ids(self, questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[list[int]]:
+        """The gold continuations as token ids: the first answer and what ends it.
+
+        They are the whole less the prompt: tokenized alone, an answer may fall into other tokens.
+        """
+        ending = "" if self.config.chat or not self.config.stop else self.config.stop[0]
+        answers = [f"{self.continuation(q)}{ending}" for q in questions]
+        if self.config.chat:  # what stands before the last control token changes nothing behind it
+            ends = [self._tail.rfind(t) + len(t) for t in self._control_tokens if t in self._tail]
+            fronts = [self._tail[max(ends, default=0) :]] * len(answers)
+        else:
+            fronts = [prompt.text for prompt in prompts]
+        special = not self.config.chat
+        wholes = [front + answer for front, answer in zip(fronts, answers, strict=True)]
+        rows = zip(
+            self._encoded(fronts, special=special),
+            self._encoded(wholes, special=special),
+            self._encoded(answers),
+            strict=True,
+        )
+        eos = [] if ending else [int(self.tokenizer.eos_token_id)]
+        return [
+            [*(whole.ids[len(f.ids) :] if whole.ids[: len(f.ids)] == f.ids else alone.ids), *eos]
+            for f, whole, alone in rows
+        ]
 
 
-def answer_ids(questions: Sequence[Question], tokenizer: "PreTrainedTokenizerFast") -> list[list[int]]:
-    """The gold continuations as token ids: a space, the first answer, a newline."""
-    texts = [f" {question.answers[0]}\n" for question in questions]
-    ids: list[list[int]] = tokenizer(texts, add_special_tokens=False)["input_ids"]
-    return ids
+class _Fixed(NamedTuple):
+    """A text that is the same in every prompt."""
+
+    text: str
+    encoding: _Encoding
+
+
+def _joined(*parts: tuple[_Encoding, int]) -> _Encoding:
+    """Encodings one behind the other, each with the place where its text begins."""
+    return _Encoding(
+        [token for e, _ in parts for token in e.ids],
+        [start + place for e, place in parts for start in e.starts],
+        [last + place for e, place in parts for last in e.lasts],
+        [special for e, _ in parts for special in e.special],
+    )
+
+
+def _crossing(encoding: _Encoding, layout: _Layout, what: Crossing) -> list[bool]:
+    """For each token: it crosses the bottleneck."""
+    if what.scope == "context":
+        cross = encoding.within(layout.context)
+    else:
+        cross = encoding.within(
+            range(layout.own.start, layout.anchor if what.raw_anchor else layout.own.stop)
+        )
+    if what.shots:
+        cross = [a or b for a, b in zip(cross, encoding.within(layout.shots), strict=True)]
+    if what.keep_special:
+        return cross
+    return [c or bool(s) for c, s in zip(cross, encoding.special, strict=True)]
+
+
+def _shorter(layout: _Layout, encoding: _Encoding, surplus: int) -> str:
+    """The context without its last `surplus` tokens, and in any case without its last character."""
+    place = layout.context
+    inside = encoding.within(place)
+    starts = [start for start, is_context in zip(encoding.starts, inside, strict=True) if is_context]
+    stop = starts[-surplus] if surplus < len(starts) else 0
+    return layout.text[place.start : max(place.start, min(stop, place.stop - 1))]
+
+
+def _fields(template: str) -> Iterator[tuple[str, str | None]]:
+    """The template's texts, each with the name of the field behind it; None behind the last one."""
+    for text, field, _, _ in Formatter().parse(template):
+        yield text, field
+
+
+def without_context(template: str) -> str:
+    """The template without the line of the context, or without the context alone if all is one line."""
+    lines = template.splitlines(keepends=True)
+    kept = [line for line in lines if "{context}" not in line]
+    if any("{question}" in line for line in kept):
+        return "".join(kept)
+    return template.replace("{context}", "")
+
+
+def draw_examples(pool: Sequence[Question], shots: int, seed: int) -> list[Question]:
+    """`shots` questions to be shown with their answers, no two about one passage, drawn by `seed`.
+
+    Raises:
+        UsageError: there are not so many passages.
+    """
+    by_passage = {question.context: question for question in pool}
+    if len(by_passage) < shots:
+        raise UsageError(
+            f"{shots} examples need as many training passages; there are {len(by_passage)}.",
+            "Lower --shots (prompt.shots), or give more training data.",
+        )
+    return Random(seed).sample(list(by_passage.values()), shots)  # noqa: S311 - no secret
 
 
 def note_truncation(prompts: Sequence[Prompt], which: str, progress: Progress) -> None:

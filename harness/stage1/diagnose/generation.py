@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from itertools import groupby, pairwise
 from typing import Any
 
-from stage1.data.prompts import answer_ids
 from stage1.data.records import Question
 from stage1.diagnose.case import Asked, Case
 from stage1.evaluation.squad import normalize_answer
@@ -79,7 +78,7 @@ def _first_token(case: Case) -> dict[str, float] | None:
     embed = case.view(case.bottleneck.rebuild)
     views = (("bottleneck", embed), ("raw", case.raw))
     ours, text = (case.next_tokens(name, view).final.tolist() for name, view in views)
-    gold = [ids[0] for ids in answer_ids(case.questions, case.session.tokenizer)]
+    gold = [ids[0] for ids in case.session.answer_ids(case.questions, case.prompts)]
 
     def share(one: list[int], other: list[int]) -> float:
         return sum(a == b for a, b in zip(one, other, strict=True)) / len(gold)

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from stage1.bottleneck.batches import Batch, collate_answers
 from stage1.bottleneck.statistics import training_shares
-from stage1.data.prompts import answer_ids
 from stage1.data.records import Question
 from stage1.diagnose.case import Case
 from stage1.llm.states import FrozenLLM
@@ -143,7 +142,7 @@ def _accuracy(case: Case) -> dict[str, float]:
     """
     llm = FrozenLLM(case.session.model.llm)
     embed = case.view(case.bottleneck.rebuild)
-    answers = answer_ids(case.questions, case.session.tokenizer)
+    answers = case.session.answer_ids(case.questions, case.prompts)
     hits, first, start = [], [], 0
     for batch in case.batches():
         gold = collate_answers(answers[start : start + len(batch.ids)], case.session.table)
@@ -195,14 +194,15 @@ def _training_batch(case: Case, objective: Objective) -> Batch:
     """The first prompts of the training split, weighted as training weighs them."""
     inputs = case.session
     questions = inputs.data.train[:PROMPTS]
+    prompts = inputs.prompts(questions)
     return PromptBatches(
-        inputs.prompts(questions),
+        prompts,
         inputs.table,
         case.fitted,
         training_shares(case.fitted, inputs.config.train.uniform),
         len(questions),
         inputs.config.seed,
-        answers=answer_ids(questions, inputs.tokenizer) if objective.teacher_forced else None,
+        answers=inputs.answer_ids(questions, prompts) if objective.teacher_forced else None,
     ).batch(0)
 
 

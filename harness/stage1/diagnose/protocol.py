@@ -5,7 +5,7 @@ What is asked again, with BOS or whole, is asked only where something is missing
 
 from typing import Any
 
-from stage1.data.prompts import ANCHOR, Prompt, build_prompts
+from stage1.data.prompts import Prompt
 from stage1.diagnose.case import Case
 from stage1.evaluation.answers import scores
 
@@ -79,18 +79,16 @@ def _cut(case: Case, shown: list[str]) -> dict[str, Any]:
     questions = _decoded(case, asked["input_ids"])
     lacking = sum(_bare(q) not in _bare(prompt) for q, prompt in zip(questions, shown, strict=True))
     # A trailing space is a fault of its own; such a prompt was not cut.
-    open_ended = sum(not prompt.rstrip(" ").endswith(ANCHOR) for prompt in shown)
+    ending = case.session.builder().ending.rstrip(" ")
+    open_ended = sum(not prompt.rstrip(" ").endswith(ending) for prompt in shown)
     text = ours = None
     if lacking or open_ended:
         config = case.session.config
-        whole = build_prompts(
-            case.questions,
-            case.session.tokenizer,
-            scope=config.scope,
-            raw_anchor=config.raw_anchor,
-            keep_special=config.keep_special,
-            max_tokens=_longest(case),
-        )
+        unlimited = {
+            "data": config.data.model_copy(update={"max_prompt_tokens": None}),
+            "prompt": config.prompt.model_copy(update={"truncate": "context"}),
+        }
+        whole = case.session.under(config.model_copy(update=unlimited)).prompts(case.questions)
         text, ours = _asked(case, "whole", whole)
     return {
         "question_missing": lacking,

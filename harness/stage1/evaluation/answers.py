@@ -59,10 +59,11 @@ class Answering:
         self.decoder = GreedyDecoder(
             session.model.llm,
             session.tokenizer,
-            stop=["\n"],
+            stop=session.config.prompt.stop,
             max_new_tokens=session.config.eval.max_new_tokens,
         )
-        self._decides = [FORMAT, session.config.eval.max_new_tokens, decisive(session)] if cache else None
+        asked = [session.config.prompt.stop, session.config.eval.max_new_tokens]
+        self._decides = [FORMAT, asked, decisive(session)] if cache else None
 
     def answers(self, condition: Condition) -> list[Generation]:
         """The answers to the condition's prompts, in their order."""

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
+from stage1.config.presets import protocol_name
 from stage1.data.datasets import spread
 from stage1.data.prompts import note_truncation
 from stage1.data.records import Question
@@ -95,6 +96,10 @@ def protocol(bottleneck: Bottleneck, session: Session) -> dict[str, Any]:
     """What crossed, and who said how long a rebuilt vector is: numbers under other rules do not compare."""
     config = session.config
     return {
+        "name": protocol_name(config),
+        "prompt": config.prompt.model_dump(mode="json"),
+        "gold": config.data.gold,
+        "max_new_tokens": config.eval.max_new_tokens,
         "scope": config.scope,
         "raw_anchor": config.raw_anchor,
         "keep_special": config.keep_special,
@@ -136,5 +141,7 @@ def _results(
         "rows": rows,
         **measured,
         "gate": {**gate._asdict(), "broken": gate.broken},
-        "verdict": verdict(by_name, ratio, gate, counted, measured["reconstruction"]),
+        "verdict": verdict(
+            by_name, ratio, gate, counted, measured["reconstruction"], protocol_name(session.config)
+        ),
     }

@@ -17,6 +17,7 @@ def verdict(
     gate: Gate,
     questions: Mapping[str, int],
     rebuilt: Mapping[str, float] | None,
+    protocol: str,
 ) -> dict[str, Any]:
     """`level`, `ratio` (the bottleneck's share of the text F1), its `ratio_ci95`, and `text` for people.
 
@@ -30,6 +31,7 @@ def verdict(
         gate: whether embeddings are fed in correctly.
         questions: `n`, `passages`, `truncated_prompts`.
         rebuilt: the reconstruction's numbers, if any.
+        protocol: what the way of asking is called.
     """
     text, ours = rows["text"]["f1"], rows["bottleneck"]["f1"]
     ratio = ours / text if text else None
@@ -43,7 +45,7 @@ def verdict(
     elif ratio is None or ratio_ci95 is None or rows["no_context"]["f1_vs_text_ci95"][1] >= 0:
         level = "no ceiling"
         evidence = (
-            f"the bare model's F1 {text:.1f} is no better than without the context "
+            f"asked as {protocol}, the bare model's F1 {text:.1f} is no better than without the context "
             f"({rows['no_context']['f1']:.1f}): these questions cannot judge a bottleneck"
         )
     else:
@@ -52,7 +54,7 @@ def verdict(
         floors = [f"{name} {rows[name]['f1']:.1f}" for name in ("linear", "mean") if name in rows]
         evidence = (
             f"F1 {ours:.1f} is {100 * ratio:.0f} % [{low:.0f}, {high:.0f}] of the text row's {text:.1f} "
-            f"({', '.join(floors)})"
+            f"({', '.join([f'asked as {protocol}', *floors])})"
         )
         if rebuilt is not None:
             evidence += (
@@ -92,6 +94,8 @@ def _remarks(gate: Gate, rows: Mapping[str, Mapping[str, Any]], questions: Mappi
         said.append(f"Only {questions['passages']} passages: the intervals are too narrow.")
     if cut := questions["truncated_prompts"]:
         said.append(f"{cut} of {questions['n']} prompts lost the end of their context.")
+    if (cut := rows["text"]["answers_cut"]) > questions["n"] / 5:
+        said.append(f"{cut} answers to the text itself were cut at eval.max_new_tokens: see --protocol.")
     if not gate.repeats:
         said.append(
             f"The model does not repeat itself: asked again, {gate.changed} of {gate.prompts} answers "

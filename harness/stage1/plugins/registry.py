@@ -19,7 +19,7 @@ NAMED = ("compressor", "adapter", "loss", "command")
 
 COMMANDS = (
     *("train", "eval", "sweep", "diagnose", "score", "push"),
-    *("tasks", "lm-eval", "plugins", "config", "recipes"),
+    *("tasks", "lm-eval", "plugins", "config", "recipes", "protocols"),
 )
 """stage1's own commands, which keep their meaning whatever a plugin adds."""
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from stage1.config import RunConfig, format_setting, merge, overlay, validate
-from stage1.config.recipes import find
+from stage1.config.presets import PROTOCOLS, RECIPES
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 from stage1.runs.run import Run
@@ -21,8 +21,12 @@ OWN = {"seed": "--seeds", "output": "--output"}
 """Settings that the sweep gives its runs by itself, and the options that say how."""
 
 
+PRESETS = {"recipe": RECIPES, "protocol": PROTOCOLS}
+"""Pseudo-settings that name what a run starts from."""
+
+
 class Axis(NamedTuple):
-    """A setting and the values it takes; the pseudo-setting `recipe` names what a run starts from."""
+    """A setting, or one of `PRESETS`, and the values it takes."""
 
     key: str
     values: list[Any]
@@ -151,8 +155,8 @@ def _configuration(
     flags: dict[str, Any] = {"seed": seed}
     inner = []
     for key, value in chosen.items():
-        if key == "recipe":
-            file = overlay(find(str(value)).settings, file)
+        if key in PRESETS:
+            file = overlay(PRESETS[key].find(str(value)).settings, file)
         elif "." in key.removesuffix(".name"):
             inner.append(f"{key}={json.dumps(value)}")
         else:

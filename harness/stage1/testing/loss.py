@@ -10,7 +10,6 @@ from torch import Tensor
 
 from stage1.bottleneck.batches import Batch, collate
 from stage1.config import DataConfig, RunConfig
-from stage1.data.prompts import answer_ids
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import Answers, Embedded, LLMOutputs, LossInputs
@@ -41,8 +40,8 @@ def setting() -> Setting:
     inputs = Session.open(config, Progress())
     questions = sorted(inputs.data.train[:30], key=lambda question: len(question.context))[::14]
     weight = torch.rand(len(inputs.table), generator=torch.Generator().manual_seed(0)) + 0.5
-    answers = answer_ids(questions, inputs.tokenizer)
-    batch = collate(inputs.prompts(questions), inputs.table, weight, answers)
+    prompts = inputs.prompts(questions)
+    batch = collate(prompts, inputs.table, weight, inputs.answer_ids(questions, prompts))
     special = torch.tensor(inputs.tokenizer.all_special_ids)
     used = batch.embeds[batch.cross]
     variance = float(used.var(0, correction=0).mean())

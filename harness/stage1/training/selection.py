@@ -11,7 +11,6 @@ from stage1.bottleneck.batches import Batch, in_order
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import ReconstructionError, count_tokens
 from stage1.data.datasets import spread
-from stage1.data.prompts import answer_ids
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
 from stage1.plugins.tensors import LossInputs
@@ -85,7 +84,7 @@ class Selection:
         """Each term's mean over the prompts, weighted by how much of a prompt crosses."""
         prompts = self.asked if objective.needs_llm else self.prompts
         if objective.teacher_forced and self._answers is None:
-            self._answers = answer_ids(self.questions, self.inputs.tokenizer)
+            self._answers = self.inputs.answer_ids(self.questions, self.asked)
         sums: dict[str, float] = {}
         seen = 0.0
         for batch in in_order(prompts, self.inputs.table, self.size, self._answers):

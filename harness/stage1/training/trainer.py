@@ -23,7 +23,7 @@ from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens, training_shares
 from stage1.config import RunConfig
-from stage1.data.prompts import Prompt, answer_ids, note_truncation
+from stage1.data.prompts import Prompt, note_truncation
 from stage1.errors import TrainingError
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Registry, Resolved
@@ -96,7 +96,7 @@ class Trainer:
         if self.fast:
             size = train.batch_tokens
             return TokenBatches(self.stats, self.shares, size, seed, rank=rank, processes=processes)
-        answers = answer_ids(inputs.data.train, inputs.tokenizer) if self.objective.teacher_forced else None
+        answers = inputs.answer_ids(inputs.data.train, prompts) if self.objective.teacher_forced else None
         return PromptBatches(
             prompts,
             inputs.table,

@@ -6,11 +6,12 @@ from typing import Any
 from datasets import Dataset
 from lm_eval.api.samplers import ContextSampler
 
-from stage1.config import DataConfig
+from stage1.config import DataConfig, PromptConfig
 from stage1.data.datasets import load_qa
-from stage1.data.prompts import prompt_text
 from stage1.data.records import Question
 from stage1.evaluation.squad import exact_match, f1
+
+TEMPLATE = PromptConfig().template
 
 POOL = 1_000
 """Questions that few-shot examples are drawn from."""
@@ -47,7 +48,11 @@ def _splits(data: str, examples: str) -> Splits:
 def _docs(questions: Sequence[Question]) -> list[Doc]:
     """Questions as lm-eval takes them. The task's delimiter puts the space between prompt and target."""
     return [
-        {**q._asdict(), "prompt": prompt_text(q.question, q.context), "target": q.answers[0]}
+        {
+            **q._asdict(),
+            "prompt": TEMPLATE.format(context=q.context, question=q.question),
+            "target": q.answers[0],
+        }
         for q in questions
     ]
 

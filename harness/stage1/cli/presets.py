@@ -1,0 +1,71 @@
+"""`stage1 recipes` and `stage1 protocols`: ready-made settings, to use, to read and to change."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from stage1.cli import options
+from stage1.config.presets import PROTOCOLS, RECIPES, Presets
+from stage1.errors import UsageError
+
+
+def _commands(presets: Presets, about: str) -> typer.Typer:
+    """The command that lists `presets`, with `show` and `copy` below it."""
+    app = typer.Typer(help=about)
+    name = Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME",
+            autocompletion=options.complete_preset(presets),
+            help=f"As `stage1 {presets.kind}s` has it.",
+        ),
+    ]
+
+    @app.callback(invoke_without_command=True)
+    def list_(context: typer.Context, json: options.Json = False) -> None:
+        if context.invoked_subcommand is not None:
+            return
+        from rich.table import Table
+
+        from stage1.cli.console import make_console
+        from stage1.files import to_json
+
+        if json:
+            listed = [{"name": p.name, "summary": p.summary} for p in presets.all()]
+            typer.echo(to_json(listed), nl=False)
+            return
+        table = Table(presets.kind, "what it does", box=None, pad_edge=False)
+        for preset in presets.all():
+            table.add_row(preset.name, preset.summary)
+        make_console().print(table)
+
+    list_.__doc__ = about
+
+    @app.command(help=f"Print a {presets.kind}: settings, and the reasons for them.")
+    def show(name: name) -> None:
+        typer.echo(presets.find(name).text, nl=False)
+
+    @app.command(help=f"Copy a {presets.kind} to a file of your own, to change it.")
+    def copy(
+        name: name,
+        file: Annotated[
+            Path | None, typer.Argument(metavar="FILE", help="Where to; default: NAME.yaml in this folder.")
+        ] = None,
+    ) -> None:
+        preset = presets.find(name)
+        target = file or Path(f"{preset.name}.yaml")
+        try:
+            with target.open("x", encoding="utf-8") as opened:
+                opened.write(preset.text)
+        except FileExistsError:
+            raise UsageError(f"{target} exists already.", "Name another file, or remove that one.") from None
+        except OSError as error:
+            raise UsageError(f"Cannot write {target}: {error.strerror}.", "Name another file.") from None
+        typer.echo(f"Wrote {target}.\nNext:\n  stage1 train {target}")
+
+    return app
+
+
+recipes = _commands(RECIPES, "List the recipes; `stage1 train --recipe NAME` runs one.")
+protocols = _commands(PROTOCOLS, "List the protocols; `--protocol NAME` puts the questions as one says.")

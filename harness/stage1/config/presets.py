@@ -1,0 +1,93 @@
+"""Ready-made settings to start from: YAML files beside this module, by kind and name.
+
+A *recipe* is an objective and its schedule; it names neither compressor nor adapter. A *protocol* is a way to
+put the questions: numbers under different protocols do not compare.
+"""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from stage1.config.settings import RunConfig
+from stage1.config.tree import flat, overlay, read_yaml
+from stage1.errors import UsageError, suggest
+
+
+class Preset(NamedTuple):
+    """Settings to start from."""
+
+    name: str
+    summary: str  # what it does, the first line's comment
+    path: Path
+
+    @property
+    def text(self) -> str:
+        """The file as it is, comments and all."""
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The file's settings."""
+        return read_yaml(self.path)
+
+
+class Presets:
+    """All presets of one kind.
+
+    Args:
+        kind: what one is called.
+    """
+
+    def __init__(self, kind: str) -> None:
+        self.kind = kind
+        self._folder = Path(__file__).parent / f"{kind}s"
+
+    def all(self) -> list[Preset]:
+        """All of them, by name."""
+        return [self._read(path) for path in sorted(self._folder.glob("*.yaml"))]
+
+    def _read(self, path: Path) -> Preset:
+        first, *_ = path.read_text(encoding="utf-8").splitlines()
+        return Preset(path.stem, first.removeprefix("#").strip(), path)
+
+    def find(self, name: str) -> Preset:
+        """The one called `name`.
+
+        Raises:
+            UsageError: there is none; with the nearest name and the choices.
+        """
+        known = {preset.name: preset for preset in self.all()}
+        if name not in known:
+            raise UsageError(f"Unknown {self.kind} {name!r}.", suggest(name, known))
+        return known[name]
+
+
+RECIPES = Presets("recipe")
+PROTOCOLS = Presets("protocol")
+
+
+def protocol_name(config: RunConfig) -> str:
+    """The protocol that `config` follows, or the nearest one with what differs from it."""
+    tree = config.model_dump(mode="json")
+    nearest = min(PROTOCOLS.all(), key=lambda preset: len(_differences(preset, tree)))
+    changes = _differences(nearest, tree)
+    if not changes:
+        return nearest.name
+    shown = ", ".join(key.removeprefix("prompt.") for key in changes)
+    return f"{nearest.name} with another {shown}"
+
+
+def _differences(preset: Preset, tree: Mapping[str, Any]) -> list[str]:
+    """The settings of the prompt that are not as `preset` says or, where it says nothing, as by default."""
+    default = RunConfig().model_dump(mode="json")
+    wanted, ours = (flat(whole) for whole in (overlay(default, preset.settings), tree))
+    said = flat(preset.settings)
+    return [
+        key
+        for key, value in wanted.items()
+        if (key.startswith("prompt.") or key in said or key in PROTOCOL_KEYS) and ours.get(key) != value
+    ]
+
+
+PROTOCOL_KEYS = ("data.gold", "data.max_prompt_tokens", "eval.max_new_tokens")
+"""Settings outside of `prompt` that a protocol decides."""
