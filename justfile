@@ -7,9 +7,13 @@ default:
 install:
     pip install -e ".[dev]"
 
-# The tests
+# The tests, on all cores; without those marked `slow`
 test *args:
     pytest {{args}}
+
+# All tests
+test-all *args:
+    pytest -m "" {{args}}
 
 # Style, types, architecture
 check:

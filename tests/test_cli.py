@@ -78,23 +78,23 @@ def test_the_closing_words(trained: tuple[Path, str, str]) -> None:
     assert results_of(run)["verdict"]["text"] in out
 
 
-def test_json_alone_on_standard_output(cli: Cli) -> None:
-    done = cli("train", "--json", "--output", "run", "--adapter", "linear", *settings_args())
+def test_json_alone_on_standard_output(cli: Cli, invoke: Invoke) -> None:
+    done = cli("train", "--json", "--quiet", "--output", "run", "--adapter", "linear", *settings_args())
     assert done.returncode == 0, done.stderr
     assert [row["row"] for row in json.loads(done.stdout)["rows"]] == ROWS
-    silent = cli("train", "--no-eval", "--json", "--quiet", "--output", "two", *settings_args())
-    assert json.loads(silent.stdout)["run"] == "two"
-    assert silent.stderr == ""
+    assert done.stderr == ""
+    unasked = invoke("train", "--no-eval", "--json", "--output", "two", *settings_args())
+    assert json.loads(unasked.out)["run"] == "two"
 
 
-def test_settings_come_from_file_flags_and_set_in_that_order(cli: Cli, tmp_path: Path) -> None:
+def test_settings_come_from_file_flags_and_set_in_that_order(invoke: Invoke, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_text(
         "compressor: {name: random_projection, ratio: 4}\nseed: 3\ntrain: {steps: 9}\n"
     )
-    shown = cli(
+    shown = invoke(
         "config", "show", "run.yaml", "--loss", "recon", "--loss", "cosine=0.1", "--set", "train.steps=5"
     )
-    config = yaml.safe_load(shown.stdout)
+    config = yaml.safe_load(shown.out)
     assert config["compressor"] == {
         "name": "random_projection",
         "ratio": 4.0,
@@ -104,9 +104,9 @@ def test_settings_come_from_file_flags_and_set_in_that_order(cli: Cli, tmp_path:
     weights = {name: choice["weight"] for name, choice in config["losses"].items()}
     assert weights == {"recon": 1.0, "cosine": 0.1}
     assert (config["seed"], config["train"]["steps"]) == (3, 5)
-    (tmp_path / "again.yaml").write_text(shown.stdout)
-    assert cli("config", "show", "again.yaml").stdout == shown.stdout
-    schema = json.loads(cli("config", "schema").stdout)
+    (tmp_path / "again.yaml").write_text(shown.out)
+    assert invoke("config", "show", "again.yaml").out == shown.out
+    schema = json.loads(invoke("config", "schema").out)
     assert "ratio" in json.dumps(schema["properties"]["compressor"])
 
 
@@ -127,14 +127,14 @@ def test_eval_gives_the_same_numbers_from_the_folder_alone(
 
 
 def test_other_questions_leave_the_runs_results_alone(
-    trained: tuple[Path, str, str], cli: Cli, tmp_path: Path
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
 ) -> None:
     run = shutil.copytree(trained[0], tmp_path / "run")
     before = (run / "results.json").read_bytes()
-    done = cli("eval", "run", "--limit", "7", "--batch-size", "3", "--json", "--output", "seven.json")
-    assert done.returncode == 0, done.stderr
-    assert {row["n"] for row in json.loads(done.stdout)["rows"]} == {7}
-    assert json.loads((tmp_path / "seven.json").read_text()) == json.loads(done.stdout)
+    done = invoke("eval", "run", "--limit", "7", "--batch-size", "3", "--json", "--output", "seven.json")
+    assert done.code == 0, done.err
+    assert {row["n"] for row in json.loads(done.out)["rows"]} == {7}
+    assert json.loads((tmp_path / "seven.json").read_text()) == json.loads(done.out)
     assert (run / "results.json").read_bytes() == before
 
 

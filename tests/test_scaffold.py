@@ -26,6 +26,7 @@ def python(*arguments: str, cwd: Path) -> str:
     return run.stdout
 
 
+@pytest.mark.slow
 def test_the_packages_pass_their_own_tests(
     generated: list[Path], installed: Environment, tmp_path: Path
 ) -> None:

@@ -295,6 +295,7 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.T
     return weights(Run(run))
 
 
+@pytest.mark.slow
 def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
     uninterrupted: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:
@@ -314,6 +315,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
     assert not list(run.glob("**/.*safetensors*"))  # nor anything half-written left behind
 
 
+@pytest.mark.slow
 def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
     uninterrupted: dict[str, torch.Tensor], tmp_path: Path
 ) -> None:

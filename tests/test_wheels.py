@@ -20,6 +20,8 @@ UNRELATED = ("plugins", "plugins/compressors", "plugins/adapters", "harness", "h
 
 Stage1 = Callable[..., CompletedProcess[str]]
 
+pytestmark = pytest.mark.slow  # an environment is built, and each command starts torch anew
+
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
