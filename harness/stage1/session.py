@@ -182,12 +182,14 @@ class Session:
             raise ValueError("This session was opened without questions.")
         return self.questions
 
-    def prompts(self, questions: list[Question], *, with_context: bool = True) -> list[Prompt]:
-        """The questions as the configuration's protocol puts them, within the model's length."""
+    def prompts(
+        self, questions: Sequence[Question], *, with_context: bool = True, max_tokens: int | None = None
+    ) -> list[Prompt]:
+        """The questions as the protocol puts them, within `max_tokens`, by default the model's length."""
         config = self.config
         crossing = Crossing(config.scope, config.raw_anchor, config.keep_special, config.prompt.shots_cross)
         builder = self.builder(with_context=with_context)
-        return builder.build(questions, crossing, max_tokens=self.longest_prompt)
+        return builder.build(questions, crossing, max_tokens=max_tokens or self.longest_prompt)
 
     def answer_ids(self, questions: list[Question], prompts: list[Prompt]) -> list[list[int]]:
         """The gold continuations of prompts as token ids."""

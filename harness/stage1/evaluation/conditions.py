@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
+from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
+from stage1.data.records import Question
+from stage1.evaluation.controls import elsewhere, shuffled, truncated
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.reconstruction import rebuilt_rows
 from stage1.plugins.tensors import Embedded, TokenStats
@@ -26,27 +29,29 @@ class Condition(NamedTuple):
     embed: Embed | None  # None: token ids
     key: Any  # JSON: what its answers depend on beside model and prompts; None: they are not kept
     keep: bool = True  # the answers, beyond this evaluation
+    known: tuple[str, list[int]] | None = None  # its answers are those of this condition, in this order
 
 
 def conditions(
     bottleneck: Bottleneck,
     session: Session,
     stats: TokenStats,
+    questions: list[Question],
     prompts: list[Prompt],
-    bare: list[Prompt],
 ) -> Iterator[Condition]:
     """All of them, in the order in which they are asked and shown.
 
     `text` (token ids) is the ceiling, `raw` (the original embeddings) proves that embeddings are fed in
     correctly, `linear` is the compressor with its own inverse, `bottleneck` the trained adapter, `mean`
     (every compressed position is the mean embedding) and `no_context` (the question alone) are the floors.
+    `truncated` and `shuffled` are controls, see `stage1.evaluation.controls`.
 
     Args:
         bottleneck: what is judged.
         session: model and configuration.
         stats: the tokens that cross in `prompts`.
-        prompts: the questions with their contexts.
-        bare: the questions without.
+        questions: what is asked.
+        prompts: the questions as the protocol puts them.
     """
     compressed = [bottleneck.magnitude, bottleneck.fingerprint()]
     yield Condition("text", prompts, None, ["text"])
@@ -59,7 +64,19 @@ def conditions(
     mean = bottleneck.mean_embedding
     constant = lookup(session, stats, mean.expand_as(stats.embeds))
     yield Condition("mean", prompts, constant, ["mean", sha256(mean.tolist())])
+    bare = session.prompts(questions, with_context=False)
     yield Condition("no_context", bare, None, ["text"])
+    cut = truncated(bottleneck, session, questions, prompts, bare, stats)
+    same = ("text", list(range(len(prompts)))) if cut == prompts else None
+    yield Condition("truncated", cut, None, ["text"], known=same)
+    if session.config.scope == "prompt":
+        others = elsewhere(questions)
+        wrong = [prompts[i] for i in others]
+        yield Condition("shuffled", wrong, ours, None, known=("bottleneck", others))
+    else:
+        wrong = session.prompts(shuffled(questions))
+        ours = through(bottleneck, bottleneck.rebuild, session, count_tokens(wrong, session.table))
+        yield Condition("shuffled", wrong, ours, ["shuffled", *compressed], keep=False)
 
 
 def raw(session: Session) -> Embed:

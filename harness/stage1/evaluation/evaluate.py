@@ -53,16 +53,18 @@ def evaluate(
         raise ValueError(f"An evaluation needs the rows {', '.join(NEEDED)}.")
     progress = session.progress
     questions = spread(session.data.test, session.config.eval.limit)
-    prompts, bare = session.prompts(questions), session.prompts(questions, with_context=False)
+    prompts = session.prompts(questions)
     note_truncation(prompts, "test", progress)
     stats = count_tokens(prompts, session.table)
     bottleneck = bottleneck.to(session.device).eval()
     answering = Answering(session, cache)
-    answers = {
-        condition.name: answering.answers(condition)
-        for condition in conditions(bottleneck, session, stats, prompts, bare)
-        if rows is None or condition.name in rows
-    }
+    answers: dict[str, list[Generation]] = {}
+    for condition in conditions(bottleneck, session, stats, questions, prompts):
+        if condition.known is not None and (rows is None or condition.name in rows):
+            other, order = condition.known
+            answers[condition.name] = [answers[other][i] for i in order]
+        elif rows is None or condition.name in rows:
+            answers[condition.name] = answering.answers(condition)
     gate = check(answering, prompts)
     with progress.task("Measuring rate and reconstruction"):
         crossing = positions(bottleneck, prompts, stats, session.table)

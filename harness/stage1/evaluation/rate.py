@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,10 +30,7 @@ def rate(
     tokens = sum(len(prompt.ids) for prompt in prompts)
     raw = tokens - int(stats.counts.sum())
     id_bits = math.log2(len(table))
-    crossing = (
-        _token_bits(bottleneck, stats) if bottleneck.tokenwise else _code_bits(bottleneck, prompts, table)
-    )
-    per_token = (crossing + raw * id_bits) / tokens
+    per_token = (sum(code_bits(bottleneck, prompts, stats, table)) + raw * id_bits) / tokens
     text_bits = 8 * sum(len(prompt.text.encode()) for prompt in prompts) / tokens
     return {
         "bits_per_token": per_token,
@@ -42,23 +40,36 @@ def rate(
     }
 
 
-def _token_bits(bottleneck: Bottleneck, stats: TokenStats) -> float:
-    total = 0.0
-    for rows, counts in zip(torch.split(stats.embeds, CHUNK), torch.split(stats.counts, CHUNK), strict=True):
-        mask = torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
-        total += float(bottleneck.code_bits(bottleneck.encode(rows[:, None], mask)) @ counts)
-    return total
+@torch.inference_mode()
+def code_bits(
+    bottleneck: Bottleneck, prompts: Sequence[Prompt], stats: TokenStats, table: Tensor
+) -> list[float]:
+    """Bits of each prompt's code, without what is sent raw; the arguments are those of `rate`."""
+    if not bottleneck.tokenwise:
+        return _prompt_bits(bottleneck, prompts, table)
+    by_token = torch.zeros(len(table), dtype=torch.float64, device=table.device)
+    by_token[stats.ids] = torch.cat(
+        [
+            bottleneck.code_bits(bottleneck.encode(rows[:, None], _ones(rows)))
+            for rows in torch.split(stats.embeds, CHUNK)
+        ]
+    )
+    costs = by_token.cpu().numpy()
+    return [float(costs[np.array(p.ids)[np.array(p.cross, dtype=bool)]].sum()) for p in prompts]
 
 
-def _code_bits(bottleneck: Bottleneck, prompts: Sequence[Prompt], table: Tensor) -> float:
-    total = 0.0
+def _ones(rows: Tensor) -> Tensor:
+    return torch.ones(len(rows), 1, dtype=torch.bool, device=rows.device)
+
+
+def _prompt_bits(bottleneck: Bottleneck, prompts: Sequence[Prompt], table: Tensor) -> list[float]:
+    bits: list[float] = []
 
     def counted(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        nonlocal total
         code = bottleneck.encode(embeds, mask)
-        total += float(bottleneck.code_bits(code).sum())
+        bits.extend(bottleneck.code_bits(code).tolist())
         return bottleneck.decode(code, embeds), code.mask
 
     for batch in in_order(prompts, table, PROMPTS_AT_ONCE):
         bottleneck.splice(Embedded(batch.embeds, batch.attention), batch.cross, counted)
-    return total
+    return bits

@@ -56,6 +56,9 @@ def verdict(
             f"F1 {ours:.1f} is {100 * ratio:.0f} % [{low:.0f}, {high:.0f}] of the text row's {text:.1f} "
             f"({', '.join([f'asked as {protocol}', *floors])})"
         )
+        controls = [f"{name} {rows[name]['f1']:.1f}" for name in ("truncated", "shuffled") if name in rows]
+        if controls:
+            evidence += f"; controls: {', '.join(controls)}"
         if rebuilt is not None:
             evidence += (
                 f"; {100 * rebuilt['token_recovery']:.1f} % of the rebuilt tokens are nearest to themselves"

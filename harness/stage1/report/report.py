@@ -18,6 +18,8 @@ ROWS = {
     "bottleneck": "the trained adapter",
     "mean": "floor: mean embedding",
     "no_context": "floor: question alone",
+    "truncated": "control: text cut to as many bits",
+    "shuffled": "control: another question's code",
 }
 """What each row of an evaluation shows, in the order of the table."""
 
