@@ -4,7 +4,7 @@ Progress goes to standard error, so that standard output holds the result alone.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,17 +20,22 @@ from rich.progress import (
     Task,
     TextColumn,
     TimeElapsedColumn,
+    TimeRemainingColumn,
 )
 from rich.progress import Progress as Bars
 from rich.text import Text
 
 from stage1.cli.console import make_console
 from stage1.files import to_json
-from stage1.progress import Progress
+from stage1.progress import Advance, Progress
 from stage1.report import report
 
 if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
     from stage1.api import Outcome
+
+
+WORTH_A_WORD = 0.02
+"""Share of the time from which a piece of work is named."""
 
 
 def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
@@ -53,6 +58,8 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
             console.print(line, markup=False, soft_wrap=True)
         if (speed := evaluation and evaluation.throughput["bottleneck"]) and not quiet:
             console.print(f"Speed  {speed.questions_per_second:.0f} questions per second", markup=False)
+        if not quiet:
+            console.print(_times(outcome.session.progress), markup=False, soft_wrap=True)
     else:
         best = run.best_selection()
         score = f"selection score {best['selection']['score']:.4f} at step {best['step']}" if best else ""
@@ -63,6 +70,13 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     console.print("Next:")
     for command in report.next_commands(run, results):
         console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+def _times(progress: Progress) -> str:
+    """Where the time went."""
+    seconds, shares = progress.shares()
+    named = [f"{label} {100 * share:.0f} %" for label, share in shares.items() if share >= WORTH_A_WORD]
+    return f"Time   {seconds:.0f} s: {', '.join(named)}"
 
 
 def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool) -> None:
@@ -135,11 +149,12 @@ class LineProgress(Progress):
     """One line for each piece of work, when it is done."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self.console = console
 
     @contextmanager
-    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-        """See `Progress.task`."""
+    def shown(self, label: str, total: int | None, unit: str) -> Iterator[Advance]:
+        """See `Progress.shown`."""
         count, begun = 0, time.perf_counter()
 
         def advance(done: int) -> None:
@@ -161,12 +176,13 @@ class BarProgress(Progress):
     """A bar with its rate for each piece of work."""
 
     def __init__(self, console: Console) -> None:
+        super().__init__()
         self.console = console
         self.bars: Bars | None = None
 
     @contextmanager
-    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-        """See `Progress.task`."""
+    def shown(self, label: str, total: int | None, unit: str) -> Iterator[Advance]:
+        """See `Progress.shown`."""
         with self._live() as bars:
             number = bars.add_task(escape(label), total=total, unit=unit)
             yield lambda done: bars.advance(number, done)
@@ -186,6 +202,7 @@ class BarProgress(Progress):
             TextColumn("{task.fields[unit]}"),
             _Rate(),
             TimeElapsedColumn(),
+            _Optional(TimeRemainingColumn(elapsed_when_finished=False)),
         )
         with Bars(*columns, *rest, console=self.console) as self.bars:
             try:
