@@ -16,8 +16,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from stage1.config import RunConfig, merge, overlay, validate
-from stage1.config.presets import RECIPES
+from stage1.config import RunConfig, merge, overlay, presets, validate
 from stage1.runs.run import Run
 from stage1.sweep.compare import Comparison, asked, question_f1
 
@@ -63,7 +62,7 @@ def configured(cell: Mapping[str, Any], recipe: str | None) -> RunConfig:
     settings = [f"compressor.ratio={cell['ratio']}", f"output={folder(cell, recipe or 'default')}"]
     if recipe not in (None, "phase1"):
         settings.append(f"init={folder(cell, 'phase1')}")
-    tree = RECIPES.find(recipe).settings if recipe else {}
+    tree = presets.RECIPES.find(recipe).settings if recipe else {}
     return validate(merge(overlay({}, tree), flags, settings))
 
 
@@ -122,9 +121,9 @@ def versions() -> str:
 def protocol() -> dict[str, float]:
     """F1 of 200 questions without any bottleneck, where the study suspected the protocol: label → F1."""
     import torch
+    from stage1.evaluation.rows import Asker, Row, load_model, scores
 
     from stage1.data.datasets import spread
-    from stage1.evaluation.rows import Asker, Row, load_model, scores
     from stage1.plugins.tensors import Embedded
     from stage1.progress import Progress
     from stage1.session import load_inputs
