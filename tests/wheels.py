@@ -71,8 +71,8 @@ def pip(python: str | Path, *arguments: str | Path) -> None:
 class Environment:
     """A virtual environment in `folder` with packages installed from their wheels.
 
-    What else they need is imported from the environment that runs the tests, whose folder a .pth file names.
-    The .pth files in that folder are not read, so that stage1's editable install stays out of sight.
+    What else they need is imported from the environment that runs the tests, whose folders a .pth file names.
+    The .pth files in those folders are not read, so that stage1's editable install stays out of sight.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -86,7 +86,7 @@ class Environment:
         pip(sys.executable, "wheel", "--no-build-isolation", "--wheel-dir", self.wheels, *sources)
         venv.create(self.folder, with_pip=True, symlinks=os.name != "nt")
         pip(self.scripts / "python", "install", *self.wheels.glob("*.whl"))
-        others = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+        others = [path for path in sys.path if Path(path).name in ("site-packages", "dist-packages")]
         (self.site / "dependencies.pth").write_text("\n".join(others))
 
     def run(
