@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from stage1.evaluation.lm_eval.squad_task import QATask, generate_answers
 
 from conftest import Notes, fitted, small_config
 from pairs import pairs
@@ -18,45 +19,44 @@ from stage1.errors import UsageError
 from stage1.evaluation import rows as module
 from stage1.evaluation.evaluate import Evaluation, evaluate, verdict
 from stage1.evaluation.lm_eval.model import Stage1LM
-from stage1.evaluation.lm_eval.squad_task import QATask, generate_answers
 from stage1.evaluation.squad import score
 from stage1.llm.loading import load_llm
 from stage1.progress import Progress
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 
 ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
 
 
 @pytest.fixture(scope="module")
-def inputs(inputs: Inputs) -> Inputs:
-    return with_settings(inputs, "eval.limit=30")
+def session(session: Session) -> Session:
+    return with_settings(session, "eval.limit=30")
 
 
 @pytest.fixture(scope="module")
-def gibberish(tmp_path_factory: pytest.TempPathFactory) -> Inputs:
+def gibberish(tmp_path_factory: pytest.TempPathFactory) -> Session:
     """A random Llama: it answers nothing, but quickly, and differently to every change of its input."""
     folder = random_llama(tmp_path_factory.mktemp("llama"))
     config = small_config(f"model={folder}", "eval.limit=8", "eval.max_new_tokens=6")
-    return load_inputs(config, Progress(), weights="all")
+    return Session.open(config, Progress(), weights="all")
 
 
-def with_settings(inputs: Inputs, *settings: str) -> Inputs:
-    tree = inputs.config.model_dump(mode="json")
-    return replace(inputs, config=validate(merge(tree, {}, settings)))
+def with_settings(session: Session, *settings: str) -> Session:
+    tree = session.config.model_dump(mode="json")
+    return replace(session, config=validate(merge(tree, {}, settings)))
 
 
-def run(bottleneck: Bottleneck, inputs: Inputs, cache: Path | None = None, notes: Any = None) -> Evaluation:
-    return evaluate(bottleneck, inputs, cache=cache, progress=notes or Progress())
-
-
-@pytest.fixture(scope="module")
-def squeezed(inputs: Inputs) -> Evaluation:
-    return run(fitted(inputs, "compressor.ratio=4", "adapter=linear"), inputs)
+def run(bottleneck: Bottleneck, session: Session, cache: Path | None = None, notes: Any = None) -> Evaluation:
+    return evaluate(bottleneck, session, cache=cache, progress=notes or Progress())
 
 
 @pytest.fixture(scope="module")
-def untouched(inputs: Inputs) -> Evaluation:
-    return run(fitted(inputs, "compressor=identity", "adapter=identity"), inputs)
+def squeezed(session: Session) -> Evaluation:
+    return run(fitted(session, "compressor.ratio=4", "adapter=linear"), session)
+
+
+@pytest.fixture(scope="module")
+def untouched(session: Session) -> Evaluation:
+    return run(fitted(session, "compressor=identity", "adapter=identity"), session)
 
 
 def by_row(evaluation: Evaluation) -> dict[str, dict[str, Any]]:
@@ -101,8 +101,8 @@ def test_results_have_their_schema(squeezed: Evaluation) -> None:
     assert json.loads(json.dumps(results, allow_nan=False)) == results
 
 
-def test_scores_are_those_of_the_predictions(inputs: Inputs, squeezed: Evaluation) -> None:
-    asked = {question.id: question for question in inputs.data.test}
+def test_scores_are_those_of_the_predictions(session: Session, squeezed: Evaluation) -> None:
+    asked = {question.id: question for question in session.data.test}
     for name, row in by_row(squeezed).items():
         predictions = squeezed.predictions[name]
         assert len(predictions) == 30
@@ -130,7 +130,7 @@ def test_the_rows_frame_the_result(untouched: Evaluation, squeezed: Evaluation) 
     assert squeezed.predictions["linear"] != squeezed.predictions["text"]
 
 
-def test_the_llm_receives_what_each_row_says(gibberish: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_llm_receives_what_each_row_says(gibberish: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[dict[str, Any]] = []
 
     def watched(*args: Any, **kwargs: Any) -> Any:
@@ -162,7 +162,7 @@ def test_the_llm_receives_what_each_row_says(gibberish: Inputs, monkeypatch: pyt
     assert not torch.allclose(expected["linear"][cross], expected["bottleneck"][cross], rtol=1e-2)
 
 
-def test_results_are_reproduced_exactly(gibberish: Inputs) -> None:
+def test_results_are_reproduced_exactly(gibberish: Session) -> None:
     first, again, smaller_batches = (
         run(fitted(gibberish, "compressor.ratio=4", "adapter=linear"), with_settings(gibberish, setting))
         for setting in ("eval.batch_size=auto", "eval.batch_size=auto", "eval.batch_size=3")
@@ -181,7 +181,7 @@ def test_throughput(squeezed: Evaluation) -> None:
 
 
 def test_prompt_by_prompt_gives_what_the_lookup_gives(
-    gibberish: Inputs, monkeypatch: pytest.MonkeyPatch
+    gibberish: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
     fast = run(bottleneck, gibberish)
@@ -192,7 +192,7 @@ def test_prompt_by_prompt_gives_what_the_lookup_gives(
         assert slow.results[part] == pytest.approx(fast.results[part], rel=1e-5)
 
 
-def test_a_shorter_code_is_evaluated_and_has_no_reconstruction(gibberish: Inputs) -> None:
+def test_a_shorter_code_is_evaluated_and_has_no_reconstruction(gibberish: Session) -> None:
     evaluation = run(pairs(WIDTH), gibberish)
     assert list(by_row(evaluation)) == [name for name in ROWS if name != "linear"]  # it knows no inverse
     assert evaluation.results["reconstruction"] is None
@@ -202,7 +202,7 @@ def test_a_shorter_code_is_evaluated_and_has_no_reconstruction(gibberish: Inputs
 
 
 def test_an_error_in_an_adapter_is_not_taken_for_a_missing_inverse(
-    gibberish: Inputs, monkeypatch: pytest.MonkeyPatch
+    gibberish: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
 
@@ -214,11 +214,11 @@ def test_an_error_in_an_adapter_is_not_taken_for_a_missing_inverse(
         run(bottleneck, gibberish)
 
 
-def test_truncated_prompts_are_counted_and_told(inputs: Inputs, untouched: Evaluation) -> None:
+def test_truncated_prompts_are_counted_and_told(session: Session, untouched: Evaluation) -> None:
     notes = Notes()
     short = run(
-        fitted(inputs, "compressor=identity", "adapter=identity"),
-        with_settings(inputs, "data.max_prompt_tokens=60"),
+        fitted(session, "compressor=identity", "adapter=identity"),
+        with_settings(session, "data.max_prompt_tokens=60"),
         notes=notes,
     )
     truncated = short.results["truncated"]
@@ -232,7 +232,7 @@ def test_truncated_prompts_are_counted_and_told(inputs: Inputs, untouched: Evalu
 # -- what must not pass unnoticed -------------------------------------------------------------------------
 
 
-def test_raw_differing_from_text_marks_the_run(gibberish: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_raw_differing_from_text_marks_the_run(gibberish: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def lying(lm: Any, task: Any) -> list[str]:
         answers = generate_answers(lm, task)
         return ["something else", *answers[1:]] if lm.label.endswith("raw") else answers
@@ -249,7 +249,7 @@ def test_raw_differing_from_text_marks_the_run(gibberish: Inputs, monkeypatch: p
 
 
 def test_a_model_that_scales_its_embeddings_is_refused(
-    gibberish: Inputs, monkeypatch: pytest.MonkeyPatch
+    gibberish: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def scaled(*args: Any, **kwargs: Any) -> Any:
         model: Any = load(*args, **kwargs)
@@ -304,7 +304,7 @@ def kept(cache: Path) -> list[Path]:
 BARE = ["text", "raw", "mean", "no_context"]
 
 
-def test_bare_answers_are_asked_once(gibberish: Inputs, tmp_path: Path) -> None:
+def test_bare_answers_are_asked_once(gibberish: Session, tmp_path: Path) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
     first = run(bottleneck, gibberish, tmp_path)
     assert len(kept(tmp_path)) == 3  # text with no_context, raw, mean; the bottleneck's are not kept
@@ -318,7 +318,7 @@ def test_bare_answers_are_asked_once(gibberish: Inputs, tmp_path: Path) -> None:
 
 
 def asked_again(
-    bottleneck: Bottleneck, inputs: Inputs, cache: Path, monkeypatch: pytest.MonkeyPatch
+    bottleneck: Bottleneck, session: Session, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> dict[str, int]:
     """How many questions each bare row was asked."""
     asked: dict[str, int] = {}
@@ -331,12 +331,12 @@ def asked_again(
 
     with monkeypatch.context() as patch:
         patch.setattr(Stage1LM, "_answer", counted)
-        run(bottleneck, inputs, cache)
+        run(bottleneck, session, cache)
     return {name: count for name, count in asked.items() if name in BARE and count}
 
 
 def test_the_cache_knows_another_question_prompt_or_setting(
-    gibberish: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gibberish: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
 
@@ -359,7 +359,7 @@ def test_the_cache_knows_another_question_prompt_or_setting(
 
 
 def test_an_interrupted_evaluation_goes_on(
-    gibberish: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gibberish: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
     whole, add = run(bottleneck, gibberish), Stage1LM.add_partial
@@ -384,7 +384,7 @@ def test_an_interrupted_evaluation_goes_on(
 
 
 def test_the_cache_knows_another_model(
-    gibberish: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    gibberish: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bottleneck = fitted(gibberish, "compressor.ratio=4", "adapter=linear")
     asked_again(bottleneck, gibberish, tmp_path, monkeypatch)
@@ -394,10 +394,10 @@ def test_the_cache_knows_another_model(
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_raw_equals_text_on_a_gpu(dtype: str, inputs: Inputs) -> None:
-    bottleneck = fitted(inputs, "compressor=identity", "adapter=identity")
+def test_raw_equals_text_on_a_gpu(dtype: str, session: Session) -> None:
+    bottleneck = fitted(session, "compressor=identity", "adapter=identity")
     device = torch.device("cuda")
-    there = replace(with_settings(inputs, f"dtype={dtype}"), device=device, table=inputs.table.to(device))
+    there = replace(with_settings(session, f"dtype={dtype}"), device=device, table=session.table.to(device))
     evaluation = run(bottleneck, there)
     assert evaluation.results["raw_equals_text"]
     assert evaluation.predictions["bottleneck"] == evaluation.predictions["text"]
@@ -405,7 +405,7 @@ def test_raw_equals_text_on_a_gpu(dtype: str, inputs: Inputs) -> None:
 
 def test_the_embedded_model_answers_a_thousand_questions() -> None:
     """What compression costs can only be seen on a model that answers: F1 at least 85 in the text row."""
-    whole = load_inputs(small_config("eval.limit=1000"), Progress(), weights="all", everything_is_test=True)
+    whole = Session.open(small_config("eval.limit=1000"), Progress(), weights="all", data="all test")
     questions = spread(whole.data.test, 1000)
     prompts = whole.prompts(questions)
     model = load_llm(whole.folder, dtype="auto", device=whole.device)

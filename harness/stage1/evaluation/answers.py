@@ -31,6 +31,9 @@ TOKENS_AT_ONCE_ELSEWHERE = 65_536
 PROMPTS_AT_ONCE = 256
 """The most prompts of such a batch."""
 
+TOO_LARGE: list[Any] = []
+"""Kept in place of a batch's answers."""
+
 
 class Throughput(NamedTuple):
     """How fast a condition was answered; no part of the results, which depend on no machine's load."""
@@ -87,7 +90,10 @@ class Answering:
                     found |= zip(batch, fresh, strict=True)
                     done(len(batch))
                     continue
-                pending.extendleft(reversed(self._halves(batch)))  # here, where nothing holds the tensors
+                self._make_room(len(batch))  # here, where nothing holds the tensors
+                if not self._exact:
+                    journal.add(_request([condition.prompts[i] for i in batch]), TOO_LARGE)
+                pending.extendleft(reversed(_halves(batch)))
         self._note_speed(condition, known, time.perf_counter() - started)
         if not condition.keep:
             journal.forget()
@@ -108,11 +114,20 @@ class Answering:
                     found[number] = Generation(*answer[0])
         missing = [number for number in range(len(prompts)) if number not in found]
         for batch in plan([len(prompt.ids) for prompt in prompts], missing, *self._limits):
-            answers = None if self._exact else journal.get(_request([prompts[i] for i in batch]))
-            if answers is None:
-                yield batch
-            else:
-                found |= zip(batch, (Generation(*answer) for answer in answers), strict=True)
+            yield from [batch] if self._exact else self._unknown(batch, prompts, journal, found)
+
+    def _unknown(
+        self, batch: list[int], prompts: Sequence[Prompt], journal: Journal, found: dict[int, Generation]
+    ) -> Iterator[list[int]]:
+        """What of a batch has to be asked; one that ran out of memory is known by its halves."""
+        answers = journal.get(_request([prompts[i] for i in batch]))
+        if answers is None:
+            yield batch
+        elif answers == TOO_LARGE:
+            for half in _halves(batch):
+                yield from self._unknown(half, prompts, journal, found)
+        else:
+            found |= zip(batch, (Generation(*answer) for answer in answers), strict=True)
 
     def _keep(
         self, journal: Journal, prompts: Sequence[Prompt], batch: list[int], fresh: list[Generation]
@@ -135,8 +150,7 @@ class Answering:
             return PROMPTS_AT_ONCE, tokens
         return size, 2**62
 
-    def _halves(self, batch: list[int]) -> list[list[int]]:
-        size = len(batch)
+    def _make_room(self, size: int) -> None:
         if size == 1:
             raise Stage1Error(
                 "Out of memory with a single prompt.",
@@ -144,7 +158,6 @@ class Answering:
             )
         self.progress.note(f"Out of memory with {size} prompts at a time: going on with {size // 2}.")
         clear_device_cache(garbage_collection=True)
-        return [batch[: size // 2], batch[size // 2 :]]
 
     def _note_speed(self, condition: Condition, known: int, seconds: float) -> None:
         questions = len(condition.prompts)
@@ -172,6 +185,11 @@ def plan(
         batch.append(number)
     if batch:
         yield batch
+
+
+def _halves(batch: list[int]) -> list[list[int]]:
+    middle = len(batch) // 2
+    return [batch[:middle], batch[middle:]]
 
 
 def _request(prompts: Sequence[Prompt]) -> Any:
