@@ -14,7 +14,7 @@ from stage1.errors import Stage1Error
 from stage1.evaluation import answers as module
 from stage1.evaluation.answers import Answering, plan
 from stage1.evaluation.conditions import Condition, raw
-from stage1.evaluation.generation import Generation, GreedyDecoder
+from stage1.evaluation.generation import Embed, Generation, GreedyDecoder
 from stage1.progress import Progress
 from stage1.session import Session
 
@@ -61,13 +61,14 @@ def ask(
     *settings: str,
     n: int = N,
     key: Any = "text",
+    embed: Embed | None = None,
     keep: bool = True,
     progress: Progress | None = None,
 ) -> dict[str, Generation]:
     """Question → answer, under other settings of the evaluation."""
     session = with_settings(session, *settings)
     prompts = session.prompts(spread(session.data.test, n))
-    condition = Condition("text", prompts, None, key, keep)
+    condition = Condition("text", prompts, embed, key, keep)
     found = Answering(session, cache, progress).answers(condition)
     return {prompt.id: answer for prompt, answer in zip(prompts, found, strict=True)}
 
@@ -175,8 +176,10 @@ def test_what_decides_an_answer_decides_where_it_is_kept(
     assert again(gibberish) == N
     assert again(gibberish) == 0
     assert again(gibberish, "eval.max_new_tokens=5") == N
-    assert again(gibberish, "scope=context", "keep_special=false") == N  # which positions cross is asked too
     assert again(gibberish, key="raw") == N
+    assert again(gibberish, "scope=context") == 0  # where ids are given, it does not matter what crosses
+    assert again(gibberish, key="raw", embed=raw(gibberish)) == N
+    assert again(gibberish, "scope=context", key="raw", embed=raw(gibberish)) == N
     assert again(half) == N
     monkeypatch.setattr(module, "FORMAT", module.FORMAT + 1)
     assert again(gibberish) == N
@@ -213,12 +216,13 @@ def test_an_interrupted_evaluation_goes_on(
 ) -> None:
     session = request.getfixturevalue(precision)
     whole = ask(session, None, "eval.batch_size=5")
-    own, done = GreedyDecoder.answer, []
+    own = GreedyDecoder.answer
+    done: Batches = []
 
     def dying(self: GreedyDecoder, prompts: Any, embed: Any) -> list[Generation]:
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append(prompts)
+        done.append([prompt.id for prompt in prompts])
         return own(self, prompts, embed)
 
     with monkeypatch.context() as patch:

@@ -56,7 +56,7 @@ def generated(session: Session, prompt: Prompt, *, as_embeddings: bool, length: 
     llm: Any = session.model.llm
     ids = torch.tensor([prompt.ids])
     given = {"inputs_embeds": llm.get_input_embeddings()(ids)} if as_embeddings else {"input_ids": ids}
-    tokens = llm.generate(
+    tokens: list[int] = llm.generate(
         **given, attention_mask=torch.ones_like(ids), max_new_tokens=length, do_sample=False, pad_token_id=2
     )[0].tolist()
     return tokens if as_embeddings else tokens[len(prompt.ids) :]

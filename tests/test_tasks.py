@@ -153,7 +153,7 @@ def test_few_shot_runs_under_stock_lm_eval(stock: HFLM) -> None:
 @pytest.mark.skipif(not PART.is_file(), reason="SQuAD is not here")
 def test_squad_reads_files_that_the_metadata_name() -> None:
     task = load("squad", data=str(PART), examples=str(PART), pretrained="x")
-    questions = load_qa(DataConfig(name=str(PART)), seed=0, data="all test").test
+    questions = load_qa(DataConfig(name=str(PART)), seed=0, everything_is_test=True).test
     docs = list(task.test_docs())
     assert [doc["id"] for doc in docs] == [q.id for q in questions]
     assert [tuple(doc["answers"]) for doc in docs] == [q.answers for q in questions]
