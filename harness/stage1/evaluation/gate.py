@@ -18,7 +18,6 @@ from stage1.evaluation.conditions import raw
 PROMPTS = 16
 """Prompts looked at: one batch, of the longest and the shortest."""
 
-
 BEYOND_NOISE = 3
 """Times the noise above which a difference is one: two samples of the same noise are not equally large."""
 
