@@ -22,7 +22,7 @@ from stage1.data.prompts import Prompt
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
 from stage1.progress import Progress
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from stage1.training.batches import Batches, PromptBatches, TokenBatches
 from stage1.training.objective import Objective
 from stage1.training.trainer import learning_rate
@@ -64,9 +64,9 @@ def selection_error(bottleneck: Bottleneck, held_out: TokenStats) -> float:
     return float(held_out.shares @ error) / held_out.variance
 
 
-def new_bottleneck(config: RunConfig, inputs: Inputs) -> Bottleneck:
+def new_bottleneck(config: RunConfig, session: Session) -> Bottleneck:
     """The default bottleneck, PCA to an eighth and a residual adapter, not yet fitted."""
-    return Bottleneck.build(resolve(config, load_plugins()), "free", inputs.table.shape[1], config.seed)
+    return Bottleneck.build(resolve(config, load_plugins()), "free", session.table.shape[1], config.seed)
 
 
 def main() -> None:
@@ -78,14 +78,14 @@ def main() -> None:
     args = parser.parse_args()
     slow_steps = args.prompts * args.epochs // BATCH_PROMPTS
     base = validate(merge({}, {}, [f"data.train={args.prompts}", "train.uniform=0"]))
-    inputs = load_inputs(base, Progress(), weights="table")
-    prompts = inputs.prompts(inputs.data.train)
-    held_out = count_tokens(inputs.prompts(inputs.data.selection), inputs.table)
+    session = Session.open(base, Progress(), weights="table")
+    prompts = session.prompts(session.data.train)
+    held_out = count_tokens(session.prompts(session.data.selection), session.table)
 
     begun = time.perf_counter()
-    fast = new_bottleneck(base, inputs)
-    stats = count_tokens(prompts, inputs.table)
-    fast.fit(stats, inputs.table)
+    fast = new_bottleneck(base, session)
+    stats = count_tokens(prompts, session.table)
+    fast.fit(stats, session.table)
     fast_fit = time.perf_counter() - begun
     start = selection_error(fast, held_out)
     config = validate(merge({}, {}, [f"train.steps={args.fast_steps}", "train.uniform=0"]))
@@ -96,11 +96,11 @@ def main() -> None:
     fast_train = time.perf_counter() - begun
 
     begun = time.perf_counter()
-    slow = new_bottleneck(base, inputs)
-    fit_pca_on_prompts(slow, prompts, inputs.table)
+    slow = new_bottleneck(base, session)
+    fit_pca_on_prompts(slow, prompts, session.table)
     slow_fit = time.perf_counter() - begun
     config = validate(merge({}, {}, [f"train.steps={slow_steps}", "train.uniform=0"]))
-    loop = PromptBatches(prompts, inputs.table, stats, stats.shares, BATCH_PROMPTS, config.seed)
+    loop = PromptBatches(prompts, session.table, stats, stats.shares, BATCH_PROMPTS, config.seed)
     begun = time.perf_counter()
     train(slow, loop, config, stats.variance)
     slow_train = time.perf_counter() - begun

@@ -8,6 +8,9 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from textwrap import dedent
 from typing import NamedTuple
@@ -20,18 +23,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from plugin_sites import RICH, Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig, merge, validate
-from stage1.evaluation.rows import load_model
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
 from stage1.scaffold import create, named
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from wheels import Environment, write_firstdims
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -151,32 +154,61 @@ def small_config(*settings: str) -> RunConfig:
     return validate(merge({}, {}, [*SMALL, *settings]))
 
 
-@pytest.fixture(scope="session")
-def inputs() -> Inputs:
-    """The embedded model's files and table, and a few hundred prompts."""
-    return load_inputs(small_config(), Progress(), weights="all")
+@cache
+def _embedded() -> Session:
+    return Session.open(small_config(), Progress(), data="none")
+
+
+def opened(*settings: str, progress: Progress | None = None) -> Session:
+    """A session on the embedded model, which all of them share."""
+    return Session.open(small_config(*settings), progress or Progress(), before=_embedded())
+
+
+def with_settings(session: Session, *settings: str) -> Session:
+    """The same model and questions under other settings."""
+    return session.under(validate(merge(session.config.model_dump(mode="json"), {}, settings)))
+
+
+def with_llm(session: Session, llm: PreTrainedModel) -> Session:
+    """The session with another LLM behind the same table and files."""
+    model = copy(session.model)
+    model.llm = llm
+    return replace(session, model=model)
+
+
+def with_table(session: Session, table: Tensor) -> Session:
+    """The session with another embedding table in front of the same LLM."""
+    model = copy(session.model)
+    model.table = table
+    return replace(session, model=model)
 
 
 @pytest.fixture(scope="session")
-def model(inputs: Inputs) -> PreTrainedModel:
+def session() -> Session:
+    """The embedded model and a few hundred questions."""
+    return opened()
+
+
+@pytest.fixture(scope="session")
+def model(session: Session) -> PreTrainedModel:
     """The embedded LLM, frozen. A test that hangs hooks on a model loads its own."""
-    return load_model(inputs, Progress())
+    return session.model.llm
 
 
-def fitted(inputs: Inputs, *options: str) -> Bottleneck:
+def fitted(session: Session, *options: str) -> Bottleneck:
     """A bottleneck with everything that needs no gradient."""
     config = small_config(*options)
     bottleneck = Bottleneck.build(
-        resolve(config, load_plugins()), config.magnitude, inputs.table.shape[1], config.seed
+        resolve(config, load_plugins()), config.magnitude, session.table.shape[1], config.seed
     )
-    bottleneck.fit(count_tokens(inputs.prompts(inputs.data.train), inputs.table), inputs.table)
+    bottleneck.fit(count_tokens(session.prompts(session.data.train), session.table), session.table)
     return bottleneck.requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="session")
-def bottleneck(inputs: Inputs) -> Bottleneck:
+def bottleneck(session: Session) -> Bottleneck:
     """A bottleneck of a quarter of the width, by which the embedded model loses nothing."""
-    return fitted(inputs, "compressor.ratio=4", "adapter=linear")
+    return fitted(session, "compressor.ratio=4", "adapter=linear")
 
 
 @pytest.fixture

@@ -65,7 +65,8 @@ def test_results_have_the_published_schema(trained: tuple[Path, str, str]) -> No
             assert 0 <= low <= row[metric] <= high <= 100
     assert results["rate"].keys() == {"bits_per_token", "vs_bf16", "vs_token_ids", "vs_text"}
     assert results["reconstruction"].keys() >= {"recon", "mse", "cosine", "relative_error", "norm_ratio"}
-    assert results["raw_equals_text"] is True
+    assert results["gate"]["difference"] == 0
+    assert results["gate"]["broken"] is False
 
 
 def test_the_closing_words(trained: tuple[Path, str, str]) -> None:

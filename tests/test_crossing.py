@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,17 +10,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Result, settings_args, small_config
+from conftest import Result, opened, settings_args, small_config
 from stage1.bottleneck.bottleneck import rms
 from stage1.data.datasets import spread
-from stage1.evaluation import rows as module
-from stage1.evaluation.lm_eval.model import Stage1LM
+from stage1.evaluation.answers import Answering
+from stage1.evaluation.conditions import Condition
 from stage1.llm.loading import load_llm
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
-from stage1.plugins.tensors import LossInputs
+from stage1.plugins.tensors import Embedded, LossInputs
 from stage1.progress import Progress
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from stage1.training.trainer import Trainer
 from stage1_compressors.pca import PCA
 
@@ -79,33 +78,38 @@ def received(monkeypatch: pytest.MonkeyPatch) -> list[Prefill]:
         model.model.register_forward_pre_hook(note, with_kwargs=True)
         return model
 
-    def generate(lm: Stage1LM, ids: Tensor, attention: Tensor, *rest: Any) -> Tensor:
-        if lm.label == "Asking: bottleneck":
+    def answers(answering: Answering, condition: Condition) -> Any:
+        def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
             asking.append((ids, attention))
-        return own(lm, ids, attention, *rest)
+            assert condition.embed is not None
+            return condition.embed(ids, cross, attention)
 
-    own = Stage1LM._generate
-    monkeypatch.setattr(Stage1LM, "_generate", generate)
-    monkeypatch.setattr(module, "load_llm", watched)
+        return own(
+            answering, condition._replace(embed=embed) if condition.name == "bottleneck" else condition
+        )
+
+    own = Answering.answers
+    monkeypatch.setattr(Answering, "answers", answers)
+    monkeypatch.setattr("stage1.session.load_llm", watched)
     return prefills
 
 
 @pytest.fixture(scope="module")
-def inputs() -> Inputs:
-    return load_inputs(small_config(*FEW), Progress(), weights="table")
+def session() -> Session:
+    return opened(*FEW)
 
 
-def positions(ids: Tensor, attention: Tensor, inputs: Inputs, rules: dict[str, Any]) -> Tensor:
+def positions(ids: Tensor, attention: Tensor, session: Session, rules: dict[str, Any]) -> Tensor:
     """Where `ids` [B, L] cross, found in the prompts' text: [B, L] bool."""
     cross = torch.zeros_like(attention)
-    everyone = [*inputs.data.train, *inputs.data.test]
+    everyone = [*session.data.train, *session.data.test]
     for row, (tokens, attends) in enumerate(zip(ids, attention, strict=True)):
-        text = str(inputs.tokenizer.decode(tokens[attends], skip_special_tokens=True))
+        text = str(session.tokenizer.decode(tokens[attends], skip_special_tokens=True))
         question = next(q for q in everyone if f"{q.context}\nQuestion: {q.question}\n" in text)
         start, stop = (0, len(text)) if rules["scope"] == "prompt" else (9, 9 + len(question.context))
         if rules["raw_anchor"]:
             stop = min(stop, text.rindex("\nAnswer:"))
-        encoded = inputs.tokenizer(text, return_offsets_mapping=True)
+        encoded = session.tokenizer(text, return_offsets_mapping=True)
         assert encoded["input_ids"] == tokens[attends].tolist()
         inside = [end > 0 and start < end <= stop for _, end in encoded["offset_mapping"]]
         inside[0] = not rules["keep_special"]  # BOS, the only special token there is
@@ -113,20 +117,20 @@ def positions(ids: Tensor, attention: Tensor, inputs: Inputs, rules: dict[str, A
     return cross
 
 
-def check(prefill: Prefill, inputs: Inputs, rules: dict[str, Any]) -> None:
+def check(prefill: Prefill, session: Session, rules: dict[str, Any]) -> None:
     """Exactly the positions that ought to differ do, and are as long as the rule says."""
     ids, attends, embeds = prefill
-    cross = positions(ids, attends, inputs, rules)
-    original = inputs.table[ids].float()
+    cross = positions(ids, attends, session, rules)
+    original = session.table[ids].float()
     assert cross.any()
     assert not cross[attends].all() or not (rules["keep_special"] or rules["raw_anchor"])
     assert torch.equal((embeds != original).any(-1)[attends], cross[attends])
-    bos = ids == inputs.tokenizer.bos_token_id
+    bos = ids == session.tokenizer.bos_token_id
     assert (bos & attends).sum() == len(ids)
     assert torch.equal(embeds[bos], original[bos]) is rules["keep_special"]
 
     found, own = rms(embeds[cross])[:, 0], rms(original[cross])[:, 0]
-    vocabulary = rms(inputs.table.float()).mean()
+    vocabulary = rms(session.table.float()).mean()
     is_own = torch.allclose(found, own, rtol=2**-8, atol=0)
     is_bfloat16 = torch.allclose(found, own.bfloat16().float(), rtol=1e-4, atol=0)
     is_vocabulary = torch.allclose(found, vocabulary.expand_as(found), rtol=1e-4, atol=0)
@@ -152,15 +156,15 @@ def as_flags(rules: dict[str, Any]) -> list[str]:
     return flags
 
 
-def bits(inputs: Inputs, rules: dict[str, Any]) -> float:
+def bits(session: Session, rules: dict[str, Any]) -> float:
     """Bits per prompt token, counted by hand."""
     total, tokens = 0.0, 0
-    questions = spread(inputs.data.test, 4)
-    for prompt in inputs.prompts(questions):
+    questions = spread(session.data.test, 4)
+    for prompt in session.prompts(questions):
         ids = torch.tensor([prompt.ids])
-        crossing = int(positions(ids, torch.ones_like(ids, dtype=torch.bool), inputs, rules).sum())
+        crossing = int(positions(ids, torch.ones_like(ids, dtype=torch.bool), session, rules).sum())
         per_vector = 64 * 16 + (16 if rules["magnitude"] == "sent" else 0)  # 256 wide, ratio 4
-        total += crossing * per_vector + (len(prompt.ids) - crossing) * math.log2(len(inputs.table))
+        total += crossing * per_vector + (len(prompt.ids) - crossing) * math.log2(len(session.table))
         tokens += len(prompt.ids)
     return total / tokens
 
@@ -170,18 +174,18 @@ def bits(inputs: Inputs, rules: dict[str, Any]) -> float:
 
 @UNDER
 def test_a_run_of_its_own(
-    change: dict[str, Any], invoke: Invoke, received: list[Prefill], inputs: Inputs
+    change: dict[str, Any], invoke: Invoke, received: list[Prefill], session: Session
 ) -> None:
     rules = OWN | change
     done = invoke("train", "--output", "run", "--json", "-q", *settings_args([*FEW, *as_settings(change)]))
     assert done.code == 0, done.err
-    check(received[-1], inputs, rules)  # the ones before are the selection's
+    check(received[-1], session, rules)  # the ones before are the selection's
     results = json.loads(done.out)
     assert results["protocol"] == rules
-    assert results["rate"]["bits_per_token"] == pytest.approx(bits(inputs, rules), rel=1e-9)
+    assert results["rate"]["bits_per_token"] == pytest.approx(bits(session, rules), rel=1e-9)
 
 
-def test_another_rule_at_the_evaluation(invoke: Invoke, received: list[Prefill], inputs: Inputs) -> None:
+def test_another_rule_at_the_evaluation(invoke: Invoke, received: list[Prefill], session: Session) -> None:
     """One trained run under every rule: the table and the JSON say which, the run's results stay."""
     assert invoke("train", "--output", "run", "-q", *settings_args(FEW)).code == 0
     before = Path("run/results.json").read_bytes()
@@ -190,31 +194,31 @@ def test_another_rule_at_the_evaluation(invoke: Invoke, received: list[Prefill],
         done = invoke("eval", "run", "--json", "-q", "--output", "other.json", *as_flags(change))
         assert done.code == 0, done.err
         (prefill,) = received
-        check(prefill, inputs, OWN | change)
+        check(prefill, session, OWN | change)
         results = json.loads(done.out)
         assert results == json.loads(Path("other.json").read_text())
         assert results["protocol"] == OWN | change
         assert results["schema"] == 1
-        assert results["rate"]["bits_per_token"] == pytest.approx(bits(inputs, OWN | change), rel=1e-9)
+        assert results["rate"]["bits_per_token"] == pytest.approx(bits(session, OWN | change), rel=1e-9)
         assert Path("run/results.json").read_bytes() == before
     shown = invoke("eval", "run", "-q", *as_flags(CHANGES[-1])).out
     assert "scope prompt, closing `Answer:` raw, special tokens cross, magnitude vocab" in shown
     received.clear()
     Path("run/results.json").unlink()
     assert invoke("eval", "run", "-q", *as_flags(OWN)).code == 0  # its own rules, spelt out: they are kept
-    check(received[0], inputs, OWN)
+    check(received[0], session, OWN)
     assert Path("run/results.json").read_bytes() == before
 
 
-def test_a_rule_back_to_the_default(invoke: Invoke, received: list[Prefill], inputs: Inputs) -> None:
+def test_a_rule_back_to_the_default(invoke: Invoke, received: list[Prefill], session: Session) -> None:
     trained_under = as_settings(CHANGES[-1])
     assert invoke("train", "--output", "run", "-q", *settings_args([*FEW, *trained_under])).code == 0
     received.clear()
     assert invoke("eval", "run", "-q", *as_flags(OWN)).code == 0
-    check(received[0], inputs, OWN)
+    check(received[0], session, OWN)
 
 
-def test_a_sweep_over_the_rules(invoke: Invoke, received: list[Prefill], inputs: Inputs) -> None:
+def test_a_sweep_over_the_rules(invoke: Invoke, received: list[Prefill], session: Session) -> None:
     axes = ["scope=prompt,context", "keep_special=true,false", "magnitude=vocab,sent"]
     over = [part for axis in axes for part in ("--over", axis)]
     fixed = settings_args([*FEW, "raw_anchor=true"])
@@ -225,9 +229,9 @@ def test_a_sweep_over_the_rules(invoke: Invoke, received: list[Prefill], inputs:
     assert len(cells) == 8
     for cell, prefill in zip(cells, tested, strict=True):
         rules = OWN | {"raw_anchor": True} | cell["settings"]
-        check(prefill, inputs, rules)
+        check(prefill, session, rules)
         assert cell["results"]["protocol"] == rules
-        assert cell["results"]["rate"]["bits_per_token"] == pytest.approx(bits(inputs, rules), rel=1e-9)
+        assert cell["results"]["rate"]["bits_per_token"] == pytest.approx(bits(session, rules), rel=1e-9)
 
 
 def test_a_rule_that_the_compressor_cannot_keep(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,16 +263,16 @@ class Looks(Loss):
 
 
 @UNDER
-def test_the_llms_losses_see_the_same(change: dict[str, Any], inputs: Inputs) -> None:
+def test_the_llms_losses_see_the_same(change: dict[str, Any], session: Session) -> None:
     config = small_config(*FEW, *as_settings(change))
     registry = load_plugins()
     resolved = resolve(config, registry)
     resolved = resolved._replace(losses={"looks": ResolvedLoss(Looks, Looks.Config(), 1.0)})
-    trainer = Trainer(resolved, replace(inputs, config=config), registry, Progress())
-    trainer.bottleneck.fit(trainer.stats, inputs.table)
+    trainer = Trainer(resolved, session.under(config), registry, Progress())
+    trainer.bottleneck.fit(trainer.stats, session.table)
     batch = trainer.batches.batch(0)
     outputs = trainer._loss_inputs(batch, trainer.bottleneck).llm
     assert outputs.student.prompt.isfinite().all()
     assert torch.equal(outputs.original.embeds, batch.embeds)
     assert torch.equal(outputs.rebuilt.attention, batch.attention)
-    check(Prefill(batch.ids, batch.attention, outputs.rebuilt.embeds.detach()), inputs, OWN | change)
+    check(Prefill(batch.ids, batch.attention, outputs.rebuilt.embeds.detach()), session, OWN | change)

@@ -9,18 +9,17 @@ from typing import Any
 
 import pytest
 
-from conftest import Result, fitted, settings_args, small_config
+from conftest import Result, fitted, opened, settings_args
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.datasets import spread
 from stage1.diagnose import show
 from stage1.diagnose.case import Case
 from stage1.diagnose.diagnose import diagnose, diagnose_run
-from stage1.evaluation.rows import load_model
 from stage1.plugins import load_plugins, resolve
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from stage1.training.trainer import Trainer
 from test_bad_input import refused
 
@@ -30,19 +29,18 @@ SETTINGS = ("data.train=300", "data.selection=60", "train.steps=20", "eval.max_n
 
 
 @pytest.fixture(scope="module")
-def inputs() -> Inputs:
-    return load_inputs(small_config(*SETTINGS), Progress(), weights="all")
+def session() -> Session:
+    return opened(*SETTINGS)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run. Copy it before writing to it."""
     path: Path = tmp_path_factory.mktemp("trained") / "run"
-    config = small_config(*SETTINGS, f"output={path}")
-    inputs = load_inputs(config, Progress(), weights="table")
+    session = opened(*SETTINGS, f"output={path}")
     registry = load_plugins()
-    run = Run.create(config)
-    Trainer(resolve(config, registry), inputs, registry, Progress()).train(run)
+    run = Run.create(session.config)
+    Trainer(resolve(session.config, registry), session, registry, Progress()).train(run)
     return path
 
 
@@ -178,10 +176,9 @@ def test_visible() -> None:
 # -- what cannot be measured --------------------------------------------------------------------------------
 
 
-def case_of(inputs: Inputs, bottleneck: Bottleneck) -> Case:
-    questions = spread(inputs.data.test, LIMIT)
-    model = load_model(inputs, Progress())
-    return Case(bottleneck, inputs, model, questions, inputs.prompts(questions), [])
+def case_of(session: Session, bottleneck: Bottleneck) -> Case:
+    questions = spread(session.data.test, LIMIT)
+    return Case(bottleneck, session, questions, session.prompts(questions), [])
 
 
 def printed(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
@@ -191,19 +188,19 @@ def printed(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
-def test_a_compressor_that_changes_the_length(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_compressor_that_changes_the_length(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing compares position with position; F1 still tells."""
-    found = diagnose(case_of(inputs, pairs(inputs.table.shape[1])), "RUN")
+    found = diagnose(case_of(session, pairs(session.table.shape[1])), "RUN")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["measured"]["tokens"] is None
     assert found["findings"][0]["cause"] == "too_lossy"
     assert "Diagnosis: The code is too small" in printed(found, capsys)
 
 
-def test_no_training_split(inputs: Inputs, capsys: pytest.CaptureFixture[str]) -> None:
-    bottleneck = fitted(inputs, "compressor.ratio=4", "adapter=linear")
-    data = inputs.data._replace(train=[], selection=[])
-    found = diagnose(case_of(replace(inputs, data=data), bottleneck), "RUN")
+def test_no_training_split(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
+    bottleneck = fitted(session, "compressor.ratio=4", "adapter=linear")
+    data = session.data._replace(train=[], selection=[])
+    found = diagnose(case_of(replace(session, questions=data), bottleneck), "RUN")
     assert found["clean"]
     names = [row["name"] for row in found["measured"]["ablation"]["variants"]]
     assert "closed_form" not in names

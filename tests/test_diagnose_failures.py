@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import PreTrainedModel
 
 import stage1.diagnose.objective as objective
-import stage1.evaluation.lm_eval.squad_task as qa
-from conftest import small_config
+from conftest import opened, with_table
 from plugin_sites import Site
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
@@ -22,10 +20,11 @@ from stage1.diagnose.case import Case
 from stage1.diagnose.diagnose import diagnose
 from stage1.diagnose.facts import Finding
 from stage1.diagnose.findings import findings
+from stage1.evaluation.generation import GreedyDecoder
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from stage1.training.trainer import Trainer
 from test_diagnose_objective import LEAK
 from test_diagnose_protocol import CutFromTheRight, Faulty, WithoutBos, faulty
@@ -47,31 +46,29 @@ BLANK = ("compressor.ratio=4", "adapter=mlp", "adapter.expansion=1")
 """An adapter that starts at random, so that training decides what it becomes."""
 
 
-def inputs_of(*settings: str) -> Inputs:
-    return load_inputs(small_config(*SETTINGS, *settings), Progress(), weights="all")
+def session_of(*settings: str) -> Session:
+    return opened(*SETTINGS, *settings)
 
 
 @pytest.fixture(scope="module")
-def sound(model: PreTrainedModel) -> Case:
+def sound() -> Case:
     """A quarter of the width, fitted as it should be."""
-    inputs = inputs_of(*QUARTER)
-    return case_of(fitted_on(inputs), inputs, model)
+    session = session_of(*QUARTER)
+    return case_of(fitted_on(session), session)
 
 
-def fitted_on(inputs: Inputs) -> Bottleneck:
-    config = inputs.config
+def fitted_on(session: Session) -> Bottleneck:
+    config = session.config
     bottleneck = Bottleneck.build(
-        resolve(config, load_plugins()), config.magnitude, inputs.table.shape[1], config.seed
+        resolve(config, load_plugins()), config.magnitude, session.table.shape[1], config.seed
     )
-    bottleneck.fit(count_tokens(inputs.prompts(inputs.data.train), inputs.table), inputs.table)
+    bottleneck.fit(count_tokens(session.prompts(session.data.train), session.table), session.table)
     return bottleneck.requires_grad_(False).eval()
 
 
-def case_of(
-    bottleneck: Bottleneck, inputs: Inputs, model: PreTrainedModel, questions: int = QUESTIONS
-) -> Case:
-    asked = spread(inputs.data.test, questions)
-    return Case(bottleneck, inputs, model, asked, inputs.prompts(asked), [])
+def case_of(bottleneck: Bottleneck, session: Session, questions: int = QUESTIONS) -> Case:
+    asked = spread(session.data.test, questions)
+    return Case(bottleneck, session, asked, session.prompts(asked), [])
 
 
 def like(sound: Case, **changes: Any) -> Case:
@@ -85,13 +82,13 @@ def like(sound: Case, **changes: Any) -> Case:
 
 
 def train(folder: Path, *settings: str, registry: Registry | None = None) -> dict[str, Any]:
-    """A real run in `folder`: its bottleneck as it was saved, its metrics and its inputs."""
-    inputs = inputs_of(f"output={folder / 'run'}", *settings)
-    run = Run.create(inputs.config)
+    """A real run in `folder`: its bottleneck as it was saved, its metrics and its session."""
+    session = session_of(f"output={folder / 'run'}", *settings)
+    run = Run.create(session.config)
     registry = registry or load_plugins()
-    Trainer(resolve(inputs.config, registry), inputs, registry, Progress()).train(run)
-    bottleneck = Bottleneck.from_pretrained(run.path, table=inputs.table)
-    return {"bottleneck": bottleneck, "metrics": run.metrics(), "inputs": inputs}
+    Trainer(resolve(session.config, registry), session, registry, Progress()).train(run)
+    bottleneck = Bottleneck.from_pretrained(run.path, table=session.table)
+    return {"bottleneck": bottleneck, "metrics": run.metrics(), "session": session}
 
 
 def first(case: Case) -> dict[str, Any]:
@@ -111,7 +108,7 @@ def first(case: Case) -> dict[str, Any]:
 def clean(sound: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The diagnosis of a run with the default compressor, adapter and loss."""
     run = train(tmp_path_factory.mktemp("clean"), "train.steps=60", "train.check_every=60")
-    assert run["bottleneck"].compressor.code_dim * 8 == sound.inputs.table.shape[1]
+    assert run["bottleneck"].compressor.code_dim * 8 == sound.session.table.shape[1]
     return diagnose(like(sound, **run), "RUN")
 
 
@@ -126,23 +123,22 @@ def test_a_sound_run_has_a_clean_bill(clean: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("kind", "cause"), [(WithoutBos, "no_bos"), (CutFromTheRight, "cut")])
 def test_prompts_put_wrongly(sound: Case, kind: type[Faulty], cause: str) -> None:
-    inputs = faulty(kind, sound.inputs)
-    top = first(case_of(sound.bottleneck, inputs, sound.model))
+    session = faulty(kind, sound.session)
+    top = first(case_of(sound.bottleneck, session))
     assert top["cause"] == cause
     assert f"{QUESTIONS} of {QUESTIONS} prompts" in top["evidence"][0]
     assert f"→ {sound.text.mean:.1f}" in top["evidence"][1]
 
 
 def test_no_stop_at_the_newline(sound: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = qa.QATask.__init__
+    built = GreedyDecoder.__init__
 
-    def without_stop(self: qa.QATask, *args: Any) -> None:
-        built(self, *args)
-        self._options = {**self._options, "until": []}
+    def without_stop(self: GreedyDecoder, *args: Any, stop: Any, max_new_tokens: int) -> None:
+        built(self, *args, stop=[], max_new_tokens=max_new_tokens)
 
     expected = sound.text.mean
-    monkeypatch.setattr(qa.QATask, "__init__", without_stop)
-    top = first(case_of(sound.bottleneck, sound.inputs, sound.model))
+    monkeypatch.setattr(GreedyDecoder, "__init__", without_stop)
+    top = first(case_of(sound.bottleneck, sound.session))
     assert top["cause"] == "no_stop"
     assert f"→ {expected:.1f}" in top["evidence"][1]
 
@@ -151,7 +147,7 @@ def test_no_stop_at_the_newline(sound: Case, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_vectors_120_times_too_long(sound: Case) -> None:
-    bottleneck = fitted_on(sound.inputs)
+    bottleneck = fitted_on(sound.session)
     for parameter in bottleneck.adapter.parameters():
         parameter.mul_(120)
     top = first(like(sound, bottleneck=bottleneck))
@@ -162,7 +158,7 @@ def test_vectors_120_times_too_long(sound: Case) -> None:
 
 
 def test_an_adapter_that_says_the_mean(sound: Case) -> None:
-    bottleneck = fitted_on(sound.inputs)
+    bottleneck = fitted_on(sound.session)
     weight, bias = bottleneck.adapter.parameters()
     weight.zero_()
     bias.copy_(bottleneck.mean_embedding)
@@ -174,10 +170,10 @@ def test_an_adapter_that_says_the_mean(sound: Case) -> None:
 
 def test_another_models_table(sound: Case) -> None:
     """The same words in other directions."""
-    table = sound.inputs.table
+    table = sound.session.table
     generator = torch.Generator().manual_seed(3)
     rotation, _ = torch.linalg.qr(torch.randn(2 * table.shape[1:], generator=generator))
-    other = replace(sound.inputs, table=(table.float() @ rotation).to(table.dtype))
+    other = with_table(sound.session, (table.float() @ rotation).to(table.dtype))
     top = first(like(sound, bottleneck=fitted_on(other)))
     assert top["cause"] == "wrong_table"
     assert top["severity"] == "critical"
@@ -189,8 +185,8 @@ def test_pca_of_too_few_prompts(sound: Case) -> None:
 
     The study's hundred cost it 8, which takes 150 questions to be sure of, and nothing at 4 times fewer.
     """
-    inputs = inputs_of("compressor.dim=40", "adapter=linear", "data.train=30")
-    top = first(case_of(fitted_on(inputs), inputs, sound.model, questions=100))
+    session = session_of("compressor.dim=40", "adapter=linear", "data.train=30")
+    top = first(case_of(fitted_on(session), session, questions=100))
     assert top["cause"] == "few_prompts"
     assert "30 prompts" in top["evidence"][0]
     assert "fitted on plenty" in top["evidence"][2]
@@ -235,12 +231,12 @@ def test_a_loss_that_leaks_the_originals_norm(
     site.install("leak", {"point": LEAK})
     registry = site.load()
     monkeypatch.setattr(objective, "load_plugins", lambda: registry)
-    long = fitted_on(sound.inputs)
+    long = fitted_on(sound.session)
     for parameter in long.adapter.parameters():
         parameter.mul_(100)
     start = tmp_path / "start"
     start.mkdir()
-    long.save_pretrained(start, model=sound.inputs.config.model, table_hash=sound.inputs.table_hash)
+    long.save_pretrained(start, model=sound.session.config.model, table_hash=sound.session.model.table_hash)
     settings = (*QUARTER, f"init={start}", "losses={leaking: 1}", "train.steps=20", "train.lr=0.01")
     top = first(like(sound, **train(tmp_path, *settings, registry=registry)))
     assert top["cause"] == "norm_leak"

@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
 
 import stage1.diagnose.divergence as divergence
 import stage1.diagnose.objective as objective
@@ -24,7 +23,7 @@ from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from stage1.training.objective import Objective
 from stage1.training.trainer import Trainer
 
@@ -33,14 +32,14 @@ FITTED = ("compressor.ratio=4", "adapter=linear")
 
 
 @pytest.fixture
-def case(inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck) -> Case:
-    questions = inputs.data.test[:N]
-    return Case(bottleneck, inputs, model, questions, inputs.prompts(questions), [])
+def case(session: Session, bottleneck: Bottleneck) -> Case:
+    questions = session.data.test[:N]
+    return Case(bottleneck, session, questions, session.prompts(questions), [])
 
 
 def under(case: Case, *settings: str) -> Case:
     """The case under another configuration."""
-    return replace(case, inputs=replace(case.inputs, config=small_config(*settings)))
+    return replace(case, session=case.session.under(small_config(*settings)))
 
 
 # -- from the metrics -------------------------------------------------------------------------------------
@@ -51,9 +50,9 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A short run under two losses."""
     path = tmp_path_factory.mktemp("runs") / "run"
     config = small_config(f"output={path}", "losses.recon=1", "losses.cosine=0.1", "train.steps=20")
-    inputs = load_inputs(config, Progress(), weights="table")
+    session = Session.open(config, Progress(), weights="table")
     run = Run.create(config)
-    Trainer(resolve(config, load_plugins()), inputs, load_plugins(), Progress()).train(run)
+    Trainer(resolve(config, load_plugins()), session, load_plugins(), Progress()).train(run)
     return run
 
 
@@ -139,15 +138,15 @@ def test_accuracy_with_and_without_the_answer(case: Case) -> None:
     """Against one prompt at a time, without padding, through the bare model."""
     forced = replace(under(case, "losses.answer_ce=1"), metrics=[logged(recon=1, answer_ce=2)])
     measured = objective.measure(forced)["teacher_forced_accuracy"]
-    answers = answer_ids(case.questions, case.inputs.tokenizer)
+    answers = answer_ids(case.questions, case.session.tokenizer)
     right, alone = [], []
     for prompt, answer in zip(case.prompts, answers, strict=True):
-        embeds = case.inputs.table[torch.tensor([prompt.ids])].float()
+        embeds = case.session.table[torch.tensor([prompt.ids])].float()
         rebuilt = case.bottleneck(embeds, torch.tensor([prompt.cross]))
         shown = torch.where(torch.tensor([prompt.cross])[..., None], rebuilt, embeds)
-        gold = case.inputs.table[torch.tensor([answer])].float()
+        gold = case.session.table[torch.tensor([answer])].float()
         with torch.no_grad():
-            logits = case.model(inputs_embeds=torch.cat([shown, gold], 1)).logits[0]
+            logits = case.session.model.llm(inputs_embeds=torch.cat([shown, gold], 1)).logits[0]
         guesses = logits[len(prompt.ids) - 1 : -1].argmax(-1).tolist()
         hits = [guess == token for guess, token in zip(guesses, answer, strict=True)]
         right += hits
@@ -161,11 +160,11 @@ def test_accuracy_with_and_without_the_answer(case: Case) -> None:
 
 def test_accuracy_where_the_length_changes(case: Case) -> None:
     settings = ("losses={answer_ce: 1}",)
-    shorter = replace(under(case, *settings), bottleneck=pairs(case.inputs.table.shape[1]))
+    shorter = replace(under(case, *settings), bottleneck=pairs(case.session.table.shape[1]))
     measured = objective.measure(replace(shorter, metrics=[logged(answer_ce=2)]))
     assert measured["teacher_forced_accuracy"]["alone"] < 0.5
     assert measured["magnitude_blind"] is False
-    assert objective.measure(replace(shorter, inputs=case.inputs))["magnitude_blind"] is None
+    assert objective.measure(replace(shorter, session=case.session))["magnitude_blind"] is None
 
 
 # -- magnitude --------------------------------------------------------------------------------------------
@@ -234,11 +233,11 @@ def test_the_losses_see_what_training_shows_them(case: Case, monkeypatch: pytest
     config = small_config(*FITTED, "train.uniform=0.5")
     resolved = resolve(config, load_plugins())
     resolved = resolved._replace(losses={"watching": ResolvedLoss(Watching, Watching.Config(), 1.0)})
-    watched = replace(case, inputs=replace(case.inputs, config=config))
+    watched = replace(case, session=case.session.under(config))
     objective._blindness(watched, resolved)
     plain, half, double = Watching.seen
 
-    trainer = Trainer(resolved, watched.inputs, load_plugins(), Progress())
+    trainer = Trainer(resolved, watched.session, load_plugins(), Progress())
     trainer.bottleneck.load_state_dict(case.bottleneck.state_dict())
     batch = objective._training_batch(watched, Objective(resolved))
     theirs = trainer._loss_inputs(batch, trainer.bottleneck)
@@ -260,18 +259,18 @@ def test_the_losses_see_what_training_shows_them(case: Case, monkeypatch: pytest
 
 
 def test_passages_in_two_splits(case: Case) -> None:
-    data = case.inputs.data
+    data = case.session.data
     assert objective.measure(case)["selection_on_test"] == objective.measure(case)["training_on_test"] == 0
     spaced = [q._replace(context=q.context.replace(" ", "  ")) for q in data.test[:40]]
     mixed = data._replace(selection=data.selection + spaced, train=data.test[:1] + data.train)
-    measured = objective.measure(replace(case, inputs=replace(case.inputs, data=mixed)))
+    measured = objective.measure(replace(case, session=replace(case.session, questions=mixed)))
     assert measured["selection_on_test"] == len({q.context for q in data.test[:40]}) > 1
     assert measured["training_on_test"] == 1
 
 
 def test_other_data_than_the_run_was_trained_on(case: Case) -> None:
-    data = case.inputs.data._replace(train=[], selection=[])
-    measured = objective.measure(replace(case, inputs=replace(case.inputs, data=data)))
+    data = case.session.data._replace(train=[], selection=[])
+    measured = objective.measure(replace(case, session=replace(case.session, questions=data)))
     assert measured["magnitude_blind"] is None
 
 
@@ -319,18 +318,18 @@ def test_noise_is_no_divergence(case: Case) -> None:
     assert len(checked(case, (0.5, 65.5), (0.4, 34.5))["diverged"]) == 1
     # The selection split has 60 questions, whatever the configuration asks for.
     assert checked(case, (0.5, 63), (0.4, 37), questions=1000)["diverged"] == []
-    empty = replace(case.inputs, data=case.inputs.data._replace(selection=[]))
-    assert len(checked(replace(case, inputs=empty), (0.5, 63), (0.4, 37), questions=60)["diverged"]) == 0
-    assert len(checked(replace(case, inputs=empty), (0.5, 63), (0.4, 37), questions=1000)["diverged"]) == 1
+    empty = replace(case.session, questions=case.session.data._replace(selection=[]))
+    assert len(checked(replace(case, session=empty), (0.5, 63), (0.4, 37), questions=60)["diverged"]) == 0
+    assert len(checked(replace(case, session=empty), (0.5, 63), (0.4, 37), questions=1000)["diverged"]) == 1
 
 
 def test_ten_checkpoints_of_a_constant_f1_seldom_diverge(case: Case) -> None:
     """Every pair is compared, which makes chance falls many; a rule of two standard errors finds 4 in 5."""
     draws = np.random.default_rng(0).binomial(100, 0.7, size=(200, 10))
-    settled = replace(case.inputs, data=case.inputs.data._replace(selection=[]))
+    settled = replace(case.session, questions=case.session.data._replace(selection=[]))
     found = [
         checked(
-            replace(case, inputs=settled),
+            replace(case, session=settled),
             *((1 - 0.09 * k, float(f1)) for k, f1 in enumerate(row)),
             questions=100,
         )

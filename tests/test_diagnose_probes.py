@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy, normalize
-from transformers import PreTrainedModel
 
-from conftest import fitted
+from conftest import fitted, with_table
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
@@ -20,19 +19,19 @@ from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.diagnose import compressor, statistics, tokens
 from stage1.diagnose.case import Case
-from stage1.evaluation.measures import reconstruction
+from stage1.evaluation.reconstruction import reconstruction
 from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
 from stage1.plugins.tensors import Code
-from stage1.session import Inputs
+from stage1.session import Session
 
 QUESTIONS = 20
 PCA = ("compressor.dim=6", "adapter=linear")
 """So narrow that about half the tokens are lost."""
 
 
-def make(bottleneck: Bottleneck, inputs: Inputs, model: PreTrainedModel, asked: int = QUESTIONS) -> Case:
-    questions = spread(inputs.data.test, asked)
-    return Case(bottleneck, inputs, model, questions, inputs.prompts(questions), [])
+def make(bottleneck: Bottleneck, session: Session, asked: int = QUESTIONS) -> Case:
+    questions = spread(session.data.test, asked)
+    return Case(bottleneck, session, questions, session.prompts(questions), [])
 
 
 def probe(case: Case) -> dict[str, Any]:
@@ -69,22 +68,22 @@ class Previous(Compressor):
         return self.pointwise(torch.cat([embeds[:, :1], embeds[:, :-1]], dim=1), mask)
 
 
-def untouched(inputs: Inputs, adapter: Adapter | None = None) -> Bottleneck:
-    bottleneck = fitted(inputs, "compressor=identity", "adapter=identity")
+def untouched(session: Session, adapter: Adapter | None = None) -> Bottleneck:
+    bottleneck = fitted(session, "compressor=identity", "adapter=identity")
     bottleneck.adapter = adapter or bottleneck.adapter
     return bottleneck
 
 
-def constant(inputs: Inputs, vector: Tensor) -> Bottleneck:
+def constant(session: Session, vector: Tensor) -> Bottleneck:
     adapter = Constant(ComponentConfig(), len(vector), len(vector))
     adapter.vector = vector
-    return untouched(inputs, adapter)
+    return untouched(session, adapter)
 
 
 def originals(case: Case) -> tuple[Tensor, Tensor]:
     """Ids [N] and embeddings [N, D] float64 of every crossing position, prompt after prompt."""
     ids = [i for p in case.prompts for i, crosses in zip(p.ids, p.cross, strict=True) if crosses]
-    return torch.tensor(ids), case.inputs.table[ids].double()
+    return torch.tensor(ids), case.session.table[ids].double()
 
 
 def rebuilt(case: Case) -> Tensor:
@@ -92,7 +91,7 @@ def rebuilt(case: Case) -> Tensor:
     rows = []
     for prompt in case.prompts:
         cross = torch.tensor([prompt.cross])
-        embeds = case.inputs.table[prompt.ids].float()[None]
+        embeds = case.session.table[prompt.ids].float()[None]
         rows.append(case.bottleneck(embeds, cross)[cross].double())
     return torch.cat(rows)
 
@@ -100,8 +99,8 @@ def rebuilt(case: Case) -> Tensor:
 # -- known answers ----------------------------------------------------------------------------------------
 
 
-def test_nothing_is_lost_by_the_identity(inputs: Inputs, model: PreTrainedModel) -> None:
-    case = make(untouched(inputs), inputs, model)
+def test_nothing_is_lost_by_the_identity(session: Session) -> None:
+    case = make(untouched(session), session)
     found = probe(case)
     words = found["tokens"]
     assert words["recovery_euclidean"] == words["recovery_cosine"] == 1
@@ -110,7 +109,7 @@ def test_nothing_is_lost_by_the_identity(inputs: Inputs, model: PreTrainedModel)
     assert {b["recovery"] for b in words["by_frequency"]} <= {1, None}
     ids, embeds = originals(case)
     token, count = Counter(ids.tolist()).most_common(1)[0]
-    assert words["top_nearest"]["token"] == inputs.tokenizer.decode([token])
+    assert words["top_nearest"]["token"] == session.tokenizer.decode([token])
     assert words["top_nearest"]["share"] == pytest.approx(count / len(ids))
     assert ["".join(t["original"] for t in prompt[1:]) for prompt in words["prompts"]] == [
         prompt.text for prompt in case.prompts[:3]
@@ -133,9 +132,9 @@ def test_nothing_is_lost_by_the_identity(inputs: Inputs, model: PreTrainedModel)
     assert found["compressor"]["estimate"]["code_dim"] == embeds.shape[1]
 
 
-def test_an_adapter_that_returns_the_mean(inputs: Inputs, model: PreTrainedModel) -> None:
-    mean = originals(make(untouched(inputs), inputs, model))[1].mean(0).float()
-    found = probe(make(constant(inputs, mean), inputs, model))
+def test_an_adapter_that_returns_the_mean(session: Session) -> None:
+    mean = originals(make(untouched(session), session))[1].mean(0).float()
+    found = probe(make(constant(session, mean), session))
     assert found["tokens"]["distinct_nearest"] == found["tokens"]["top_nearest"]["share"] == 1
     assert found["tokens"]["recovery_euclidean"] < 0.1
     match = found["statistics"]
@@ -148,16 +147,16 @@ def test_an_adapter_that_returns_the_mean(inputs: Inputs, model: PreTrainedModel
     assert found["compressor"]["lost_sensitivity"] == pytest.approx(1, rel=1e-4)
 
 
-def test_an_adapter_that_returns_zeros(inputs: Inputs, model: PreTrainedModel) -> None:
-    found = probe(make(constant(inputs, torch.zeros(256)), inputs, model))
+def test_an_adapter_that_returns_zeros(session: Session) -> None:
+    found = probe(make(constant(session, torch.zeros(256)), session))
     assert found["tokens"]["recovery_cosine"] == 0
     assert set(found["statistics"]["norm_ratio"].values()) == {0}
     assert found["statistics"]["spectrum"]["effective_rank_rebuilt"] == 0
     assert set(found["statistics"]["spectrum"]["rebuilt"]) == {0}
 
 
-def test_long_vectors(inputs: Inputs, model: PreTrainedModel) -> None:
-    found = probe(make(untouched(inputs, Scaled(ComponentConfig(), 256, 256)), inputs, model))
+def test_long_vectors(session: Session) -> None:
+    found = probe(make(untouched(session, Scaled(ComponentConfig(), 256, 256)), session))
     assert found["tokens"]["recovery_cosine"] == 1
     match = found["statistics"]
     assert list(match["norm_ratio"].values()) == pytest.approx([120] * 4)
@@ -169,24 +168,24 @@ def test_long_vectors(inputs: Inputs, model: PreTrainedModel) -> None:
     assert found["compressor"]["lost_sensitivity"] > 119**2  # far worse than the mean
 
 
-def test_short_vectors_are_nearest_to_the_shortest_token(inputs: Inputs, model: PreTrainedModel) -> None:
+def test_short_vectors_are_nearest_to_the_shortest_token(session: Session) -> None:
     adapter = Scaled(ComponentConfig(), 256, 256)
     adapter.factor = 1e-3
-    found = tokens.measure(make(untouched(inputs, adapter), inputs, model))
+    found = tokens.measure(make(untouched(session, adapter), session))
     assert found is not None
     assert found["recovery_cosine"] == 1
     assert found["recovery_euclidean"] < 0.1
-    shortest = int(inputs.table.float().norm(dim=1).argmin())
+    shortest = int(session.table.float().norm(dim=1).argmin())
     assert found["top_nearest"]["share"] > 0.9
-    assert found["top_nearest"]["token"] == inputs.tokenizer.decode([shortest])
+    assert found["top_nearest"]["token"] == session.tokenizer.decode([shortest])
 
 
-def test_a_compressor_fitted_on_few_prompts(inputs: Inputs, model: PreTrainedModel) -> None:
-    few = replace(inputs, data=inputs.data._replace(train=inputs.data.train[:3]))
+def test_a_compressor_fitted_on_few_prompts(session: Session) -> None:
+    few = replace(session, questions=session.data._replace(train=session.data.train[:3]))
     options = ("compressor.dim=100", "adapter=linear")
-    found = compressor.measure(make(fitted(few, *options), few, model))
+    found = compressor.measure(make(fitted(few, *options), few))
     seen = {i for p in few.prompts(few.data.train) for i in p.ids[1:]}
-    ids, _ = originals(make(fitted(few, *options), few, model))
+    ids, _ = originals(make(fitted(few, *options), few))
     unseen = [i for i in ids.tolist() if i not in seen]
     assert found["unseen"]["tokens"] == len(set(unseen)) > 50
     assert found["unseen"]["share_of_positions"] == pytest.approx(len(unseen) / len(ids))
@@ -198,20 +197,20 @@ def test_a_compressor_fitted_on_few_prompts(inputs: Inputs, model: PreTrainedMod
         "tokens_per_dimension": len(seen) / 100,
     }
     assert found["mean_distance"] < 1e-10
-    many = compressor.measure(make(fitted(inputs, *options), inputs, model))
+    many = compressor.measure(make(fitted(session, *options), session))
     assert many["explained_variance"]["test"] > found["explained_variance"]["test"] + 0.1
     assert found["explained_variance"]["training"] > found["explained_variance"]["test"] + 0.1
 
 
-def test_a_bottleneck_of_another_table(inputs: Inputs, model: PreTrainedModel) -> None:
-    other = replace(inputs, table=inputs.table.flip(1))
-    found = compressor.measure(make(fitted(other, *PCA), inputs, model))
+def test_a_bottleneck_of_another_table(session: Session) -> None:
+    other = with_table(session, session.table.flip(1))
+    found = compressor.measure(make(fitted(other, *PCA), session))
     assert found["mean_distance"] > 1e-2
     assert found["claimed"] > found["explained_variance"]["training"] + 0.1
 
 
-def test_a_compressor_that_changes_the_length(inputs: Inputs, model: PreTrainedModel) -> None:
-    found = probe(make(pairs(256), inputs, model))
+def test_a_compressor_that_changes_the_length(session: Session) -> None:
+    found = probe(make(pairs(256), session))
     assert found["tokens"] is None
     assert found["statistics"] is None
     whole = found["compressor"]
@@ -221,10 +220,10 @@ def test_a_compressor_that_changes_the_length(inputs: Inputs, model: PreTrainedM
     assert sum(d["sensitivity_share"] for d in whole["directions"]) > 0.01
 
 
-def test_a_compressor_that_looks_at_other_tokens(inputs: Inputs, model: PreTrainedModel) -> None:
-    bottleneck = untouched(inputs)
+def test_a_compressor_that_looks_at_other_tokens(session: Session) -> None:
+    bottleneck = untouched(session)
     bottleneck.compressor = Previous(ComponentConfig(), 256)
-    case = make(bottleneck, inputs, model)
+    case = make(bottleneck, session)
     found = probe(case)
     for prompt in found["tokens"]["prompts"]:
         assert prompt[0]["nearest"] == prompt[0]["original"], "BOS does not cross"
@@ -241,12 +240,12 @@ def test_a_compressor_that_looks_at_other_tokens(inputs: Inputs, model: PreTrain
 
 @pytest.mark.parametrize("tokenwise", [True, False])
 def test_nearest_tokens_one_position_at_a_time(
-    tokenwise: bool, inputs: Inputs, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
+    tokenwise: bool, session: Session, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    case = make(fitted(inputs, *PCA), inputs, model)
+    case = make(fitted(session, *PCA), session)
     monkeypatch.setattr(type(case.bottleneck.compressor), "tokenwise", tokenwise)
     ids, _ = originals(case)
-    ours, table = rebuilt(case), inputs.table.double()
+    ours, table = rebuilt(case), session.table.double()
     nearest = torch.cdist(ours, table).argmin(1)
     right = nearest == ids
     cosine = (normalize(ours) @ normalize(table).T).argmax(1) == ids
@@ -255,7 +254,7 @@ def test_nearest_tokens_one_position_at_a_time(
     assert 0.2 < found["recovery_euclidean"] < 0.9
     assert found["recovery_euclidean"] == pytest.approx(float(right.double().mean()))
     assert found["recovery_cosine"] == pytest.approx(float(cosine.double().mean()))
-    whole = reconstruction(case.bottleneck, case.prompts, case.stats, inputs.table)
+    whole = reconstruction(case.positions, case.stats.variance, session.table)
     assert whole is not None
     assert found["recovery_euclidean"] == pytest.approx(whole["token_recovery"])
     assert found["distinct_nearest"] == len(set(nearest.tolist()))
@@ -264,7 +263,7 @@ def test_nearest_tokens_one_position_at_a_time(
     assert found["top_nearest"]["share"] == pytest.approx(count / len(ids))
 
     def text(token: int) -> str:
-        return str(inputs.tokenizer.decode([token]))
+        return str(session.tokenizer.decode([token]))
 
     wrong = zip(ids[~right].tolist(), nearest[~right].tolist(), strict=True)
     confused = Counter((text(a), text(b)) for a, b in wrong)
@@ -273,7 +272,7 @@ def test_nearest_tokens_one_position_at_a_time(
     assert list(listed.values()) == [n for _, n in confused.most_common(15)]
     assert all(confused[pair] == n for pair, n in listed.items())
 
-    train = Counter(i for p in inputs.prompts(inputs.data.train) for i in p.ids[1:])
+    train = Counter(i for p in session.prompts(session.data.train) for i in p.ids[1:])
     assert [b["bucket"] for b in found["by_frequency"]] == list(tokens.BUCKETS)
     limits = [(0, 0), (1, 10), (11, 100), (101, 10**9)]
     for bucket, (low, high) in zip(found["by_frequency"], limits, strict=True):
@@ -283,42 +282,40 @@ def test_nearest_tokens_one_position_at_a_time(
         assert bucket["recovery"] == pytest.approx(float(right[inside].double().mean()))
 
 
-def test_the_vocabulary_in_pieces(
-    inputs: Inputs, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    case = make(fitted(inputs, *PCA), inputs, model)
+def test_the_vocabulary_in_pieces(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    case = make(fitted(session, *PCA), session)
     whole = tokens.measure(case)
-    monkeypatch.setattr(tokens, "SCORES_AT_ONCE", 97 * len(case.stats.ids))
+    monkeypatch.setattr("stage1.evaluation.reconstruction.SCORES_AT_ONCE", 97 * len(case.stats.ids))
     assert tokens.measure(case) == whole
 
 
-def test_tokens_that_share_their_row_count_as_recovered(inputs: Inputs, model: PreTrainedModel) -> None:
-    table = inputs.table.clone()
-    used = count_tokens(inputs.prompts(inputs.data.test[:50]), table).ids
+def test_tokens_that_share_their_row_count_as_recovered(session: Session) -> None:
+    table = session.table.clone()
+    used = count_tokens(session.prompts(session.data.test[:50]), table).ids
     unused = [i for i in range(len(table)) if i not in set(used.tolist())][: len(used)]
     table[unused] = table[used[: len(unused)]]
-    found = tokens.measure(make(untouched(inputs), replace(inputs, table=table), model))
+    found = tokens.measure(make(untouched(session), with_table(session, table)))
     assert found is not None
     assert found["recovery_euclidean"] == found["recovery_cosine"] == 1
 
 
-def test_tokens_that_are_no_text_by_themselves(inputs: Inputs, model: PreTrainedModel) -> None:
-    case = make(untouched(inputs), inputs, model)
-    ids = inputs.tokenizer.encode("日", add_special_tokens=False)
-    table = torch.cat([inputs.table, torch.ones(40, 256)])  # longer than the vocabulary
+def test_tokens_that_are_no_text_by_themselves(session: Session) -> None:
+    case = make(untouched(session), session)
+    ids = session.tokenizer.encode("日", add_special_tokens=False)
+    table = torch.cat([session.table, torch.ones(40, 256)])  # longer than the vocabulary
     beyond = len(table) - 1
-    case.inputs = replace(inputs, table=table)
+    case.session = with_table(session, table)
     case.prompts = [Prompt("x", "", [0, *ids, beyond], [False, *[True] * len(ids), True], 0), *case.prompts]
     found = tokens.measure(case)
     assert found is not None
     texts = [t["original"] for t in found["prompts"][0]]
-    assert texts[1:-1] == inputs.tokenizer.convert_ids_to_tokens(ids)
+    assert texts[1:-1] == session.tokenizer.convert_ids_to_tokens(ids)
     assert len(ids) == 3, "one token for each byte"
     assert texts[-1] == f"<id {beyond}>"
 
 
-def test_statistics_over_every_position(inputs: Inputs, model: PreTrainedModel) -> None:
-    case = make(fitted(inputs, *PCA), inputs, model)
+def test_statistics_over_every_position(session: Session) -> None:
+    case = make(fitted(session, *PCA), session)
     e, r = originals(case)[1].numpy(), rebuilt(case).numpy()
     found = statistics.measure(case)
     assert found is not None
@@ -353,12 +350,10 @@ def test_statistics_over_every_position(inputs: Inputs, model: PreTrainedModel) 
 
 
 @pytest.mark.parametrize("options", [PCA, ("compressor=random_projection", "compressor.dim=24")])
-def test_explained_variance_is_that_of_least_squares(
-    options: tuple[str, ...], inputs: Inputs, model: PreTrainedModel
-) -> None:
-    bottleneck = fitted(inputs, *options, "adapter=linear")
-    case = make(bottleneck, inputs, model)
-    train = make(bottleneck, replace(inputs, data=inputs.data._replace(test=inputs.data.train)), model, 300)
+def test_explained_variance_is_that_of_least_squares(options: tuple[str, ...], session: Session) -> None:
+    bottleneck = fitted(session, *options, "adapter=linear")
+    case = make(bottleneck, session)
+    train = make(bottleneck, replace(session, questions=session.data._replace(test=session.data.train)), 300)
     sides = []
     for part in (train, case):
         _, rows = originals(part)
@@ -377,15 +372,13 @@ def test_explained_variance_is_that_of_least_squares(
         assert found["claimed"] is None
 
 
-def test_sensitivity_one_prompt_at_a_time(
-    inputs: Inputs, model: PreTrainedModel, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sensitivity_one_prompt_at_a_time(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(compressor, "CHUNK", 50)
-    case = make(fitted(inputs, *PCA), inputs, model, asked=10)
+    case = make(fitted(session, *PCA), session, asked=10)
     gradients = []
     for prompt in case.prompts:
-        embeds = inputs.table[prompt.ids].float()[None].requires_grad_()
-        logits = model(inputs_embeds=embeds).logits[0]
+        embeds = session.table[prompt.ids].float()[None].requires_grad_()
+        logits = case.session.model.llm(inputs_embeds=embeds).logits[0]
         cross_entropy(logits[:-1], torch.tensor(prompt.ids[1:]), reduction="sum").backward()  # type: ignore[no-untyped-call]
         assert embeds.grad is not None
         gradients.append(embeds.grad[0][torch.tensor(prompt.cross)].double())
@@ -407,12 +400,12 @@ def test_sensitivity_one_prompt_at_a_time(
     assert found["lost_sensitivity"] == pytest.approx(lost, rel=1e-3)
 
 
-def test_sensitivity_by_finite_differences(inputs: Inputs, model: PreTrainedModel) -> None:
-    case = make(untouched(inputs), inputs, model, asked=1)
+def test_sensitivity_by_finite_differences(session: Session) -> None:
+    case = make(untouched(session), session, asked=1)
     prompt = case.prompts[0]
     prompt = prompt._replace(ids=prompt.ids[:24], cross=prompt.cross[:24])
     case.prompts = [prompt]
-    embeds, goal = inputs.table[prompt.ids].float(), torch.tensor(prompt.ids[1:])
+    embeds, goal = session.table[prompt.ids].float(), torch.tensor(prompt.ids[1:])
     _, vectors = torch.linalg.eigh(case.stats.covariance())
 
     @torch.no_grad()
@@ -420,7 +413,7 @@ def test_sensitivity_by_finite_differences(inputs: Inputs, model: PreTrainedMode
         """Each crossing position moved to and fro, one prompt for each move."""
         moves = torch.eye(len(embeds))[torch.tensor(prompt.cross)][:, :, None] * direction.float()
         both = torch.cat([embeds + step * moves, embeds - step * moves])
-        logs = model(inputs_embeds=both).logits[:, :-1].double().log_softmax(-1)
+        logs = case.session.model.llm(inputs_embeds=both).logits[:, :-1].double().log_softmax(-1)
         nll = -logs.gather(2, goal.expand(len(both), -1)[..., None]).sum((1, 2))
         there, back = nll.chunk(2)
         return float(((there - back) / (2 * step)).square().sum())

@@ -2,12 +2,11 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
 import pytest
-from transformers import PreTrainedModel
 
 import stage1.diagnose.generation as generation
 import stage1.diagnose.protocol as protocol
@@ -17,10 +16,9 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.diagnose.case import Asked, Case
-from stage1.evaluation.lm_eval.model import Embed
-from stage1.evaluation.lm_eval.squad_task import QATask
+from stage1.evaluation.generation import Embed, GreedyDecoder
 from stage1.evaluation.squad import f1, normalize_answer
-from stage1.session import Inputs
+from stage1.session import Session
 
 N = 20
 CUT = 24  # tokens, far fewer than any prompt has
@@ -38,14 +36,14 @@ class Counting(Case):
         return super().ask(name, embed, prompts)
 
 
-def case_of(inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck) -> Counting:
-    questions = inputs.data.test[:N]
-    return Counting(bottleneck, inputs, model, questions, inputs.prompts(questions), [])
+def case_of(session: Session, bottleneck: Bottleneck) -> Counting:
+    questions = session.data.test[:N]
+    return Counting(bottleneck, session, questions, session.prompts(questions), [])
 
 
 @pytest.fixture(scope="module")
-def healthy(inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck) -> Counting:
-    return case_of(inputs, model, bottleneck)
+def healthy(session: Session, bottleneck: Bottleneck) -> Counting:
+    return case_of(session, bottleneck)
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +52,11 @@ def clean(healthy: Counting) -> dict[str, Any]:
 
 
 @dataclass(frozen=True)
-class Faulty(Inputs):
-    """Inputs whose prompts went through `change`."""
+class Faulty(Session):
+    """A session whose prompts went through `change`."""
 
     @staticmethod
-    def change(prompt: Prompt, inputs: Inputs) -> Prompt:
+    def change(prompt: Prompt, session: Session) -> Prompt:
         raise NotImplementedError
 
     def prompts(self, questions: list[Question], *, with_context: bool = True) -> list[Prompt]:
@@ -69,7 +67,7 @@ class WithoutBos(Faulty):
     """A tokenizer that puts no BOS in front."""
 
     @staticmethod
-    def change(prompt: Prompt, inputs: Inputs) -> Prompt:
+    def change(prompt: Prompt, session: Session) -> Prompt:
         return prompt._replace(ids=prompt.ids[1:], cross=prompt.cross[1:])
 
 
@@ -77,9 +75,9 @@ class CutFromTheRight(Faulty):
     """`truncation=True` of a tokenizer: the question goes first."""
 
     @staticmethod
-    def change(prompt: Prompt, inputs: Inputs) -> Prompt:
+    def change(prompt: Prompt, session: Session) -> Prompt:
         ids = prompt.ids[:CUT]
-        text = str(inputs.tokenizer.decode(ids, skip_special_tokens=True))
+        text = str(session.tokenizer.decode(ids, skip_special_tokens=True))
         return Prompt(prompt.id, text, ids, prompt.cross[:CUT], len(prompt.ids) - CUT)
 
 
@@ -87,14 +85,14 @@ class TrailingSpace(Faulty):
     """`Answer: ` as a prompt's end."""
 
     @staticmethod
-    def change(prompt: Prompt, inputs: Inputs) -> Prompt:
-        space = inputs.tokenizer(" ", add_special_tokens=False)["input_ids"]
+    def change(prompt: Prompt, session: Session) -> Prompt:
+        space = session.tokenizer(" ", add_special_tokens=False)["input_ids"]
         cross = prompt.cross + [True] * len(space)
         return prompt._replace(text=prompt.text + " ", ids=prompt.ids + space, cross=cross)
 
 
-def faulty(kind: type[Faulty], inputs: Inputs) -> Faulty:
-    return kind(**{field.name: getattr(inputs, field.name) for field in fields(inputs)})
+def faulty(kind: type[Faulty], session: Session) -> Faulty:
+    return kind(**{field.name: getattr(session, field.name) for field in fields(session)})
 
 
 # -- protocol ---------------------------------------------------------------------------------------------
@@ -121,11 +119,9 @@ def test_a_sound_protocol_has_nothing_to_report_and_asks_nothing_twice(
     assert set(healthy.rows) == {"text", "raw", "bottleneck"}
 
 
-def test_prompts_without_bos(
-    inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck, healthy: Counting
-) -> None:
+def test_prompts_without_bos(session: Session, bottleneck: Bottleneck, healthy: Counting) -> None:
     """With BOS back in front the answers are those of the sound protocol."""
-    case = case_of(faulty(WithoutBos, inputs), model, bottleneck)
+    case = case_of(faulty(WithoutBos, session), bottleneck)
     measured = protocol.measure(case)
     assert measured["bos"] == {
         "expected": True,
@@ -145,11 +141,9 @@ def test_bos_in_front_of_a_prompt_that_fills_the_context() -> None:
     assert protocol._with_bos(prompt, 5, 3) is prompt
 
 
-def test_prompts_cut_from_the_right(
-    inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck, healthy: Counting
-) -> None:
+def test_prompts_cut_from_the_right(session: Session, bottleneck: Bottleneck, healthy: Counting) -> None:
     """The question is gone; whole prompts give the sound protocol's F1."""
-    measured = protocol.measure(case_of(faulty(CutFromTheRight, inputs), model, bottleneck))
+    measured = protocol.measure(case_of(faulty(CutFromTheRight, session), bottleneck))
     assert measured["text_f1"] < 30
     assert measured["cut"] == {
         "question_missing": N,
@@ -162,40 +156,34 @@ def test_prompts_cut_from_the_right(
     assert measured["bos"]["missing"] == 0
 
 
-def test_contexts_cut_as_they_should_be_are_no_cut_prompts(
-    inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck
-) -> None:
+def test_contexts_cut_as_they_should_be_are_no_cut_prompts(session: Session, bottleneck: Bottleneck) -> None:
     config = small_config(f"eval.limit={N}", "data.max_prompt_tokens=60")
-    case = case_of(replace(inputs, config=config), model, bottleneck)
+    case = case_of(session.under(config), bottleneck)
     measured = protocol.measure(case)
     assert measured["truncated"]["prompts"] == sum(p.lost > 0 for p in case.prompts) > N / 2
     assert set(measured["cut"].values()) == {0, None}
 
 
-def test_a_trailing_space_is_not_taken_for_a_cut(
-    inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck
-) -> None:
-    measured = protocol.measure(case_of(faulty(TrailingSpace, inputs), model, bottleneck))
+def test_a_trailing_space_is_not_taken_for_a_cut(session: Session, bottleneck: Bottleneck) -> None:
+    measured = protocol.measure(case_of(faulty(TrailingSpace, session), bottleneck))
     assert measured["trailing_space"] == N
     assert set(measured["cut"].values()) == {0, None}
 
 
 def test_answers_that_nothing_stops(
-    inputs: Inputs,
-    model: PreTrainedModel,
+    session: Session,
     bottleneck: Bottleneck,
     healthy: Counting,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The model goes on with questions of its own; the first lines are the sound protocol's answers."""
-    built = QATask.__init__
+    built = GreedyDecoder.__init__
 
-    def without_stop(self: QATask, *args: Any) -> None:
-        built(self, *args)
-        self._options = {**self._options, "until": []}
+    def without_stop(self: GreedyDecoder, *args: Any, stop: Any, max_new_tokens: int) -> None:
+        built(self, *args, stop=[], max_new_tokens=max_new_tokens)
 
-    monkeypatch.setattr(QATask, "__init__", without_stop)
-    case = case_of(inputs, model, bottleneck)
+    monkeypatch.setattr(GreedyDecoder, "__init__", without_stop)
+    case = case_of(session, bottleneck)
     measured = protocol.measure(case)
     run_on = [answer for answer in case.text.answers if answer.partition("\n")[2].strip()]
     assert measured["stop"] == {
@@ -209,41 +197,37 @@ def test_answers_that_nothing_stops(
 
 
 def test_answers_that_reach_the_length_limit(
-    inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck, healthy: Counting
+    session: Session, bottleneck: Bottleneck, healthy: Counting
 ) -> None:
     config = small_config(f"eval.limit={N}", "eval.max_new_tokens=2")
-    case = case_of(replace(inputs, config=config), model, bottleneck)
+    case = case_of(session.under(config), bottleneck)
     measured = protocol.measure(case)
-    lengths = [len(inputs.tokenizer(a, add_special_tokens=False)["input_ids"]) for a in healthy.text.answers]
+    lengths = [len(session.tokenizer(a, add_special_tokens=False)["input_ids"]) for a in healthy.text.answers]
     assert measured["stop"]["unstopped"] == sum(length >= 2 for length in lengths) > 0
     assert measured["stop"]["run_on"] == 0
 
 
-def test_embeddings_that_do_not_do_what_ids_do(
-    inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    raw = Case.raw
+def test_embeddings_that_do_not_do_what_ids_do(session: Session, bottleneck: Bottleneck) -> None:
+    case = case_of(session, bottleneck)
+    original = case.raw
 
-    def shrunk(self: Case, *args: Any) -> Any:
-        embedded = raw(self, *args)
+    def shrunk(*args: Any) -> Any:
+        embedded = original(*args)
         return embedded._replace(embeds=0.01 * embedded.embeds)
 
-    monkeypatch.setattr(Case, "raw", shrunk)
-    case = case_of(inputs, model, bottleneck)
+    case.raw = shrunk
     measured = protocol.measure(case)
     pairs_of = zip(case.text.answers, case.ask("raw", case.raw).answers, strict=True)
     assert measured["raw_differs"] == sum(a != b for a, b in pairs_of) > 0
 
 
-def test_chat_templates(
-    inputs: Inputs, model: PreTrainedModel, bottleneck: Bottleneck, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_chat_templates(session: Session, bottleneck: Bottleneck, monkeypatch: pytest.MonkeyPatch) -> None:
     """There, and used only where the prompts hold its control tokens."""
-    case = case_of(inputs, model, bottleneck)
-    monkeypatch.setattr(inputs.tokenizer, "chat_template", "<|begin_of_text|><|user|>{{ messages }}")
+    case = case_of(session, bottleneck)
+    monkeypatch.setattr(session.tokenizer, "chat_template", "<|begin_of_text|><|user|>{{ messages }}")
     assert protocol._chat_template(case) == {"there": True, "used": False}
-    added = {**inputs.tokenizer.get_added_vocab(), "<|user|>": 7}
-    monkeypatch.setattr(inputs.tokenizer, "get_added_vocab", lambda: added)
+    added = {**session.tokenizer.get_added_vocab(), "<|user|>": 7}
+    monkeypatch.setattr(session.tokenizer, "get_added_vocab", lambda: added)
     case.prompts[0] = case.prompts[0]._replace(ids=[0, 7, *case.prompts[0].ids[1:]])
     assert protocol._chat_template(case) == {"there": True, "used": True}
 
@@ -275,7 +259,7 @@ def test_first_tokens_are_the_first_ones_of_the_answers(healthy: Counting) -> No
     measured = generation.measure(healthy)["first_token"]
 
     def first(text: str) -> int:
-        ids: list[int] = healthy.inputs.tokenizer(text, add_special_tokens=False)["input_ids"]
+        ids: list[int] = healthy.session.tokenizer(text, add_special_tokens=False)["input_ids"]
         return ids[0]
 
     gold = [first(f" {question.answers[0]}\n") for question in healthy.questions]
@@ -286,10 +270,8 @@ def test_first_tokens_are_the_first_ones_of_the_answers(healthy: Counting) -> No
     assert measured["agreement"] == sum(first(f"{a}\n") == first(f"{b}\n") for a, b in alike) / N
 
 
-def test_a_compressor_that_changes_the_length_has_no_first_tokens(
-    inputs: Inputs, model: PreTrainedModel
-) -> None:
-    case = case_of(inputs, model, pairs(inputs.table.shape[1]))
+def test_a_compressor_that_changes_the_length_has_no_first_tokens(session: Session) -> None:
+    case = case_of(session, pairs(session.table.shape[1]))
     measured = generation.measure(case)
     assert measured["first_token"] is None
     assert measured["ours"]["contains_gold"] < measured["text"]["contains_gold"]

@@ -25,7 +25,7 @@ from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import load_model_inputs
+from stage1.session import Session
 
 TASKS = ROOT / "tests" / "tasks"
 SMALL_TASKS = [str(TASKS / f"small_{name}.yaml") for name in ("generation", "cloze", "choice", "rolling")]
@@ -177,23 +177,23 @@ def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: py
     """Killed in the middle of the bottleneck's row; what was asked is known when it is asked again."""
     run, counted = runs["lossy"], []
     complete = asked(run, SMALL_TASKS[2], limit=40)
-    add, answer = Stage1LM.add_partial, Stage1LM._answer
+    keep, answer_all = Stage1LM.keep, Stage1LM._answer
 
-    def dying(self: Stage1LM, attr: str, req: Any, res: Any) -> None:
-        add(self, attr, req, res)
+    def dying(self: Stage1LM, request: Any, answer: Any) -> None:
+        keep(self, request, answer)
         if self.embed is not None:
-            counted.append(req)
+            counted.append(request)
             if len(counted) == 40:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(Stage1LM, "add_partial", dying)
+    monkeypatch.setattr(Stage1LM, "keep", dying)
     with pytest.raises(KeyboardInterrupt):
         asked(run, SMALL_TASKS[2], limit=40)
-    monkeypatch.setattr(Stage1LM, "add_partial", add)
+    monkeypatch.setattr(Stage1LM, "keep", keep)
     rows: list[tuple[int, int]] = []
 
     def watched(self: Stage1LM, requests: Any, ask: Any) -> Any:
-        answers = answer(self, requests, ask)
+        answers = answer_all(self, requests, ask)
         rows.append((len(requests), self.asked))
         return answers
 
@@ -273,18 +273,16 @@ def test_squad_takes_a_file(runs: dict[str, Run], invoke: Any) -> None:
 
 
 def test_the_chat_template_and_a_system_instruction_reach_the_model(runs: dict[str, Run]) -> None:
-    inputs = load_model_inputs(runs["identity"].config, Progress(), weights="all")
+    session = Session.open(runs["identity"].config, Progress(), data="none")
     template = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}<assistant>"
-    inputs.tokenizer.chat_template = template
-    from stage1.bottleneck.bottleneck import Bottleneck
+    session.tokenizer.chat_template = template
 
     evaluation = evaluate_tasks(
-        Bottleneck.from_pretrained(runs["identity"].path, table=inputs.table),
-        inputs,
+        session.load_bottleneck(runs["identity"]),
+        session,
         selected(SMALL_TASKS[:1]),
         TaskOptions(chat_template=True, system_instruction="Be short.", limit=2, num_fewshot=1),
         cache=None,
-        progress=Progress(),
     )
     [first, _] = evaluation.samples["small_generation"]["bottleneck"]
     request = first["arguments"][0][0]

@@ -185,7 +185,7 @@ def test_an_interrupted_run_goes_on_after_the_step_it_came_to(heard: Heard, tmp_
 def test_an_interrupted_evaluation_is_made_up_for(heard: Heard, tmp_path: Path) -> None:
     config = small_run(tmp_path)
     with pytest.raises(KeyboardInterrupt):
-        train_run(config, CtrlC("Asking: bottleneck", 1))
+        train_run(config, CtrlC("Evaluating bottleneck", 1))
     assert heard[-2:] == [*steps(41), ("run", "end", "interrupted")]
     log = (tmp_path / "run" / METRICS).read_bytes()
     heard.clear()

@@ -13,7 +13,7 @@ from stage1.bottleneck.statistics import count_tokens, least_squares, training_s
 from stage1.data.prompts import Prompt
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
-from stage1.session import Inputs
+from stage1.session import Session
 from stage1.training.batches import PromptBatches, TokenBatches
 from stage1.training.objective import Objective
 
@@ -25,13 +25,13 @@ def crossing_rows(prompts: list[Prompt], table: torch.Tensor) -> torch.Tensor:
 
 
 @pytest.fixture(scope="module")
-def prompts(inputs: Inputs) -> list[Prompt]:
-    return inputs.prompts(inputs.data.train)[:60]
+def prompts(session: Session) -> list[Prompt]:
+    return session.prompts(session.data.train)[:60]
 
 
-def test_moments_equal_those_over_all_positions(inputs: Inputs, prompts: list[Prompt]) -> None:
-    stats = count_tokens(prompts, inputs.table)
-    rows = crossing_rows(prompts, inputs.table)
+def test_moments_equal_those_over_all_positions(session: Session, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, session.table)
+    rows = crossing_rows(prompts, session.table)
     assert int(stats.counts.sum()) == len(rows)
     assert len(stats.ids) < len(rows) / 10  # otherwise there is nothing fast about the fast path
     torch.testing.assert_close(stats.mean, rows.mean(0), rtol=0, atol=1e-12)
@@ -39,11 +39,11 @@ def test_moments_equal_those_over_all_positions(inputs: Inputs, prompts: list[Pr
     assert stats.variance == pytest.approx(float(rows.var(0, correction=0).mean()), rel=1e-12)
 
 
-def test_pca_equals_a_decomposition_of_all_prompts(inputs: Inputs, prompts: list[Prompt]) -> None:
-    stats = count_tokens(prompts, inputs.table)
+def test_pca_equals_a_decomposition_of_all_prompts(session: Session, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, session.table)
     bottleneck = build("compressor.dim=16")
-    bottleneck.double().fit(stats, inputs.table)
-    rows = crossing_rows(prompts, inputs.table)
+    bottleneck.double().fit(stats, session.table)
+    rows = crossing_rows(prompts, session.table)
     _, singular, directions = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
     components = bottleneck.compressor.components.double()
     cosines = (components * directions[:16]).sum(1).abs()
@@ -53,11 +53,11 @@ def test_pca_equals_a_decomposition_of_all_prompts(inputs: Inputs, prompts: list
     torch.testing.assert_close(ours, explained[:16], rtol=0, atol=1e-5)
 
 
-def test_least_squares_equals_lstsq_over_all_positions(inputs: Inputs, prompts: list[Prompt]) -> None:
-    stats = count_tokens(prompts, inputs.table)
+def test_least_squares_equals_lstsq_over_all_positions(session: Session, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, session.table)
     projection = torch.randn(stats.embeds.shape[1], 12, generator=torch.Generator().manual_seed(0))
     weight, bias = least_squares(stats.embeds @ projection, stats.embeds, stats.shares)
-    rows = crossing_rows(prompts, inputs.table)
+    rows = crossing_rows(prompts, session.table)
     codes = torch.cat([rows @ projection.double(), torch.ones(len(rows), 1, dtype=torch.float64)], 1)
     reference = torch.linalg.lstsq(codes, rows).solution
     torch.testing.assert_close(torch.cat([weight, bias[None]]), reference, rtol=1e-4, atol=1e-6)
@@ -77,14 +77,14 @@ def gradient(bottleneck: Bottleneck, objective: Objective, inputs: LossInputs) -
 
 @pytest.mark.parametrize("uniform", [0.0, 0.5])
 def test_expected_gradient_equals_that_of_all_prompts(
-    inputs: Inputs, prompts: list[Prompt], uniform: float
+    session: Session, prompts: list[Prompt], uniform: float
 ) -> None:
     config = small_config("losses.recon=1", "losses.cosine=0.3")
     resolved = resolve(config, load_plugins())
     bottleneck = build("compressor.dim=8", "adapter=mlp")
     objective = Objective(resolved)
-    stats = count_tokens(prompts, inputs.table)
-    bottleneck.fit(stats, inputs.table)
+    stats = count_tokens(prompts, session.table)
+    bottleneck.fit(stats, session.table)
     shares = training_shares(stats, uniform)
 
     batch = TokenBatches(stats, shares, size=len(stats.ids), seed=0).batch(0)
@@ -94,9 +94,9 @@ def test_expected_gradient_equals_that_of_all_prompts(
     )
 
     slow, total = torch.zeros_like(fast), 0.0
-    per_token = PromptBatches(prompts, inputs.table, stats, shares, 1, 0).weight
+    per_token = PromptBatches(prompts, session.table, stats, shares, 1, 0).weight
     for prompt in prompts:  # one at a time: the obvious loop
-        batch = collate([prompt], inputs.table, per_token)
+        batch = collate([prompt], session.table, per_token)
         rebuilt = bottleneck(batch.embeds, batch.cross)
         given = LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
         slow += float(batch.weights.sum()) * gradient(bottleneck, objective, given)
@@ -114,11 +114,11 @@ def test_drawn_batches_have_the_shares_as_expectation() -> None:
     torch.testing.assert_close(frequencies, shares, rtol=0, atol=0.015)
 
 
-def test_processes_share_a_batch_without_overlap(inputs: Inputs, prompts: list[Prompt]) -> None:
-    stats = count_tokens(prompts, inputs.table)
+def test_processes_share_a_batch_without_overlap(session: Session, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, session.table)
 
     def make(rank: int = 0, processes: int = 1) -> PromptBatches:
-        table = inputs.table
+        table = session.table
         return PromptBatches(prompts, table, stats, stats.shares, 4, 3, rank=rank, processes=processes)
 
     whole = [make().batch(step) for step in range(20)]  # 80 prompts: over the end of an epoch of 60
@@ -136,8 +136,8 @@ def test_processes_share_a_batch_without_overlap(inputs: Inputs, prompts: list[P
     assert sorted(epoch) == sorted(str(p.ids) for p in prompts)  # every prompt once per epoch
 
 
-def test_batches_depend_on_seed_and_step_alone(inputs: Inputs, prompts: list[Prompt]) -> None:
-    stats = count_tokens(prompts, inputs.table)
+def test_batches_depend_on_seed_and_step_alone(session: Session, prompts: list[Prompt]) -> None:
+    stats = count_tokens(prompts, session.table)
     first = TokenBatches(stats, stats.shares, 64, seed=5)
     second = TokenBatches(stats, stats.shares, 64, seed=5)
     second.batch(0)

@@ -11,20 +11,22 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import ByteLevel
 from torch import Tensor
 
-from conftest import Notes
+from conftest import Notes, small_config, with_llm
 from random_llama import calls_of, random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import Stage1Error
-from stage1.evaluation.lm_eval.model import Embed, Stage1LM, tokens_containing
+from stage1.evaluation.generation import Embed, tokens_containing
+from stage1.evaluation.lm_eval.evaluate import embed_requests
+from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
-from stage1.evaluation.rows import through
 from stage1.llm.loading import load_llm, load_tokenizer
 from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins import load_plugins
 from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
-from stage1.plugins.tensors import Code, Embedded, TokenStats
+from stage1.plugins.tensors import Code, Embedded
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
+from stage1.session import Session
 
 CPU = torch.device("cpu")
 WIDTH = 32
@@ -82,17 +84,9 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return llama(tmp_path_factory.mktemp("llama"), tied=False)
 
 
-def everything(table: Tensor) -> TokenStats:
-    return TokenStats(torch.arange(len(table)), torch.ones(len(table)).double(), table)
-
-
 def embed_through(bottleneck: Bottleneck, model: Any) -> Embed:
-    table = model.get_input_embeddings().weight.detach()
-    embed = through(
-        bottleneck, bottleneck.rebuild, model.get_input_embeddings(), table, everything(table), []
-    )
-    assert embed is not None
-    return embed
+    session = Session.open(small_config(f"model={model.name_or_path}"), Progress(), data="none")
+    return embed_requests(bottleneck, with_llm(session, model))
 
 
 def identity() -> Bottleneck:

@@ -1,6 +1,5 @@
 """The LLM under lm-eval: embeddings do what token ids do, and lm-eval's pitfalls with them are covered."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +10,13 @@ from torch import Tensor
 
 from conftest import Notes
 from random_llama import calls_of, random_llama
-from stage1.data.prompts import Prompt, build_prompts
+from stage1.data.prompts import build_prompts
 from stage1.data.records import Question
 from stage1.data.tiny_squad import tiny_squad
 from stage1.errors import Stage1Error
-from stage1.evaluation.lm_eval.model import Embed, Stage1LM
+from stage1.evaluation.generation import Embed
+from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
-from stage1.evaluation.lm_eval.squad_task import QATask, generate_answers
 from stage1.llm.loading import load_llm, load_tokenizer
 from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins.tensors import Embedded
@@ -39,11 +38,7 @@ def some_questions(count: int) -> list[Question]:
 QUESTIONS = some_questions(20)
 
 
-def prompts_of(questions: Sequence[Question], scope: Any = "prompt") -> list[Prompt]:
-    return build_prompts(questions, TOKENIZER, scope=scope, raw_anchor=False, max_tokens=400)
-
-
-PROMPTS = prompts_of(QUESTIONS)
+PROMPTS = build_prompts(QUESTIONS, TOKENIZER, scope="prompt", raw_anchor=False, max_tokens=400)
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
@@ -62,16 +57,9 @@ def raw(model: Any) -> Embed:
     return lambda ids, cross, attention: Embedded(model.get_input_embeddings()(ids), attention)
 
 
-def ask(
-    model: Any,
-    embed: Embed | None = None,
-    *,
-    prompts: list[Prompt] = PROMPTS,
-    length: int = LENGTH,
-    **kw: Any,
-) -> list[str]:
-    lm = Stage1LM(model, TOKENIZER, embed=embed, prompts=prompts, **kw)
-    return generate_answers(lm, QATask("questions", QUESTIONS[: len(prompts)], prompts, length))
+def ask(model: Any, embed: Embed | None = None, *, length: int = LENGTH, **kw: Any) -> list[str]:
+    lm = Stage1LM(model, TOKENIZER, embed=embed, **kw)
+    return lm.generate_until([request_of(prompt.text, max_gen_toks=length) for prompt in PROMPTS])
 
 
 def request_of(context: str, **options: Any) -> Any:
@@ -134,14 +122,12 @@ def marked(model: Any, mark: float) -> Embed:
     return embed
 
 
-@pytest.mark.parametrize("scope", ["prompt", "context"])
-def test_the_llm_receives_what_the_prompt_says_and_its_own_tokens_raw(scope: str, untied: Any) -> None:
-    prompts = prompts_of(QUESTIONS, scope)
+def test_contexts_cross_and_generated_tokens_do_not(untied: Any) -> None:
     table = untied.get_input_embeddings().weight
     with calls_of(untied) as calls:
-        ask(untied, marked(untied, 0.25), prompts=prompts, batch_size=20)
+        ask(untied, marked(untied, 0.25), batch_size=20)
     received = calls[0]["inputs_embeds"]
-    by_length = sorted(prompts, key=lambda p: (-len(p.ids), p.text))
+    by_length = sorted(PROMPTS, key=lambda p: (-len(p.ids), p.text))
     for embeds, prompt in zip(received, by_length, strict=True):
         own = embeds[-len(prompt.ids) :]
         cross = torch.tensor(prompt.cross)
@@ -156,7 +142,7 @@ def test_the_llm_receives_what_the_prompt_says_and_its_own_tokens_raw(scope: str
         assert embeds is None
 
 
-def test_known_prompts_keep_their_ids(untied: Any) -> None:
+def test_contexts_are_tokenized_as_prompts_are(untied: Any) -> None:
     with calls_of(untied) as calls:
         ask(untied, batch_size=1)
     seen = {tuple(call["input_ids"][0].tolist()) for call in calls if call["input_ids"].shape[1] > 1}
@@ -164,7 +150,7 @@ def test_known_prompts_keep_their_ids(untied: Any) -> None:
     assert all(ids.count(TOKENIZER.bos_token_id) == 1 for ids in seen)
 
 
-def test_of_unknown_prompts_all_but_special_tokens_cross(untied: Any) -> None:
+def test_all_but_special_tokens_cross(untied: Any) -> None:
     lm = Stage1LM(untied, TOKENIZER, embed=marked(untied, 0.5), batch_size=2)
     text = f"{TOKENIZER.bos_token}In 1453 the city fell."
     with calls_of(untied) as calls:
@@ -185,14 +171,6 @@ def test_an_answer_ends_with_its_line() -> None:
             answers = ask(model, embed, batch_size=20, length=64)
         assert not any("\n" in answer for answer in answers)
         assert len(calls) < 40  # generation itself stopped, not only the text
-
-
-def test_one_character_needs_no_decoding_on_the_way(untied: Any) -> None:
-    ends, phrases = Stage1LM(untied, TOKENIZER)._ends(["\n", "\n\n", TOKENIZER.eos_token])
-    with_newline = {number for number in range(len(TOKENIZER)) if "\n" in TOKENIZER.decode([number])}
-    assert with_newline
-    assert ends == with_newline | {TOKENIZER.eos_token_id}
-    assert phrases == ["\n\n"]
 
 
 @pytest.mark.parametrize("as_embeddings", [False, True])

@@ -15,14 +15,14 @@ from stage1.bottleneck.batches import Batch, collate, collate_answers
 from stage1.bottleneck.bottleneck import splice
 from stage1.data.prompts import answer_ids
 from stage1.errors import ConfigError
-from stage1.evaluation.rows import load_model
+from stage1.llm.loading import load_llm
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import Answers, Embedded, LLMOutputs, LossInputs, States
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from stage1.training.objective import Objective
 from stage1.training.trainer import Trainer
 
@@ -76,21 +76,21 @@ def frozen(case: Case, loss: Loss, **options: Any) -> FrozenLLM:
 
 
 @pytest.fixture
-def case(inputs: Inputs, model: Any) -> Case:
+def case(session: Session, model: Any) -> Case:
     """Three prompts of different lengths, a special token in the middle of one of them."""
-    questions = inputs.data.train[:40]
-    prompts = inputs.prompts(questions)
+    questions = session.data.train[:40]
+    prompts = session.prompts(questions)
     order = sorted(range(40), key=lambda i: len(prompts[i].ids))
     picked = [order[0], order[20], order[-1]]
     chosen = [prompts[i] for i in picked]
-    eos = inputs.tokenizer.eos_token_id
+    eos = session.tokenizer.eos_token_id
     ids, cross = list(chosen[1].ids), list(chosen[1].cross)
     ids[7], cross[7] = eos, False
     chosen[1] = chosen[1]._replace(ids=ids, cross=cross)
-    batch = collate(chosen, inputs.table, torch.ones(len(inputs.table)))
-    answers = answer_ids([questions[i] for i in picked], inputs.tokenizer)
-    batch = batch._replace(answers=collate_answers(answers, inputs.table))
-    special = torch.tensor(inputs.tokenizer.all_special_ids)
+    batch = collate(chosen, session.table, torch.ones(len(session.table)))
+    answers = answer_ids([questions[i] for i in picked], session.tokenizer)
+    batch = batch._replace(answers=collate_answers(answers, session.table))
+    special = torch.tensor(session.tokenizer.all_special_ids)
     ordinary = batch.attention & ~torch.isin(batch.ids, special)
     assert len({len(prompt.ids) for prompt in chosen}) == 3
     assert len({len(answer) for answer in answers}) > 1
@@ -284,9 +284,9 @@ def counted(module: Any) -> list[int]:
 
 
 @pytest.fixture
-def fresh(inputs: Inputs) -> Any:
+def fresh(session: Session) -> Any:
     """A model of this test's own, to hang hooks on."""
-    return load_model(inputs, Progress())
+    return load_llm(session.model.folder, dtype="auto", device=session.device)
 
 
 def test_no_gradient_reaches_the_llm(case: Case) -> None:
@@ -377,9 +377,9 @@ FEW = (
 
 def trainer(path: Path, *settings: str, progress: Progress | None = None) -> tuple[Trainer, Run]:
     config = small_config(f"output={path}", *settings)
-    inputs = load_inputs(config, Progress(), weights="table")
+    session = Session.open(config, Progress(), weights="table")
     run = Run(path) if path.exists() else Run.create(config)
-    return Trainer(resolve(config, load_plugins()), inputs, load_plugins(), progress or Progress()), run
+    return Trainer(resolve(config, load_plugins()), session, load_plugins(), progress or Progress()), run
 
 
 def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:

@@ -7,21 +7,23 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from conftest import fitted
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt, build_prompts
-from stage1.evaluation.measures import rate, reconstruction, recovers
+from stage1.evaluation.rate import rate
+from stage1.evaluation.reconstruction import nearest, positions, reconstruction
 from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.plugins.tensors import TokenStats
-from stage1.session import Inputs
+from stage1.session import Session
 
 
 @pytest.fixture(scope="module")
-def prompts(inputs: Inputs) -> list[Prompt]:
-    return inputs.prompts(inputs.data.test[:30])
+def prompts(session: Session) -> list[Prompt]:
+    return session.prompts(session.data.test[:30])
 
 
 # -- rate -------------------------------------------------------------------------------------------------
@@ -29,10 +31,10 @@ def prompts(inputs: Inputs) -> list[Prompt]:
 
 @pytest.mark.parametrize(("magnitude", "scale_bits"), [("free", 0), ("vocab", 0), ("sent", 16)])
 def test_bits_are_those_of_vectors_scales_and_raw_tokens(
-    magnitude: str, scale_bits: int, inputs: Inputs, prompts: list[Prompt]
+    magnitude: str, scale_bits: int, session: Session, prompts: list[Prompt]
 ) -> None:
-    bottleneck = fitted(inputs, "compressor.dim=20", "adapter=linear", f"magnitude={magnitude}")
-    table = inputs.table
+    bottleneck = fitted(session, "compressor.dim=20", "adapter=linear", f"magnitude={magnitude}")
+    table = session.table
     measured = rate(bottleneck, prompts, count_tokens(prompts, table), table)
     crossing = sum(sum(p.cross) for p in prompts)
     tokens = sum(len(p.ids) for p in prompts)
@@ -44,26 +46,27 @@ def test_bits_are_those_of_vectors_scales_and_raw_tokens(
     assert measured["vs_text"] == pytest.approx(8 * sum(len(p.text.encode()) for p in prompts) / bits)
 
 
-def test_bits_where_only_the_context_crosses(inputs: Inputs) -> None:
+def test_bits_where_only_the_context_crosses(session: Session) -> None:
     prompts = build_prompts(
-        inputs.data.test[:10], inputs.tokenizer, scope="context", raw_anchor=False, max_tokens=500
+        session.data.test[:10], session.tokenizer, scope="context", raw_anchor=False, max_tokens=500
     )
-    bottleneck = fitted(inputs, "compressor.dim=32", "adapter=linear")
-    measured = rate(bottleneck, prompts, count_tokens(prompts, inputs.table), inputs.table)
+    bottleneck = fitted(session, "compressor.dim=32", "adapter=linear")
+    measured = rate(bottleneck, prompts, count_tokens(prompts, session.table), session.table)
     crossing, tokens = sum(sum(p.cross) for p in prompts), sum(len(p.ids) for p in prompts)
-    bits = crossing * 512 + (tokens - crossing) * math.log2(len(inputs.table))
+    bits = crossing * 512 + (tokens - crossing) * math.log2(len(session.table))
     assert 0 < crossing < tokens - 10
     assert measured["bits_per_token"] == pytest.approx(bits / tokens)
 
 
-def test_bits_of_a_code_with_fewer_vectors(inputs: Inputs, prompts: list[Prompt]) -> None:
-    table = inputs.table
+def test_bits_of_a_code_with_fewer_vectors(session: Session, prompts: list[Prompt]) -> None:
+    table = session.table
     measured = rate(pairs(256), prompts, count_tokens(prompts, table), table)
     vectors = sum(math.ceil(sum(p.cross) / 2) for p in prompts)
     tokens = sum(len(p.ids) for p in prompts)
     bits = vectors * (256 * 16 + 3) + len(prompts) * math.log2(len(table))
     assert measured["bits_per_token"] == pytest.approx(bits / tokens)
-    assert reconstruction(pairs(256), prompts, count_tokens(prompts, table), table) is None
+    assert positions(pairs(256), prompts, count_tokens(prompts, table), table) is None
+    assert reconstruction(None, 1.0, table) is None
 
 
 # -- reconstruction ---------------------------------------------------------------------------------------
@@ -93,28 +96,36 @@ def slow_reconstruction(bottleneck: Bottleneck, prompts: list[Prompt], table: Te
 @pytest.mark.parametrize("tokenwise", [True, False])
 @pytest.mark.parametrize("dim", [2, 8])
 def test_reconstruction_is_that_of_every_position(
-    tokenwise: bool, dim: int, inputs: Inputs, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
+    tokenwise: bool, dim: int, session: Session, prompts: list[Prompt], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    bottleneck = fitted(inputs, f"compressor.dim={dim}", "adapter=linear")
+    bottleneck = fitted(session, f"compressor.dim={dim}", "adapter=linear")
     monkeypatch.setattr(type(bottleneck.compressor), "tokenwise", tokenwise)
     assert bottleneck.tokenwise == tokenwise
-    table = inputs.table
+    table = session.table
     stats = count_tokens(prompts, table)
     expected = slow_reconstruction(bottleneck, prompts, table)
     assert 0 < expected["token_recovery"] < 1
-    assert reconstruction(bottleneck, prompts, stats, table) == pytest.approx(expected, rel=1e-4)
+    crossing = positions(bottleneck, prompts, stats, table)
+    assert crossing is not None
+    assert crossing.counts.sum() == sum(sum(prompt.cross) for prompt in prompts)
+    assert reconstruction(crossing, stats.variance, table) == pytest.approx(expected, rel=1e-4)
 
 
 def test_nearest_token_in_pieces(stats: TokenStats, monkeypatch: pytest.MonkeyPatch) -> None:
-    noisy = stats.embeds + 0.08 * torch.randn(200, 24, generator=torch.Generator().manual_seed(1))
+    noisy = (stats.embeds + 0.08 * torch.randn(200, 24, generator=torch.Generator().manual_seed(1))).float()
     table = torch.cat([stats.embeds, stats.embeds[:3]])  # rows that occur twice are as good as their twin
-    expected = torch.cdist(noisy.double(), stats.embeds.double()).argmin(1) == stats.ids
-    assert 0.1 < expected.double().mean() < 0.9
+    distances = torch.cdist(noisy.double(), stats.embeds.double())
+    cosines = normalize(noisy.double()) @ normalize(stats.embeds.double()).T
+    assert 0.1 < (distances.argmin(1) == stats.ids).double().mean() < 0.9
     for pieces in (2**24, 200 * 7, 1):
-        monkeypatch.setattr("stage1.evaluation.measures.SCORES_AT_ONCE", pieces)
-        assert torch.equal(recovers(noisy, stats.ids, table), expected)
+        monkeypatch.setattr("stage1.evaluation.reconstruction.SCORES_AT_ONCE", pieces)
+        found = nearest(noisy, stats.ids, table)
+        assert torch.equal(found.euclidean, distances.argmin(1))
+        assert torch.equal(found.cosine, cosines.argmax(1))
     twins = torch.tensor([200, 201, 202])
-    assert torch.equal(recovers(table[twins], twins, table), torch.tensor([True, True, True]))
+    assert torch.equal(nearest(table[twins], twins, table).euclidean, twins)
+    nothing = nearest(torch.zeros(3, 24), twins, table)
+    assert not torch.equal(nothing.cosine, twins)  # a vector of zeros has no direction
 
 
 # -- intervals --------------------------------------------------------------------------------------------
@@ -147,6 +158,30 @@ def test_bootstrap_equals_the_written_out_one() -> None:
     assert interval == pytest.approx(slow_interval(clusters, values, bootstrap.weights))
     assert interval == ClusterBootstrap(clusters, resamples=150, seed=5).interval(values)
     assert interval != ClusterBootstrap(clusters, resamples=150, seed=6).interval(values)
+
+
+def test_the_ratio_of_two_means_equals_the_written_out_one() -> None:
+    rng = np.random.default_rng(4)
+    clusters = [f"passage {number}" for number in rng.integers(0, 12, size=70)]
+    ours, text = rng.random(70) * 60, rng.random(70) * 100
+    bootstrap = ClusterBootstrap(clusters, resamples=150, seed=5)
+    names, ratios = list(dict.fromkeys(clusters)), []
+    for draws in bootstrap.weights:
+        times = [int(draws[names.index(cluster)]) for cluster in clusters]
+        ratios.append(np.mean(np.repeat(ours, times)) / np.mean(np.repeat(text, times)))
+    expected = [float(np.quantile(ratios, 0.025)), float(np.quantile(ratios, 0.975))]
+    assert bootstrap.ratio_interval(ours, text) == pytest.approx(expected)
+    assert bootstrap.ratio_interval(text, text) == [1, 1]  # paired: the same resample above and below
+    assert bootstrap.ratio_interval(0 * text, text) == [0, 0]
+
+
+def test_a_ratio_to_nothing_has_no_interval() -> None:
+    few = np.zeros(20)
+    few[0] = 50  # absent from about a third of the resamples
+    bootstrap = ClusterBootstrap(range(20), 400, 0)
+    assert bootstrap.ratio_interval(few, few) is None
+    assert bootstrap.ratio_interval(few, few + 1) is not None
+    assert bootstrap.ratio_interval(few, np.zeros(20)) is None
 
 
 def test_bootstrap_knows_that_questions_about_a_passage_are_not_independent() -> None:

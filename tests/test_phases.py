@@ -247,7 +247,7 @@ def ctrl_c() -> None:
     [
         pytest.param(kill, "Training", 25, id="killed in phase 1"),
         pytest.param(kill, "Solving the last layer", 0, id="killed at the end of phase 1"),
-        pytest.param(ctrl_c, "Asking: bottleneck", 1, id="interrupted between the phases"),
+        pytest.param(ctrl_c, "Evaluating bottleneck", 1, id="interrupted between the phases"),
         pytest.param(kill, "Training", 58, id="killed in phase 2"),
         pytest.param(ctrl_c, "Training", 58, id="interrupted in phase 2"),
     ],

@@ -15,7 +15,7 @@ import pytest
 from conftest import SMALL, Result, settings_args, small_config
 from stage1.api import train_run
 from stage1.errors import ConfigError, TrainingError, UsageError
-from stage1.evaluation.evaluate import NEEDED
+from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.squad import f1
 from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.progress import Progress

@@ -20,10 +20,11 @@ from stage1.data.datasets import load_qa
 from stage1.data.prompts import build_prompts
 from stage1.errors import UsageError
 from stage1.evaluation import squad
-from stage1.evaluation.rows import Asker, Row
+from stage1.evaluation.answers import Answering
+from stage1.evaluation.conditions import Condition
 from stage1.llm.loading import load_llm, load_tokenizer, locate
 from stage1.progress import Progress
-from stage1.session import load_inputs
+from stage1.session import Session
 
 FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
 N = 24
@@ -81,11 +82,10 @@ def test_what_lm_eval_writes_of_a_task_is_the_same_every_time(evaluated: Mapping
 
 
 def test_the_answers_are_those_of_the_text_row(evaluated: Mapping[str, Any]) -> None:
-    inputs = load_inputs(small_config("dtype=float32"), Progress(), weights="all")
-    questions = inputs.data.test[:N]
-    model = load_llm(inputs.folder, dtype="float32", device=inputs.device, trust_remote_code=False)
-    row = Row("text", inputs.prompts(questions), None, None)
-    answers = Asker(inputs, model, questions, None, Progress()).ask(row)
+    session = Session.open(small_config("dtype=float32"), Progress(), weights="all")
+    questions = session.data.test[:N]
+    asked = Condition("text", session.prompts(questions), None, None)
+    answers = [answer.text for answer in Answering(session, None).answers(asked)]
 
     samples = sorted(evaluated["samples"]["tiny-squad"], key=lambda sample: sample["doc_id"])
     assert [s["doc"]["id"] for s in samples] == [q.id for q in questions]

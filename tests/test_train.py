@@ -26,18 +26,18 @@ from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.session import Inputs, load_inputs
+from stage1.session import Session
 from stage1.training.trainer import Trainer, learning_rate
 
 
 def trainer_for(
     config: RunConfig, *, loss: type[Loss] | None = None, progress: Progress | None = None
 ) -> Trainer:
-    inputs = load_inputs(config, Progress(), weights="table")
+    session = Session.open(config, Progress(), weights="table")
     resolved: Resolved = resolve(config, load_plugins())
     if loss is not None:
         resolved = resolved._replace(losses={"test": ResolvedLoss(loss, loss.Config(), 1.0)})
-    return Trainer(resolved, inputs, load_plugins(), progress or Progress())
+    return Trainer(resolved, session, load_plugins(), progress or Progress())
 
 
 def trained(path: Path, *settings: str, loss: type[Loss] | None = None) -> Run:
@@ -108,8 +108,8 @@ def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0", "losses.cosine=0.001")
     best = run.best_selection()
     assert best["step"] == 0
-    inputs = load_inputs(run.config, Progress(), weights="table")
-    adapter: Any = Bottleneck.from_pretrained(run.path, table=inputs.table).adapter
+    session = Session.open(run.config, Progress(), weights="table")
+    adapter: Any = Bottleneck.from_pretrained(run.path, table=session.table).adapter
     assert float(adapter.correction.net[-1].weight.abs().max()) == 0
 
 
@@ -175,11 +175,11 @@ def test_a_loss_through_the_llm_trains_the_bottleneck_and_leaves_the_llm_alone(t
     assert loss.teacher_has_gradient is False
 
 
-def test_token_wise_training_never_loads_the_llm(inputs: Inputs, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_wise_training_never_loads_the_llm(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the LLM was loaded")
 
-    monkeypatch.setattr("stage1.evaluation.rows.load_llm", refuse)
+    monkeypatch.setattr("stage1.session.load_llm", refuse)
     assert trainer_for(small_config()).llm is None
     with pytest.raises(AssertionError, match="was loaded"):
         trainer_for(small_config(), loss=NextToken)

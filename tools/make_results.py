@@ -71,7 +71,7 @@ def train(cell: Mapping[str, Any], recipes: tuple[str | None, ...]) -> str:
     import torch
 
     from stage1.api import train_run
-    from stage1.evaluation.evaluate import NEEDED
+    from stage1.evaluation.conditions import NEEDED
     from stage1.progress import Progress
 
     torch.set_num_threads(1)
@@ -103,6 +103,8 @@ def measure(processes: int) -> dict[str, Any]:
         "machine": machine,
         "versions": versions(),
         "protocol": protocol(),
+        # It is the model's and the questions', not the bottleneck's: any run of these says the same.
+        "gate": (Run(folder(first[0], "default")).read_results() or {})["gate"],
         "basic": [basic(cell) for cell in cells(BASIC)],
         "study": list(study()),
     }
@@ -121,34 +123,35 @@ def versions() -> str:
 def protocol() -> dict[str, float]:
     """F1 of 200 questions without any bottleneck, where the study suspected the protocol: label → F1."""
     import torch
-    from stage1.evaluation.rows import Asker, Row, load_model, scores
 
     from stage1.data.datasets import spread
+    from stage1.data.prompts import Prompt
+    from stage1.evaluation.answers import Answering, scores
+    from stage1.evaluation.conditions import Condition, raw
+    from stage1.evaluation.generation import Embed
     from stage1.plugins.tensors import Embedded
     from stage1.progress import Progress
-    from stage1.session import load_inputs
+    from stage1.session import Session
 
-    inputs = load_inputs(RunConfig(), Progress(), weights="all")
-    questions = spread(inputs.data.test, 200)
-    prompts, model = inputs.prompts(questions), load_model(inputs, Progress())
-    asker = Asker(inputs, model, questions, None, Progress())
+    session = Session.open(RunConfig(), Progress())
+    questions = spread(session.data.test, 200)
+    prompts, answering, original = session.prompts(questions), Answering(session, None), raw(session)
     without_bos = [p._replace(ids=p.ids[1:], cross=p.cross[1:], text=f"{p.text} ") for p in prompts]
-    embedding: Any = model.get_input_embeddings()
 
-    def f1(row: Row) -> float:
-        return float(scores(questions, asker.ask(row))["f1"].mean())
+    def f1(shown: list[Prompt], embed: Embed | None) -> float:
+        answers = answering.answers(Condition("protocol", shown, embed, None))
+        return float(scores(questions, [answer.text for answer in answers])["f1"].mean())
 
-    def scaled(factor: float) -> Row:
+    def scaled(factor: float) -> Embed:
         def embed(ids: Any, cross: Any, attention: Any) -> Embedded:
-            raw = embedding(ids)
-            return Embedded(torch.where(cross[..., None], raw * factor, raw), attention)
+            embeds = original(ids, cross, attention).embeds
+            return Embedded(torch.where(cross[..., None], embeds * factor, embeds), attention)
 
-        return Row("scaled", prompts, embed, None)
+        return embed
 
-    measured = {"text": f1(Row("text", prompts, None, None))}
-    measured["text without BOS"] = f1(Row("without BOS", without_bos, None, None))
+    measured = {"text": f1(prompts, None), "text without BOS": f1(without_bos, None)}
     for factor in (0.01, 0.1, 10, 30, 120):
-        measured[f"embeddings × {factor:g}"] = f1(scaled(factor))
+        measured[f"embeddings × {factor:g}"] = f1(prompts, scaled(factor))
     return measured
 
 
@@ -161,7 +164,6 @@ def basic(cell: Mapping[str, Any]) -> dict[str, Any]:
         "rows": {row["row"]: {key: row[key] for key in kept} for row in results["rows"]},
         "bits_per_token": results["rate"]["bits_per_token"],
         "reconstruction": results["reconstruction"],
-        "raw_equals_text": results["raw_equals_text"],
     }
 
 

@@ -11,7 +11,6 @@ import torch
 import transformers
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
-from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.errors import Stage1Error
 from stage1.evaluation.conditions import Condition
@@ -30,6 +29,9 @@ TOKENS_AT_ONCE_ELSEWHERE = 65_536
 
 PROMPTS_AT_ONCE = 256
 """The most prompts of such a batch."""
+
+TOO_LARGE: list[Any] = []
+"""Kept in place of a batch's answers."""
 
 
 class Throughput(NamedTuple):
@@ -70,7 +72,7 @@ class Answering:
         kept = self.cache is not None and condition.key is not None
         journal = Journal(self.cache if kept else None, [self._decides, condition.key], self.progress)
         found: dict[int, Generation] = {}
-        pending = deque(self._batches(condition.prompts, journal, found))
+        pending = deque(self._batches(condition, journal, found))
         known = len(found)
         self.decoder.share(condition.prompts)
         label = f"Evaluating {condition.name}"
@@ -84,11 +86,14 @@ class Answering:
                     if not should_reduce_batch_size(error):
                         raise
                 else:
-                    self._keep(journal, condition.prompts, batch, fresh)
+                    self._keep(journal, condition, batch, fresh)
                     found |= zip(batch, fresh, strict=True)
                     done(len(batch))
                     continue
-                pending.extendleft(reversed(self._halves(batch)))  # here, where nothing holds the tensors
+                self._make_room(len(batch))  # here, where nothing holds the tensors
+                if not self._exact:
+                    journal.add(_request(condition, batch), TOO_LARGE)
+                pending.extendleft(reversed(_halves(batch)))
         self._note_speed(condition, known, time.perf_counter() - started)
         if not condition.keep:
             journal.forget()
@@ -97,31 +102,41 @@ class Answering:
     # -- batches, and what is known of them ------------------------------------------------------------
 
     def _batches(
-        self, prompts: Sequence[Prompt], journal: Journal, found: dict[int, Generation]
+        self, condition: Condition, journal: Journal, found: dict[int, Generation]
     ) -> Iterator[list[int]]:
         """The prompts that have to be asked, as batches of their numbers; what is known goes into `found`.
 
         In half precision the other prompts of a batch can tip an answer: batches are looked up whole there.
         """
         if self._exact:
-            for number, prompt in enumerate(prompts):
-                if (answer := journal.get(_request([prompt]))) is not None:
+            for number in range(len(condition.prompts)):
+                if (answer := journal.get(_request(condition, [number]))) is not None:
                     found[number] = Generation(*answer[0])
-        missing = [number for number in range(len(prompts)) if number not in found]
-        for batch in plan([len(prompt.ids) for prompt in prompts], missing, *self._limits):
-            answers = None if self._exact else journal.get(_request([prompts[i] for i in batch]))
-            if answers is None:
-                yield batch
-            else:
-                found |= zip(batch, (Generation(*answer) for answer in answers), strict=True)
+        lengths = [len(prompt.ids) for prompt in condition.prompts]
+        missing = [number for number in range(len(lengths)) if number not in found]
+        for batch in plan(lengths, missing, *self._limits):
+            yield from [batch] if self._exact else self._unknown(batch, condition, journal, found)
+
+    def _unknown(
+        self, batch: list[int], condition: Condition, journal: Journal, found: dict[int, Generation]
+    ) -> Iterator[list[int]]:
+        """What of a batch has to be asked; one that ran out of memory is known by its halves."""
+        answers = journal.get(_request(condition, batch))
+        if answers is None:
+            yield batch
+        elif answers == TOO_LARGE:
+            for half in _halves(batch):
+                yield from self._unknown(half, condition, journal, found)
+        else:
+            found |= zip(batch, (Generation(*answer) for answer in answers), strict=True)
 
     def _keep(
-        self, journal: Journal, prompts: Sequence[Prompt], batch: list[int], fresh: list[Generation]
+        self, journal: Journal, condition: Condition, batch: list[int], fresh: list[Generation]
     ) -> None:
         whole = zip(batch, fresh, strict=True)
         units = [([i], [answer]) for i, answer in whole] if self._exact else [(batch, fresh)]
         for numbers, answers in units:
-            journal.add(_request([prompts[i] for i in numbers]), [list(answer) for answer in answers])
+            journal.add(_request(condition, numbers), [list(answer) for answer in answers])
 
     @property
     def _exact(self) -> bool:
@@ -136,8 +151,7 @@ class Answering:
             return PROMPTS_AT_ONCE, tokens
         return size, 2**62
 
-    def _halves(self, batch: list[int]) -> list[list[int]]:
-        size = len(batch)
+    def _make_room(self, size: int) -> None:
         if size == 1:
             raise Stage1Error(
                 "Out of memory with a single prompt.",
@@ -145,7 +159,6 @@ class Answering:
             )
         self.progress.note(f"Out of memory with {size} prompts at a time: going on with {size // 2}.")
         clear_device_cache(garbage_collection=True)
-        return [batch[: size // 2], batch[size // 2 :]]
 
     def _note_speed(self, condition: Condition, known: int, seconds: float) -> None:
         questions = len(condition.prompts)
@@ -175,8 +188,15 @@ def plan(
         yield batch
 
 
-def _request(prompts: Sequence[Prompt]) -> Any:
-    return [[prompt.ids, prompt.cross] for prompt in prompts]
+def _halves(batch: list[int]) -> list[list[int]]:
+    middle = len(batch) // 2
+    return [batch[:middle], batch[middle:]]
+
+
+def _request(condition: Condition, numbers: Sequence[int]) -> Any:
+    """Prompts as JSON; where the LLM is given their ids, it does not matter what crosses."""
+    prompts = [condition.prompts[number] for number in numbers]
+    return [prompt.ids if condition.embed is None else [prompt.ids, prompt.cross] for prompt in prompts]
 
 
 def decisive(session: Session) -> dict[str, Any]:

@@ -5,10 +5,10 @@ last position of the same prompts in the same batch. Whether answers repeat at a
 that a model that is noisy by itself is not taken for one that is fed wrongly.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from stage1.data.prompts import Prompt
@@ -17,6 +17,9 @@ from stage1.evaluation.conditions import raw
 
 PROMPTS = 16
 """Prompts looked at: one batch, of the longest and the shortest."""
+
+BEYOND_NOISE = 3
+"""Times the noise above which a difference is one: two samples of the same noise are not equally large."""
 
 
 class Gate(NamedTuple):
@@ -32,7 +35,7 @@ class Gate(NamedTuple):
     @property
     def broken(self) -> bool:
         """Embeddings do not do what token ids do, beyond what the model differs from itself."""
-        return not self.difference <= self.noise
+        return self.difference > BEYOND_NOISE * self.noise
 
     @property
     def repeats(self) -> bool:
@@ -55,7 +58,7 @@ def check(answering: Answering, prompts: Sequence[Prompt]) -> Gate:
 
 
 def _largest(one: Tensor, other: Tensor) -> float:
-    """Largest difference of two tensors; infinite where one of them alone is not finite."""
-    if torch.equal(one, other):
-        return 0.0
-    return float((one.double() - other.double()).abs().nan_to_num(nan=float("inf")).max())
+    """Largest difference of two tensors; where one of them alone is no number, the largest there is."""
+    same = (one == other) | (one.isnan() & other.isnan())
+    apart = (one.double() - other.double()).abs().masked_fill(same, 0.0)
+    return float(apart.nan_to_num(nan=sys.float_info.max).max())

@@ -319,7 +319,7 @@ def _number(value: Any) -> float | None:
 def _sent(
     texts: Sequence[str], lm: Stage1LM, bottleneck: Bottleneck, session: Session
 ) -> dict[str, float] | None:
-    """What the distinct contexts took on the wire, as `measure.rate` says it; None where nothing crossed."""
+    """What the distinct contexts took on the wire, as `rate` says it; None where nothing crossed."""
     prompts = []
     for text in texts:
         ids = lm.tok_encode(text)
