@@ -93,13 +93,13 @@ def throughput(args: argparse.Namespace) -> dict[str, Any]:
     def ours(condition: Condition) -> Callable[[], Any]:
         return lambda: answering.answers(condition)
 
-    lm = HFLM(pretrained=session.model.llm, tokenizer=session.tokenizer, batch_size=args.batch)
+    lm: Any = HFLM(pretrained=session.model.llm, tokenizer=session.tokenizer, batch_size=args.batch)
     options = {"until": ["\n"], "max_gen_toks": tokens, "do_sample": False}
     requests = [
         Instance("generate_until", {}, (prompt.text, dict(options)), number)
         for number, prompt in enumerate(prompts)
     ]
-    ways = {
+    ways: dict[str, Callable[[], Any]] = {
         "text": ours(Condition("text", prompts, None, None)),
         "raw": ours(Condition("raw", prompts, raw(session), None)),
         "lm_eval": lambda: lm.generate_until(requests, disable_tqdm=True),

@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from textwrap import dedent
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 from filelock import FileLock
@@ -24,12 +24,14 @@ os.environ.setdefault("MKL_NUM_THREADS", os.environ["OMP_NUM_THREADS"])
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from plugin_sites import RICH, Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
-from stage1.config import RunConfig, merge, validate
+from stage1.config import PromptConfig, RunConfig, merge, validate
+from stage1.data.prompts import Crossing, Prompt, PromptBuilder
+from stage1.data.records import Question
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
@@ -95,10 +97,28 @@ def cli(tmp_path: Path) -> Cli:
     return run
 
 
+def build_prompts(
+    questions: Sequence[Question],
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    prompt: PromptConfig | None = None,
+    examples: Sequence[Question] = (),
+    with_context: bool = True,
+    max_tokens: int = 400,
+    progress: Progress | None = None,
+    **crossing: Any,
+) -> list[Prompt]:
+    """Prompts without a session."""
+    config = prompt or PromptConfig()
+    builder = PromptBuilder(config, tokenizer, examples, with_context=with_context)
+    return builder.build(questions, Crossing(**crossing), max_tokens=max_tokens, progress=progress)
+
+
 class Notes(Progress):
     """Keeps what would be shown."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.notes: list[str] = []
 
     def note(self, message: str) -> None:
@@ -109,6 +129,7 @@ class CtrlC(Progress):
     """Ctrl-C at the `nth` unit of the work called `label`."""
 
     def __init__(self, label: str, nth: int) -> None:
+        super().__init__()
         self.label, self.nth = label, nth
 
     @contextmanager

@@ -16,7 +16,6 @@ from conftest import small_config
 from pairs import pairs
 from plugin_sites import Site
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.data.prompts import answer_ids
 from stage1.diagnose.case import Case
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
@@ -138,7 +137,7 @@ def test_accuracy_with_and_without_the_answer(case: Case) -> None:
     """Against one prompt at a time, without padding, through the bare model."""
     forced = replace(under(case, "losses.answer_ce=1"), metrics=[logged(recon=1, answer_ce=2)])
     measured = objective.measure(forced)["teacher_forced_accuracy"]
-    answers = answer_ids(case.questions, case.session.tokenizer)
+    answers = case.session.answer_ids(case.questions, case.prompts)
     right, alone = [], []
     for prompt, answer in zip(case.prompts, answers, strict=True):
         embeds = case.session.table[torch.tensor([prompt.ids])].float()

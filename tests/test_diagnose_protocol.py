@@ -59,8 +59,11 @@ class Faulty(Session):
     def change(prompt: Prompt, session: Session) -> Prompt:
         raise NotImplementedError
 
-    def prompts(self, questions: list[Question], *, with_context: bool = True) -> list[Prompt]:
-        return [self.change(p, self) for p in super().prompts(questions, with_context=with_context)]
+    def prompts(
+        self, questions: Sequence[Question], *, with_context: bool = True, max_tokens: int | None = None
+    ) -> list[Prompt]:
+        whole = super().prompts(questions, with_context=with_context, max_tokens=max_tokens)
+        return [self.change(p, self) for p in whole]
 
 
 class WithoutBos(Faulty):

@@ -21,7 +21,7 @@ from stage1.llm.loading import load_llm
 from stage1.progress import Progress
 from stage1.session import Session
 
-ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
+ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled"]
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,8 @@ import torch
 from lm_eval.models.huggingface import HFLM
 from torch import Tensor
 
-from conftest import Notes
+from conftest import Notes, build_prompts
 from random_llama import calls_of, random_llama
-from stage1.data.prompts import build_prompts
 from stage1.data.records import Question
 from stage1.data.tiny_squad import tiny_squad
 from stage1.errors import Stage1Error

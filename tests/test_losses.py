@@ -13,7 +13,6 @@ from torch.nn.functional import kl_div, log_softmax
 from conftest import CtrlC, small_config
 from stage1.bottleneck.batches import Batch, collate, collate_answers
 from stage1.bottleneck.bottleneck import splice
-from stage1.data.prompts import answer_ids
 from stage1.errors import ConfigError
 from stage1.llm.loading import load_llm
 from stage1.llm.states import FrozenLLM
@@ -88,7 +87,7 @@ def case(session: Session, model: Any) -> Case:
     ids[7], cross[7] = eos, False
     chosen[1] = chosen[1]._replace(ids=ids, cross=cross)
     batch = collate(chosen, session.table, torch.ones(len(session.table)))
-    answers = answer_ids([questions[i] for i in picked], session.tokenizer)
+    answers = session.answer_ids([questions[i] for i in picked], chosen)
     batch = batch._replace(answers=collate_answers(answers, session.table))
     special = torch.tensor(session.tokenizer.all_special_ids)
     ordinary = batch.attention & ~torch.isin(batch.ids, special)

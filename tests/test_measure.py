@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from conftest import fitted
+from conftest import build_prompts, fitted
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
-from stage1.data.prompts import Prompt, build_prompts
+from stage1.data.prompts import Prompt
 from stage1.evaluation.rate import rate
 from stage1.evaluation.reconstruction import nearest, positions, reconstruction
 from stage1.evaluation.statistics import ClusterBootstrap

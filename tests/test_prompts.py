@@ -11,9 +11,10 @@ from hypothesis import strategies as st
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
+from conftest import build_prompts
 from stage1.config import DataConfig
 from stage1.data.datasets import load_qa
-from stage1.data.prompts import Prompt, build_prompts
+from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.data.tiny_squad.lexicon import all_names
 from stage1.errors import UsageError

@@ -13,7 +13,7 @@ import yaml
 
 from conftest import ROOT, SMALL, Result, settings_args
 from stage1.config import RunConfig, merge, overlay, validate
-from stage1.config.recipes import Recipe, find, recipes
+from stage1.config.presets import RECIPES, Preset
 from stage1.errors import UsageError
 from stage1.plugins import load_plugins, resolve
 from stage1.runs.run import Run
@@ -22,20 +22,20 @@ Invoke = Callable[..., Result]
 NAMES = ["distill", "phase1", "phase2", "teacher_forced", "two_phase"]
 
 
-def configured(recipe: Recipe) -> RunConfig:
+def configured(recipe: Preset) -> RunConfig:
     return validate(merge(recipe.settings, {}, []))
 
 
 def test_all_are_there_each_with_a_line_that_says_what_it_does() -> None:
-    assert [recipe.name for recipe in recipes()] == NAMES
-    for recipe in recipes():
+    assert [recipe.name for recipe in RECIPES.all()] == NAMES
+    for recipe in RECIPES.all():
         assert recipe.text.startswith(f"# {recipe.summary}\n"), recipe.name
         assert 30 < len(recipe.summary) < 120, recipe.name
-    assert "eacher-forced" in find("teacher_forced").summary
+    assert "eacher-forced" in RECIPES.find("teacher_forced").summary
 
 
-@pytest.mark.parametrize("recipe", recipes(), ids=lambda recipe: recipe.name)
-def test_a_recipe_fits_the_installed_plugins_and_leaves_the_choice_of_them_open(recipe: Recipe) -> None:
+@pytest.mark.parametrize("recipe", RECIPES.all(), ids=lambda recipe: recipe.name)
+def test_a_recipe_fits_the_installed_plugins_and_leaves_the_choice_of_them_open(recipe: Preset) -> None:
     assert not recipe.settings.keys() & {"compressor", "adapter", "model", "data", "output"}
     resolved = resolve(configured(recipe), load_plugins())
     marked = [name for name, loss in resolved.losses.items() if loss.cls.teacher_forced]
@@ -44,13 +44,13 @@ def test_a_recipe_fits_the_installed_plugins_and_leaves_the_choice_of_them_open(
 
 
 def test_what_the_recipes_differ_in() -> None:
-    losses = {name: {k: c.weight for k, c in configured(find(name)).losses.items()} for name in NAMES}
+    losses = {name: {k: c.weight for k, c in configured(RECIPES.find(name)).losses.items()} for name in NAMES}
     auto = {"recon": "auto", "cosine": "auto", "prompt_ppl": "auto"}
     assert losses["phase1"] == losses["two_phase"] == {"recon": 1.0, "cosine": 0.1}
     assert losses["phase2"] == auto
     assert losses["teacher_forced"] == {"recon": 1.0, "answer_ce": 1.0}
     assert losses["distill"]["kl"] == 1.0
-    then, alone = configured(find("two_phase")).then, configured(find("phase2"))
+    then, alone = configured(RECIPES.find("two_phase")).then, configured(RECIPES.find("phase2"))
     assert then is not None
     assert (then.losses, then.train, then.below) == (alone.losses, alone.train, 0.85)
     assert alone.train.steps == 40
@@ -58,7 +58,7 @@ def test_what_the_recipes_differ_in() -> None:
 
 def test_an_unknown_recipe_gets_the_nearest_and_the_list(invoke: Invoke) -> None:
     with pytest.raises(UsageError, match=r"'phase1'\?.*two_phase"):
-        find("phas1")
+        RECIPES.find("phas1")
     for command in (("train", "--recipe"), ("config", "show", "--recipe"), ("recipes", "show")):
         done = invoke(*command, "phas1")
         assert done.code == 2
@@ -102,9 +102,9 @@ def test_overlaid_sections_are_merged_and_named_plugins_replaced() -> None:
 
 def test_recipes_are_listed_and_shown(invoke: Invoke) -> None:
     listed = invoke("recipes").out
-    assert all(recipe.name in listed and recipe.summary[:30] in listed for recipe in recipes())
+    assert all(recipe.name in listed and recipe.summary[:30] in listed for recipe in RECIPES.all())
     assert [entry["name"] for entry in json.loads(invoke("recipes", "--json").out)] == NAMES
-    assert invoke("recipes", "show", "two_phase").out == find("two_phase").text
+    assert invoke("recipes", "show", "two_phase").out == RECIPES.find("two_phase").text
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -171,7 +171,7 @@ def test_shell_completion_knows_the_recipes() -> None:
 
 
 def test_reading_them_loads_no_torch() -> None:
-    code = "import sys; from stage1.config.recipes import recipes; [r.settings for r in recipes()]; "
+    code = "import sys; from stage1.config.presets import RECIPES; [r.settings for r in RECIPES.all()]; "
     code += "sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 

@@ -14,10 +14,9 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import stage1.evaluation.lm_eval.tasks
-from conftest import SQUAD, small_config
+from conftest import SQUAD, build_prompts, small_config
 from stage1.config import DataConfig, ModelConfig
 from stage1.data.datasets import load_qa
-from stage1.data.prompts import build_prompts
 from stage1.errors import UsageError
 from stage1.evaluation import squad
 from stage1.evaluation.answers import Answering

@@ -21,18 +21,19 @@ def say(
     bare: float = -50.0,
     gate: Gate = SOUND,
     differ: int = 0,
+    cut: int = 0,
     rebuilt: dict[str, float] | None = None,
     **questions: int,
 ) -> dict[str, Any]:
     """The verdict on such a row; `bare` is where the interval of no_context against text ends."""
     rows: dict[str, dict[str, Any]] = {
-        "text": {"f1": text},
+        "text": {"f1": text, "answers_cut": cut},
         "raw": {"f1": text, "answers_differ": differ},
         "bottleneck": {"f1": ratio * text},
         "mean": {"f1": 1.5},
         "no_context": {"f1": 2.5, "f1_vs_text_ci95": [-80.0, bare]},
     }
-    return verdict(rows, interval, gate, {**QUESTIONS, **questions}, rebuilt)
+    return verdict(rows, interval, gate, {**QUESTIONS, **questions}, rebuilt, "plain")
 
 
 @pytest.mark.parametrize(
@@ -85,8 +86,8 @@ def test_more_are_needed_than_there_are() -> None:
 def test_the_evidence() -> None:
     said = say(0.9, [0.86, 0.94], text=90.0, rebuilt={"token_recovery": 0.625})["text"]
     assert said == (
-        "reconstruction suffices: F1 81.0 is 90 % [86, 94] of the text row's 90.0 (mean 1.5); 62.5 % of the "
-        "rebuilt tokens are nearest to themselves."
+        "reconstruction suffices: F1 81.0 is 90 % [86, 94] of the text row's 90.0 (asked as plain, mean "
+        "1.5); 62.5 % of the rebuilt tokens are nearest to themselves."
     )
 
 

@@ -73,8 +73,13 @@ def protocol_name(config: RunConfig) -> str:
     changes = _differences(nearest, tree)
     if not changes:
         return nearest.name
-    shown = ", ".join(key.removeprefix("prompt.") for key in changes)
-    return f"{nearest.name} with another {shown}"
+    ours = flat(tree)
+    shown = ", ".join(_shown(key.rpartition(".")[2], ours[key]) for key in changes)
+    return f"{nearest.name} with {shown}"
+
+
+def _shown(name: str, value: Any) -> str:
+    return f"another {name}" if isinstance(value, str | list) else f"{name}={value}"
 
 
 def _differences(preset: Preset, tree: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,87 @@
+"""The controls: what the same bits buy as text, and another question's code."""
+
+import math
+
+import pytest
+
+from conftest import Notes, small_config
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
+from stage1.evaluation.controls import elsewhere, shuffled, truncated
+from stage1.evaluation.evaluate import Evaluation, evaluate
+from stage1.evaluation.rate import code_bits
+from stage1.plugins import load_plugins, resolve
+from stage1.session import Session
+
+
+def fitted(session: Session, *options: str) -> Bottleneck:
+    config = small_config(*options)
+    bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", session.table.shape[1], 0)
+    bottleneck.fit(count_tokens(session.prompts(session.data.train), session.table), session.table)
+    return bottleneck.requires_grad_(False).eval()
+
+
+@pytest.fixture(scope="module")
+def session() -> Session:
+    return Session.open(small_config(), Notes())
+
+
+@pytest.fixture(scope="module")
+def one_number(session: Session) -> Bottleneck:
+    """16 bits a token, where a token id costs 11.5."""
+    return fitted(session, "compressor.dim=1", "adapter=linear")
+
+
+def test_bits_are_counted_prompt_by_prompt(session: Session, one_number: Bottleneck) -> None:
+    prompts = session.prompts(session.data.test[:9])
+    bits = code_bits(one_number, prompts, count_tokens(prompts, session.table), session.table)
+    assert bits == [16.0 * sum(prompt.cross) for prompt in prompts]
+
+
+def test_a_code_that_costs_more_than_ids_leaves_the_prompts_whole(
+    session: Session, one_number: Bottleneck
+) -> None:
+    questions = session.data.test[:9]
+    prompts, bare = session.prompts(questions), session.prompts(questions, with_context=False)
+    stats = count_tokens(prompts, session.table)
+    assert truncated(one_number, session, questions, prompts, bare, stats) == prompts
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
+def test_a_cheaper_one_pays_for_so_many_ids(
+    session: Session, one_number: Bottleneck, share: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions = session.data.test[:9]
+    prompts, bare = session.prompts(questions), session.prompts(questions, with_context=False)
+    id_bits = math.log2(len(session.table))
+    cost = [share * id_bits * sum(prompt.cross) for prompt in prompts]
+    monkeypatch.setattr("stage1.evaluation.controls.code_bits", lambda *_: cost)
+    stats = count_tokens(prompts, session.table)
+    cut = truncated(one_number, session, questions, prompts, bare, stats)
+    for short, whole, alone, bits in zip(cut, prompts, bare, cost, strict=True):
+        room = 1 + int(bits / id_bits)  # BOS crosses raw and is paid for anyway
+        assert len(short.ids) <= max(room, len(alone.ids))
+        assert short.text.endswith(whole.text[whole.text.index("\nQuestion:") :].lstrip("\n"))
+        assert len(short.ids) > room - 3 or short == alone  # as much of the context as fits
+
+
+def test_another_question_is_about_another_passage(session: Session) -> None:
+    questions = session.data.test[:40]
+    others = elsewhere(questions)
+    assert all(questions[i].context != q.context for q, i in zip(questions, others, strict=True))
+    for q, swapped, i in zip(questions, shuffled(questions), others, strict=True):
+        assert (swapped.question, swapped.answers) == (q.question, q.answers)
+        assert swapped.context == questions[i].context
+    assert elsewhere(questions[:1]) == [0]
+
+
+@pytest.mark.parametrize("scope", ["prompt", "context"])
+def test_both_are_rows_of_an_evaluation(scope: str, session: Session) -> None:
+    config = small_config(f"scope={scope}", "eval.limit=12", "compressor.ratio=1", "compressor=identity")
+    own = session.under(config)
+    bottleneck = fitted(session, "compressor=identity", "adapter=identity")
+    evaluation: Evaluation = evaluate(bottleneck, own, cache=None)
+    rows = {row["row"]: row for row in evaluation.results["rows"]}
+    assert rows["truncated"]["f1"] == rows["text"]["f1"] > 50  # 4,096 bits a token pay for all of it
+    assert rows["shuffled"]["f1"] < rows["text"]["f1"] / 2
+    assert "controls: truncated" in evaluation.results["verdict"]["text"]
