@@ -23,7 +23,7 @@ from stage1.training.trainer import make_accelerator
 if TYPE_CHECKING:  # lm-eval takes a second to load, which only its own tasks need
     from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions
 
-CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with")
+CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with", "model.trust_remote_code")
 """Settings that may change when a run is resumed; any other makes it another run."""
 
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from stage1.bottleneck.chain import Chain
-from stage1.config import ComponentChoice, ModelConfig, RunConfig
+from stage1.config import ComponentChoice, ModelConfig, RunConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
 from stage1.llm.loading import load_table, locate, table_sha256
@@ -256,7 +256,12 @@ class Bottleneck(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, table: Tensor | None = None, revision: str | None = None
+        cls,
+        source: str | Path,
+        *,
+        table: Tensor | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> "Bottleneck":
         """Load a bottleneck from a run's folder or a Hub id.
 
@@ -265,9 +270,11 @@ class Bottleneck(nn.Module):
             table: the embedding table [V, D] it will be used with. Read from the model that the
                 bottleneck was trained on when it is not given.
             revision: branch, tag or commit of a Hub repository.
+            trust_remote_code: the model that the table is read from may run Python code of its own.
 
         Raises:
-            UsageError: not a bottleneck, damaged, edited, of another model, or of a missing plugin.
+            UsageError: not a bottleneck, damaged, edited, of another model, of a missing plugin, or of a
+                model that needs `trust_remote_code`.
         """
         folder = Path(source)
         if not folder.is_dir():
@@ -275,7 +282,11 @@ class Bottleneck(nn.Module):
         record, tensors = _read_checkpoint(folder)
         resolved = _resolve_record(record, folder)
         if table is None:
-            table = load_table(locate(ModelConfig(**record["model"]), weights="table", progress=Progress()))
+            model = ModelConfig(**record["model"])
+            if model.trust_remote_code:
+                require_trust(model.name, trust_remote_code)
+            model = model.model_copy(update={"trust_remote_code": trust_remote_code})
+            table = load_table(locate(model, weights="table", progress=Progress()), trust_remote_code)
         if table_sha256(table) != record["table_sha256"]:
             raise UsageError(
                 f"{folder} was trained on another embedding table, that of {record['model']['name']!r}.",

@@ -18,6 +18,7 @@ def eval_(
     model: Annotated[
         str | None, typer.Option(help="Where the run's model lies on this machine, if elsewhere.")
     ] = None,
+    trust_remote_code: options.TrustRemoteCode = None,
     data: options.Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Test questions at most.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")] = None,
@@ -78,6 +79,7 @@ def eval_(
         raise UsageError(f"--batch-size {batch_size!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
     overrides = options.flags_given(
         model__name=model,
+        model__trust_remote_code=trust_remote_code,
         data__name=data,
         eval__limit=None if tasks else limit,
         eval__batch_size=int(batch_size) if batch_size and batch_size != "auto" else batch_size,

@@ -173,7 +173,7 @@ def _unusable(path: Path, error: Exception) -> UsageError:
     if "trust_remote_code" in str(error):
         return UsageError(
             f"{path.parent} needs Python code of its own, which is not run by default.",
-            "If you trust its author: --set model.trust_remote_code=true",
+            "If you trust its author: --trust-remote-code, or --set model.trust_remote_code=true.",
         )
     reason = str(error).strip().split("\n")[0]
     return UsageError(

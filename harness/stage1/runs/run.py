@@ -24,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-from stage1.config import RunConfig, read_yaml, validate
+from stage1.config import RunConfig, read_yaml, untrusting, validate
 from stage1.errors import UsageError
 from stage1.files import remove_leftovers, write_atomic, write_json, write_json_lines
 
@@ -126,8 +126,13 @@ class Run:
 
     @property
     def config(self) -> RunConfig:
-        """The run's resolved configuration."""
-        return validate(read_yaml(self.path / "config.yaml"))
+        """The run's resolved configuration; that its model's Python code may run, it does not say."""
+        return validate(untrusting(self.settings))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What config.yaml holds: for `granted`, which asks before the model's Python code runs."""
+        return read_yaml(self.path / "config.yaml")
 
     @property
     def trained(self) -> bool:

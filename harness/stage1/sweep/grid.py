@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from stage1.config import RunConfig, format_setting, merge, overlay, validate
+from stage1.config import RunConfig, format_setting, granted, overlay
 from stage1.config.presets import PROTOCOLS, RECIPES
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
@@ -162,7 +162,7 @@ def _configuration(
         else:
             named = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
             flags[f"{key}.name" if named else key] = value
-    config = validate(merge(file, flags, [*settings, *inner]))
+    config = granted(file, flags, [*settings, *inner])
     return fully_resolved(config, resolve(config, registry))
 
 
@@ -174,7 +174,7 @@ def _at(names: list[str], issue: ConfigIssue) -> ConfigIssue:
 def _refuse_another_run(cell: Cell) -> None:
     if not (cell.run.path / "config.yaml").exists():
         return
-    elsewhere = {"output", "device", "log_with"}
+    elsewhere: Any = {"output": True, "device": True, "log_with": True, "model": {"trust_remote_code"}}
     there, ours = cell.run.config, cell.config
     if (
         there.model_dump(exclude=elsewhere) != ours.model_dump(exclude=elsewhere)
