@@ -89,7 +89,7 @@ def test_no_command_runs_a_strangers_code(stranger: tuple[Path, Path], copy: Pat
         result = CliRunner().invoke(app, command)
         assert result.exit_code == 2, (command, result.output)
         assert "--trust-remote-code" in result.stderr, (command, result.output)
-        assert len(result.stderr.splitlines()) == 2, command
+        assert len(result.stderr.splitlines()) <= 2, command
     assert not marker.exists()
     assert not Path(new).exists()
 

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from stage1.config import ModelConfig
 from stage1.errors import Stage1Error, UsageError, suggest
+from stage1.files import expanded
 from stage1.hub import download
 from stage1.llm.attention import forbid_cudnn_attention
 from stage1.llm.tiny import MODEL_DIR
@@ -59,7 +60,7 @@ def locate(model: ModelConfig, *, weights: Literal["table", "all"], progress: Pr
     """
     if model.name == "tiny":
         return MODEL_DIR
-    folder = Path(model.name).expanduser()
+    folder = expanded(model.name)
     if folder.is_dir():
         _check_folder(folder)
         return folder

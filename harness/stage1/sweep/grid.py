@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
+from stage1.bounded import load_yaml
 from stage1.config import RunConfig, format_setting, granted, overlay
 from stage1.config.presets import PROTOCOLS, RECIPES
 from stage1.errors import ConfigError, ConfigIssue, UsageError
@@ -41,7 +42,7 @@ class Axis(NamedTuple):
         key, _, listed = text.partition("=")
         remedy = "Write KEY=V1,V2,…, for example --over compressor.ratio=4,8,16."
         try:
-            read = yaml.safe_load(f"[{listed}]")
+            read = load_yaml(f"[{listed}]")
             values = json.loads(json.dumps(read, default=str, allow_nan=False))  # a date is a text to us
         except (yaml.YAMLError, ValueError):
             raise UsageError(f"--over {text!r} is not a list of values.", remedy) from None
@@ -175,7 +176,10 @@ def _refuse_another_run(cell: Cell) -> None:
     if not (cell.run.path / "config.yaml").exists():
         return
     elsewhere: Any = {"output": True, "device": True, "log_with": True, "model": {"trust_remote_code"}}
-    there, ours = cell.run.config, cell.config
+    try:
+        there, ours = cell.run.config, cell.config
+    except UsageError:  # damaged: that cell fails when its turn comes, and says so
+        return
     if (
         there.model_dump(exclude=elsewhere) != ours.model_dump(exclude=elsewhere)
         or there.compressors != ours.compressors  # their order
