@@ -1,8 +1,8 @@
 """The command line: parse, call, print. Heavy imports sit inside the commands: `--help` is instant."""
 
+import errno
 import os
 import sys
-from errno import ENAMETOOLONG
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -46,7 +46,7 @@ class Program(TyperGroup):
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
         except OSError as error:
-            if error.errno != ENAMETOOLONG:
+            if error.errno != errno.ENAMETOOLONG:
                 raise
             typer.echo(f"Error: {one_line(str(error.filename))}: {error.strerror}.", err=True)
             raise typer.Exit(UsageError.exit_code) from None
@@ -115,6 +115,10 @@ def _root(
     pass
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing raises where nothing more can be written; files of ours say which they are."""
+
+
 def main() -> None:
     """Run the program; what it prints arrives, or it says that it does not."""
     if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is written out
@@ -123,17 +127,11 @@ def main() -> None:
         try:
             app()
         finally:
-            _flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
     except OSError as error:
-        try:
-            _flush()
-        except OSError:  # what could not be printed is still there: it was standard output that failed
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            typer.echo(f"Error: Cannot write to standard output: {error.strerror}.", err=True)
-            raise SystemExit(Stage1Error.exit_code) from None
-        raise
-
-
-def _flush() -> None:
-    if sys.stdout is not None:
-        sys.stdout.flush()
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
+        typer.echo(f"Error: Cannot write to standard output: {error.strerror}.", err=True)
+        raise SystemExit(Stage1Error.exit_code) from None

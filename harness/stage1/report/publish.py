@@ -31,7 +31,7 @@ def published(run: Run, repo_id: str) -> dict[str, bytes]:
         UsageError: it is not trained, one of its files is damaged, or `repo_id` is no repository's name.
     """
     from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
+    from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
     try:
         validate_repo_id(repo_id)
@@ -118,13 +118,8 @@ def _card(config: RunConfig, run: Run, repo_id: str) -> str:
     if manifest.get("teacher_forced"):
         lines += [f"**{TEACHER_FORCED}**", ""]
     if results is not None:
-        lines += [
-            "## Results",
-            "",
-            *markdown_table(results),
-            "",
-            *(f"- {_plain(s)}" for s in summary(results)),
-        ]
+        said = (f"- {_plain(line)}" for line in summary(results))
+        lines += ["## Results", "", *markdown_table(results), "", *said]
         lines += ["", f"Data: {_code(config.data.name)}, seed {config.seed}.", ""]
     lines += ["## Configuration", "", *_fenced(config.to_yaml().rstrip(), "yaml"), ""]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
