@@ -85,7 +85,8 @@ def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
     lines = [json.dumps(entry) for entry in entries]
     (run.path / METRICS).write_text("\n".join([*lines[:2], lines[2][:-9]]))
     assert run.metrics() == entries[:2]
-    (run.path / METRICS).write_text("\n".join(['{"step": "1"}', "[]", "[" * 9999, lines[1], '{"step": 1}']))
+    strange = ['{"step": "1"}', "[]", "[" * 9999, lines[1], '{"step": 1, "selection": 2}']
+    (run.path / METRICS).write_text("\n".join(strange))
     assert run.metrics() == entries[1:2]
 
 
