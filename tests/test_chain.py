@@ -22,7 +22,7 @@ from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.interfaces import Compressor
 from stage1.plugins.tensors import Code, TokenStats
 from stage1.progress import Progress
-from stage1.report import report
+from stage1.report import publish, report
 from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]
@@ -304,7 +304,7 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
     assert json.loads(again.out)["rows"] == results["rows"]
     commands = list(report.next_commands(run, results))
     assert any("--compressor learned_linear --compressor steps --adapter linear" in c for c in commands)
-    card = report.model_card(run, results)
+    card = publish.model_card(run, "me/it")
     assert "# learned_linear+steps → linear" in card
     inherits = invoke("train", "--init", str(path), "--no-eval", "--output", "two", "--set", "train.steps=1")
     assert inherits.code == 0, inherits.err

@@ -14,7 +14,7 @@ import yaml
 
 from conftest import SQUAD, Cli, Result, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.report import report
+from stage1.report import publish
 from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]
@@ -33,7 +33,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
 
 
 def results_of(run: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((run / "results.json").read_text())
+    found = Run(run).read_results()
+    assert found is not None
     return found
 
 
@@ -124,7 +125,7 @@ def test_eval_gives_the_same_numbers_from_the_folder_alone(
     done = cli("eval", "elsewhere", "--json", env={"STAGE1_CACHE": str(tmp_path / "fresh")})
     assert done.returncode == 0, done.stderr
     assert (moved / "results.json").read_bytes() == before
-    assert json.loads(done.stdout) == json.loads(before)
+    assert json.loads(done.stdout) == Run(moved).read_results()
 
 
 def test_other_questions_leave_the_runs_results_alone(
@@ -200,7 +201,7 @@ def test_python_api_and_model_card(trained: tuple[Path, str, str], tmp_path: Pat
     run = Run.open(trained[0])
     bottleneck = Bottleneck.from_pretrained(run.path)  # finds the model's table by itself
     assert bottleneck.compressor.name == "pca"
-    card = report.model_card(run, run.read_results())
+    card = publish.model_card(run, "me/it")
     assert "# pca → residual, for `tiny`" in card
     assert "| bottleneck |" in card
     assert "base_model" not in card  # `tiny` is not on the Hub

@@ -1,6 +1,5 @@
 """Two phases: the second only where the first is not enough; killed anywhere, a run ends the same."""
 
-import json
 import shutil
 import signal
 from collections.abc import Callable, Iterator
@@ -18,8 +17,9 @@ from stage1.api import evaluate_run, resume_run, train_run
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig, validate
 from stage1.errors import ConfigError, TrainingError, UsageError
+from stage1.files import read_record, write_record
 from stage1.progress import Progress
-from stage1.report import report
+from stage1.report import publish, report
 from stage1.runs.run import Run
 from stage1.training.phases import FIRST, Decision
 
@@ -146,7 +146,7 @@ def test_results_say_which_phase_they_are_of_and_why(both: Path) -> None:
     one, two = results["phases"]
     assert (one["losses"], two["losses"]) == (["recon"], ["recon", "cosine"])
     assert (one["trained"], two["trained"]) == (True, True)
-    assert one["selection"] == json.loads((both / FIRST / "selection.json").read_text())
+    assert one["selection"] == read_record(both / FIRST / "selection.json", "")
     assert one["selection"]["n"] == 9  # eval.limit
     assert one["selection"]["ratio"] == one["selection"]["bottleneck"] / one["selection"]["text"] < 1
     [verdict] = [line for line in report.summary(results) if line.startswith("Verdict")]
@@ -295,10 +295,10 @@ def test_the_second_phase_may_be_changed_on_resuming_and_what_was_decided_stays(
     run = Run.open(path)
     tree = run.config.model_dump(mode="json")
     tree["then"]["train"]["steps"] = 5
-    decided = (path / FIRST / "selection.json").read_bytes().replace(b'"n": 9', b'"n": 8')
-    (path / FIRST / "selection.json").write_bytes(decided)  # would be 9 again if it were measured again
+    decided = read_record(path / FIRST / "selection.json", "") | {"n": 8}  # 9 if it were measured again
+    write_record(path / FIRST / "selection.json", decided)
     train_run(resume_run(run, validate(tree)), Progress(), resume=run, with_evaluation=False)
-    assert (path / FIRST / "selection.json").read_bytes() == decided
+    assert read_record(path / FIRST / "selection.json", "") == decided
     assert steps_of(run) == [0, 5]
     tree["then"]["below"] = 0.5
     with pytest.raises(ConfigError, match=r"then\.below"):
@@ -333,5 +333,5 @@ def test_the_mark_of_teacher_forcing_is_shown_and_inherited(tmp_path: Path) -> N
     assert results is not None
     assert results["teacher_forced"] is True
     assert any("Verdict" in line and "Teacher-forced:" in line for line in report.summary(results))
-    assert "the trained adapter, teacher-forced" in "\n".join(report.markdown_table(results))
-    assert "**Teacher-forced" in report.model_card(second, results)
+    assert "the trained adapter, teacher-forced" in "\n".join(publish.markdown_table(results))
+    assert "**Teacher-forced" in publish.model_card(second, "me/it")

@@ -123,7 +123,7 @@ def test_copying_overwrites_nothing(invoke: Invoke, tmp_path: Path) -> None:
     assert "mine.yaml exists already" in done.err
     assert (tmp_path / "mine.yaml").read_text() == "seed: 3\n"
     nowhere = invoke("recipes", "copy", "phase1", "no/such/folder.yaml")
-    assert nowhere.code == 2
+    assert nowhere.code == 1
     assert "No such file" in nowhere.err
 
 

@@ -1,5 +1,7 @@
 """The run directory: whole files or none, no two programs at once, logs that survive a kill."""
 
+import json
+import os
 import resource
 import subprocess
 import sys
@@ -10,7 +12,7 @@ import torch
 
 from conftest import small_config
 from stage1.errors import Stage1Error, UsageError
-from stage1.files import TEMPORARY, to_json, write_atomic
+from stage1.files import TEMPORARY, temporary_prefix, to_json, write_atomic
 from stage1.runs.run import METRICS, Run
 
 
@@ -79,8 +81,13 @@ def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
     run = new_run(tmp_path / "run")
     assert run.metrics() == []
     assert run.best_selection() == {}
-    (run.path / METRICS).write_text('{"step": 0}\n{"step": 1}\n{"step": 2, "lo')
-    assert run.metrics() == [{"step": 0}, {"step": 1}]
+    entries = [{"step": step, "selection": {"score": 0.5}} for step in range(3)]
+    lines = [json.dumps(entry) for entry in entries]
+    (run.path / METRICS).write_text("\n".join([*lines[:2], lines[2][:-9]]))
+    assert run.metrics() == entries[:2]
+    strange = ['{"step": "1"}', "[]", "[" * 9999, lines[1], '{"step": 1, "selection": 2}']
+    (run.path / METRICS).write_text("\n".join(strange))
+    assert run.metrics() == entries[1:2]
 
 
 def test_state_comes_back_whole_and_damage_is_noticed(tmp_path: Path) -> None:
@@ -113,10 +120,15 @@ def test_json_refuses_what_json_cannot_say() -> None:
 
 def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) -> None:
     run = Run.create(small_config(f"output={tmp_path / 'run'}"))
-    leftover = run.path / "state" / f".state.safetensors.x7{TEMPORARY}"
-    leftover.write_bytes(b"half")
+    killed = subprocess.Popen(["true"])
+    killed.wait()
+    ours = run.path / "state" / f"{temporary_prefix(run.path)}x7{TEMPORARY}"
+    leftover = ours.with_name(ours.name.replace(str(os.getpid()), str(killed.pid)))
+    for path in (ours, leftover):
+        path.write_bytes(b"half")
     with run.lock(ours=False):
         assert leftover.exists()  # another process may be writing it
     with run.lock():
         assert not leftover.exists()
+        assert ours.exists()  # whoever writes it lives
     assert (run.path / "config.yaml").exists()

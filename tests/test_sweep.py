@@ -18,6 +18,7 @@ from stage1.errors import ConfigError, TrainingError, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.squad import f1
 from stage1.evaluation.statistics import ClusterBootstrap
+from stage1.files import read_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.sweep import sweep as module
@@ -59,8 +60,7 @@ def copied(swept: Path, tmp_path: Path) -> Path:
 
 
 def read(folder: Path) -> dict[str, Any]:
-    record: dict[str, Any] = json.loads((folder / "sweep.json").read_text())
-    return record
+    return read_record(folder / "sweep.json", "")
 
 
 # -- what a sweep leaves ----------------------------------------------------------------------------------
@@ -399,5 +399,5 @@ def test_predictions_of_other_questions_are_refused(copied: Path) -> None:
     with pytest.raises(UsageError, match="answers other questions"):
         question_f1(run, "bottleneck", questions[1:])
     (run.path / "predictions/bottleneck.jsonl").write_text('{"id": 1\n')
-    with pytest.raises(UsageError, match="Cannot read the predictions"):
+    with pytest.raises(UsageError, match="was cut or edited"):
         question_f1(run, "bottleneck", questions)

@@ -1,18 +1,17 @@
 """What the commands do, as functions: train a run, evaluate a run."""
 
-import traceback
 from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, is_tensorboard_available, is_wandb_available
 
 from stage1.config import RunConfig, flat
-from stage1.errors import ConfigError, ConfigIssue, PluginError, Stage1Error, UsageError
+from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
 from stage1.evaluation.evaluate import Evaluation, evaluate
-from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
-from stage1.plugins.interfaces import Component
+from stage1.plugins import fully_resolved, load_plugins, resolve
+from stage1.plugins.blame import attributed
 from stage1.progress import Progress
 from stage1.runs.journal import default_cache
 from stage1.runs.run import Run
@@ -23,7 +22,7 @@ from stage1.training.trainer import make_accelerator
 if TYPE_CHECKING:  # lm-eval takes a second to load, which only its own tasks need
     from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions
 
-CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with")
+CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with", "model.trust_remote_code")
 """Settings that may change when a run is resumed; any other makes it another run."""
 
 
@@ -35,6 +34,7 @@ class Outcome(NamedTuple):
     session: Session  # whose model the next command can use on
 
 
+@attributed()
 def train_run(
     config: RunConfig,
     progress: Progress,
@@ -110,33 +110,13 @@ def _shared_run(config: RunConfig, resume: Run | None) -> Run:
 
 
 def _train_watched(training: Training, run: Run) -> None:
-    """Train, naming the plugin that raised."""
+    """Train, saying how to go on where it was interrupted or a plugin raised."""
+    go_on = f"stage1 train --resume --output {quote(str(run.path))}"
     try:
-        training.train(run)
+        with attributed(f"The run can go on: {go_on}"):
+            training.train(run)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Go on with: stage1 train --resume --output {run.path}") from None
-    except Stage1Error:
-        raise
-    except Exception as error:
-        if (blamed := _blame(error, training.registry)) is None:
-            raise
-        raise PluginError(blamed, f"The run can go on: stage1 train --resume --output {run.path}") from error
-
-
-def _blame(error: Exception, registry: Registry) -> str | None:
-    """Whose plugin raised `error`, and where; None where it was none, or one of our own."""
-    for frame, _ in traceback.walk_tb(error.__traceback__):
-        component = frame.f_locals.get("self")
-        if isinstance(component, Component):
-            owner = registry.owner(type(component))
-            if owner.distribution == "stage1":
-                continue  # a chain, for one, only hands on what its compressors raise
-            last = traceback.extract_tb(error.__traceback__)[-1]
-            return (
-                f"The plugin {component.name!r} of {owner} raised {type(error).__name__}: {error} "
-                f"({Path(last.filename).name}, line {last.lineno})."
-            )
-    return None
+        raise KeyboardInterrupt(f"Go on with: {go_on}") from None
 
 
 def resume_run(run: Run, given: RunConfig) -> RunConfig:
@@ -165,6 +145,7 @@ PROTOCOL = {"prompt", "scope", "raw_anchor", "keep_special", "magnitude"}
 """Settings that say how questions are put and what crosses the bottleneck."""
 
 
+@attributed()
 def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> Outcome:
     """Evaluate a trained run from its folder alone.
 
@@ -188,6 +169,7 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     return Outcome(run, _evaluate(run, session, keep=keep), session)
 
 
+@attributed()
 def evaluate_run_tasks(
     run: Run,
     overrides: Mapping[str, Any],

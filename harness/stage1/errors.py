@@ -4,6 +4,8 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import NamedTuple
 
+from stage1.text import one_line
+
 
 class Stage1Error(Exception):
     """Something went wrong that the user can understand; `exit_code` is what the program ends with."""
@@ -11,9 +13,8 @@ class Stage1Error(Exception):
     exit_code = 1
 
     def __init__(self, problem: str, remedy: str = "") -> None:
-        super().__init__(f"{problem}\n{remedy}" if remedy else problem)
-        self.problem = problem
-        self.remedy = remedy
+        self.problem, self.remedy = one_line(problem), one_line(remedy)
+        super().__init__("\n".join(part for part in (self.problem, self.remedy) if part))
 
 
 class UsageError(Stage1Error):
@@ -29,15 +30,22 @@ class ConfigIssue(NamedTuple):
     message: str  # what is wrong, and the nearest valid choice
 
     def __str__(self) -> str:
-        return f"{self.path}: {self.message}" if self.path else self.message
+        return one_line(f"{self.path}: {self.message}" if self.path else self.message)
+
+
+MOST_ISSUES = 50
+"""Issues that are shown of one configuration."""
 
 
 class ConfigError(UsageError):
     """Everything that is wrong with a configuration, found in one pass."""
 
     def __init__(self, issues: Sequence[ConfigIssue]) -> None:
-        super().__init__("\n".join(map(str, issues)))
         self.issues = list(issues)
+        more = len(self.issues) - MOST_ISSUES
+        shown = [*map(str, self.issues[:MOST_ISSUES]), *([f"… and {more} more."] if more > 0 else [])]
+        Exception.__init__(self, "\n".join(shown))
+        self.problem, self.remedy = str(self), ""
 
 
 class PluginError(Stage1Error):

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.config import DataConfig, ModelConfig, RunConfig, merge, validate
+from stage1.config import DataConfig, ModelConfig, RunConfig, granted
 from stage1.data.datasets import QAData, load_qa
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder, draw_examples
 from stage1.data.records import Question
@@ -266,11 +266,11 @@ def changed(run: Run, overrides: Mapping[str, Any]) -> RunConfig:
     """A trained run's configuration with `overrides` (dotted path → value).
 
     Raises:
-        UsageError: the run is not trained, or an override cannot be used.
+        UsageError: it is not trained, an override cannot be used, or `model.trust_remote_code` must be one.
     """
     run.require_trained()
     own = run.config
-    config = validate(merge(own.model_dump(mode="json"), overrides, []))
+    config = granted(run.settings, overrides, [])
     if config.magnitude != own.magnitude:
         registry = load_plugins()
         route = [(name, registry.get("compressor", name)) for name in config.compressors]

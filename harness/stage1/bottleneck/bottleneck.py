@@ -6,21 +6,23 @@ import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import BaseModel, Field, ValidationError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from stage1.bottleneck.chain import Chain
-from stage1.config import ComponentChoice, ModelConfig, RunConfig
+from stage1.bounded import load_json
+from stage1.config import ComponentChoice, ModelConfig, RunConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
-from stage1.files import write_atomic, write_json
+from stage1.files import to_json, write_atomic, write_json
 from stage1.llm.loading import load_table, locate, table_sha256
 from stage1.plugins import Registry, Resolved, ResolvedLink, dump_options, load_plugins, resolve
+from stage1.plugins.blame import expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
 from stage1.plugins.tensors import Code, Embedded, TokenStats
 from stage1.progress import Progress
@@ -111,10 +113,10 @@ class Bottleneck(nn.Module):
             stages = [resolved.compressor_cls(resolved.compressor_config, embed_dim)]
             for offset, (name, link) in enumerate(resolved.chain.items(), 2):
                 torch.manual_seed(seed + offset)
-                stages.append(_build_link(name, link, stages[-1].code_dim))
+                stages.append(_build_link(name, link, _width(stages[-1])))
             compressor = Chain(stages) if resolved.chain else stages[0]
             torch.manual_seed(seed + 1)
-            adapter = resolved.adapter_cls(resolved.adapter_config, compressor.code_dim, embed_dim)
+            adapter = resolved.adapter_cls(resolved.adapter_config, _width(stages[-1]), embed_dim)
         return cls(compressor, adapter, magnitude, seed=seed)
 
     def start_from(self, source: str | Path, table: Tensor) -> None:
@@ -177,7 +179,7 @@ class Bottleneck(nn.Module):
 
     def encode(self, embeds: Tensor, mask: Tensor) -> Code:
         """Compress `embeds` [B, L, D] where `mask` [B, L] is true; the code as it comes off the wire."""
-        code: Code = self.compressor(embeds, mask)
+        code = expect_code(self.compressor, self.compressor(embeds, mask))
         if self.compressor.wire_dtype is None:
             return code
         sent = code.vectors.to(self.compressor.wire_dtype).to(code.vectors.dtype)
@@ -186,7 +188,8 @@ class Bottleneck(nn.Module):
 
     def decode(self, code: Code, original: Tensor) -> Tensor:
         """Rebuild [B, M, D]. `original` [B, L, D] is only read for the RMS that `sent` transmits."""
-        rebuilt: Tensor = self.adapter(code)
+        width = self.compressor.embed_dim
+        rebuilt = expect_vectors(self.adapter, "forward", self.adapter(code), code.mask, width)
         if self.magnitude == "free":
             return rebuilt
         target = self.vocab_rms if self.magnitude == "vocab" else rms(original).bfloat16().to(rebuilt.dtype)
@@ -204,7 +207,8 @@ class Bottleneck(nn.Module):
     def rebuild_linear(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The same through the compressor's own inverse instead of the adapter."""
         code = self.encode(embeds, mask)
-        return self.compressor.inverse(code), code.mask
+        rebuilt = self.compressor.inverse(code)
+        return expect_vectors(self.compressor, "inverse", rebuilt, code.mask, embeds.shape[-1]), code.mask
 
     def splice(self, prompts: Embedded, cross: Tensor, rebuild: Rebuild) -> Embedded:
         """`splice` as this bottleneck's compressor needs it."""
@@ -256,7 +260,12 @@ class Bottleneck(nn.Module):
 
     @classmethod
     def from_pretrained(
-        cls, source: str | Path, *, table: Tensor | None = None, revision: str | None = None
+        cls,
+        source: str | Path,
+        *,
+        table: Tensor | None = None,
+        revision: str | None = None,
+        trust_remote_code: bool = False,
     ) -> "Bottleneck":
         """Load a bottleneck from a run's folder or a Hub id.
 
@@ -265,9 +274,11 @@ class Bottleneck(nn.Module):
             table: the embedding table [V, D] it will be used with. Read from the model that the
                 bottleneck was trained on when it is not given.
             revision: branch, tag or commit of a Hub repository.
+            trust_remote_code: the model that the table is read from may run Python code of its own.
 
         Raises:
-            UsageError: not a bottleneck, damaged, edited, of another model, or of a missing plugin.
+            UsageError: not a bottleneck, damaged, edited, of another model, of a missing plugin, or of a
+                model that needs `trust_remote_code`.
         """
         folder = Path(source)
         if not folder.is_dir():
@@ -275,12 +286,18 @@ class Bottleneck(nn.Module):
         record, tensors = _read_checkpoint(folder)
         resolved = _resolve_record(record, folder)
         if table is None:
-            table = load_table(locate(ModelConfig(**record["model"]), weights="table", progress=Progress()))
+            model = ModelConfig(**record["model"])
+            if model.trust_remote_code:
+                require_trust(model.name, trust_remote_code)
+            model = model.model_copy(update={"trust_remote_code": trust_remote_code})
+            table = load_table(locate(model, weights="table", progress=Progress()), trust_remote_code)
         if table_sha256(table) != record["table_sha256"]:
             raise UsageError(
                 f"{folder} was trained on another embedding table, that of {record['model']['name']!r}.",
                 "Evaluate it with the model it was trained on, or train a bottleneck for this one.",
             )
+        if table.shape[1] != record["embed_dim"]:
+            raise _damaged(folder, f"embed_dim is {record['embed_dim']}, the table has {table.shape[1]}.")
         try:
             bottleneck = cls.build(resolved, record["magnitude"], record["embed_dim"], seed=0)
             bottleneck.load_state_dict(tensors, strict=True)
@@ -288,6 +305,12 @@ class Bottleneck(nn.Module):
             raise _damaged(folder, str(error).splitlines()[0]) from None
         bottleneck.attach(table)
         return bottleneck.requires_grad_(False).eval()
+
+
+def _width(compressor: Compressor) -> int:
+    width = compressor.code_dim
+    sound = isinstance(width, int) and width > 0
+    return expect(compressor, "code_dim", width, int, "a positive whole number", sound)
 
 
 def _build_link(name: str, link: ResolvedLink, width: int) -> Compressor:
@@ -327,6 +350,35 @@ def _source(cls: type) -> str:
         return ""
 
 
+def republished(folder: Path, model: ModelConfig) -> bytes:
+    """The bottleneck.json in `folder`, where its model is called as `model` says."""
+    record, _ = _read_checkpoint(folder)
+    record["model"] = model.model_dump(mode="json")
+    record["sha256"] = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
+    return to_json(record).encode()
+
+
+class _Part(BaseModel):
+    """A component as bottleneck.json names it; a stranger's package name may end up in a command."""
+
+    name: str = Field(max_length=200)
+    distribution: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)
+    version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]*$", max_length=100)
+    config: dict[str, Any]
+
+
+class _Record(BaseModel):
+    """What bottleneck.json holds."""
+
+    compressor: _Part
+    chain: list[_Part] = []  # early checkpoints do not say; there were no chains
+    adapter: _Part
+    magnitude: Literal["free", "vocab", "sent"]
+    embed_dim: int = Field(gt=0)
+    model: ModelConfig
+    table_sha256: str
+
+
 def _damaged(folder: Path, why: str) -> UsageError:
     return UsageError(
         f"The checkpoint in {folder} cannot be used: {why}",
@@ -348,12 +400,13 @@ def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 f"Finish the run with `stage1 train --resume --output {folder}`, or pass another folder.",
             )
     try:
-        record = json.loads((folder / "bottleneck.json").read_text(encoding="utf-8"))
+        record = load_json((folder / "bottleneck.json").read_bytes())
         if record["schema"] != 1:
             raise _damaged(folder, f"its schema is {record['schema']}, this version of stage1 reads 1.")
         digest = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
         if digest != record["sha256"]:
             raise _damaged(folder, "it is truncated or was edited (its hash does not match).")
+        _Record.model_validate(record)
         return record, load_file(folder / "bottleneck.safetensors")
     except (ValueError, KeyError, TypeError, SafetensorError) as error:
         raise _damaged(folder, f"it is truncated or was edited ({type(error).__name__}).") from None

@@ -7,6 +7,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from stage1.plugins.blame import expect_code, expect_vectors
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats
 
@@ -52,16 +53,17 @@ class Chain(Compressor):
             if not before.tokenwise:
                 return
             rows = stats.embeds[None]  # [1, U, d]
-            codes = before(rows, torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device))
+            mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
+            codes = expect_code(before, before(rows, mask))
             stats = replace(stats, embeds=codes.vectors[0])
             stage.fit(stats)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         """Compress `embeds` [B, L, D] at the positions where `mask` [B, L] is true, stage by stage."""
-        code: Code = self.stages[0](embeds, mask)
+        code = expect_code(self.stages[0], self.stages[0](embeds, mask))
         for stage in self.stages[1:]:
             sent = code
-            code = stage(sent.vectors, sent.mask)
+            code = expect_code(stage, stage(sent.vectors, sent.mask))
             gathered = sent.side_bits
             if stage.changes_length:
                 first = code.mask & (code.mask.cumsum(1) == 1)  # [B, M]
@@ -76,5 +78,6 @@ class Chain(Compressor):
             NotImplementedError: one of them knows none.
         """
         for stage in reversed(self.stages):
-            code = code._replace(vectors=stage.inverse(code))
+            rebuilt = expect_vectors(stage, "inverse", stage.inverse(code), code.mask, stage.embed_dim)
+            code = code._replace(vectors=rebuilt)
         return code.vectors

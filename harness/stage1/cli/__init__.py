@@ -1,13 +1,16 @@
 """The command line: parse, call, print. Heavy imports sit inside the commands: `--help` is instant."""
 
+import errno
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 import typer
 from typer.core import TyperGroup
 
 from stage1.cli import config, diagnose, evaluate, lm_eval, plugins, presets, sweep, tasks, train
-from stage1.errors import PluginError, Stage1Error
+from stage1.errors import PluginError, Stage1Error, UsageError
+from stage1.text import one_line
 
 if TYPE_CHECKING:  # plugins load torch, and only a name that stage1 does not know asks for them
     from stage1.plugins import PluginRecord
@@ -42,8 +45,13 @@ class Program(TyperGroup):
                 raise
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            if error.errno != errno.ENAMETOOLONG:
+                raise
+            typer.echo(f"Error: {one_line(str(error.filename))}: {error.strerror}.", err=True)
+            raise typer.Exit(UsageError.exit_code) from None
         except KeyboardInterrupt as interrupt:
-            typer.echo(f"Interrupted. {interrupt}".rstrip(), err=True)
+            typer.echo(f"Interrupted. {one_line(str(interrupt))}".rstrip(), err=True)
             raise typer.Exit(130) from None
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
@@ -53,10 +61,11 @@ class Program(TyperGroup):
         except Exception as error:
             if self.foreign is None or os.environ.get("STAGE1_TRACEBACK"):
                 raise
-            from stage1.plugins.faults import one_line
+            from stage1.plugins.faults import raised
 
             name, owner = self.foreign.name, self.foreign.owner
-            typer.echo(f"Error: The command {name!r} of {owner} raised {one_line(error)}", err=True)
+            said = one_line(f"The command {name!r} of {owner} raised {raised(error)}")
+            typer.echo(f"Error: {said}", err=True)
             typer.echo("STAGE1_TRACEBACK=1 shows the traceback.", err=True)
             raise SystemExit(PluginError.exit_code) from None
 
@@ -106,6 +115,23 @@ def _root(
     pass
 
 
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What writing raises where nothing more can be written; files of ours say which they are."""
+
+
 def main() -> None:
-    """Run the program."""
-    app()
+    """Run the program; what it prints arrives, or it says that it does not."""
+    if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is written out
+        sys.stdout.reconfigure(errors="backslashreplace")
+    try:
+        try:
+            app()
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except OSError as error:
+        if error.errno not in FULL or error.filename is not None:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes again at its end
+        typer.echo(f"Error: Cannot write to standard output: {error.strerror}.", err=True)
+        raise SystemExit(Stage1Error.exit_code) from None

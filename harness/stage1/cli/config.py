@@ -13,6 +13,7 @@ def show(
     recipe: options.Recipe = None,
     model: options.Model = None,
     revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = None,
     data: options.Data = None,
     compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
@@ -29,6 +30,7 @@ def show(
         compressor,
         model__name=model,
         model__revision=revision,
+        model__trust_remote_code=trust_remote_code,
         data__name=data,
         adapter__name=adapter,
     )

@@ -14,6 +14,7 @@ def diagnose(
         Path | None, typer.Argument(metavar="[RUN]", help="The folder that `stage1 train` made.")
     ] = None,
     model: options.Model = None,
+    trust_remote_code: options.TrustRemoteCode = None,
     data: options.Data = None,
     compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
@@ -42,6 +43,7 @@ def diagnose(
     flags = options.flags_given(
         compressors=compressor,
         model__name=model,
+        model__trust_remote_code=trust_remote_code,
         data__name=data,
         adapter__name=adapter,
         magnitude=magnitude,
@@ -61,7 +63,7 @@ def diagnose(
         from stage1.runs.run import Run
 
         opened = Run.open(run)
-    base = opened.config.model_dump(mode="json") if opened else None
+    base = opened.settings if opened else None
     config = options.configuration(None, flags, settings, base, protocol=protocol)
     from stage1.cli.display import make_progress, show_diagnosis
     from stage1.diagnose.diagnose import diagnose_run, diagnose_untrained

@@ -139,7 +139,7 @@ SLOW = 1.0
 
 def make_progress(*, quiet: bool) -> Progress:
     """What the core reports to."""
-    console = Console(stderr=True)
+    console = make_console(stderr=True)
     if quiet:
         return Progress()
     return BarProgress(console) if console.is_terminal else LineProgress(console)

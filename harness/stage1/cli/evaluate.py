@@ -18,6 +18,7 @@ def eval_(
     model: Annotated[
         str | None, typer.Option(help="Where the run's model lies on this machine, if elsewhere.")
     ] = None,
+    trust_remote_code: options.TrustRemoteCode = None,
     data: options.Data = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Test questions at most.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")] = None,
@@ -40,7 +41,8 @@ def eval_(
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="lm-eval tasks to ask instead, with the bare model beside: names, patterns, YAML files.",
+            help="lm-eval tasks to ask instead, with the bare model beside: names, patterns, YAML files. "
+            "A task file is code: use only those of people you trust.",
         ),
     ] = None,
     num_fewshot: Annotated[
@@ -78,6 +80,7 @@ def eval_(
         raise UsageError(f"--batch-size {batch_size!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
     overrides = options.flags_given(
         model__name=model,
+        model__trust_remote_code=trust_remote_code,
         data__name=data,
         eval__limit=None if tasks else limit,
         eval__batch_size=int(batch_size) if batch_size and batch_size != "auto" else batch_size,
@@ -173,9 +176,32 @@ def push(
         str, typer.Argument(metavar="REPO_ID", help="Hub repository, as in me/my-bottleneck.")
     ],
     private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Upload nothing: print the model card and list the files.")
+    ] = False,
+    output: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --dry-run: write the model card to this file.")
+    ] = None,
 ) -> None:
-    """Publish a trained run on the Hugging Face Hub, with a generated model card."""
-    from stage1.report.report import push as push_run
+    """Publish a trained run on the Hugging Face Hub, with a generated model card.
+
+    Folders of this machine, predictions and what else quotes the data stay here.
+    """
+    if output and not dry_run:
+        raise UsageError("--output does nothing without --dry-run.", "Add --dry-run, which uploads nothing.")
+    from stage1.files import write_atomic
+    from stage1.report import publish
     from stage1.runs.run import Run
 
-    typer.echo(push_run(Run.open(run), repo_id, private=private))
+    opened = Run.open(run)
+    if not dry_run:
+        typer.echo(publish.push(opened, repo_id, private=private))
+        return
+    files = publish.published(opened, repo_id)
+    if output:
+        write_atomic(output, files["README.md"])
+    else:
+        typer.echo(files["README.md"].decode())
+    typer.echo(f"Nothing is uploaded. To {repo_id} would go:", err=True)
+    for name, content in files.items():
+        typer.echo(f"  {name}  {len(content):,} bytes", err=True)

@@ -9,8 +9,8 @@ def lm_eval(context: typer.Context) -> None:
     """Run lm-eval's own command line, which knows trained runs as models and stage1's tasks.
 
     `stage1 lm-eval run --model stage1 --model_args run=RUN --tasks squad`; every other word is lm-eval's, see
-    `stage1 lm-eval run --help`. After RUN there may be `,row=text` (the bare model), `,scope=all` and
-    `,model=FOLDER`.
+    `stage1 lm-eval run --help`. After RUN there may be `,row=text` (the bare model), `,scope=all`,
+    `,model=FOLDER` and `,trust_remote_code=True` (the model may run Python code of its own).
     """
     from lm_eval.__main__ import cli_evaluate
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stage1.config import RunConfig, merge, overlay, parse_loss, read_yaml, validate
+from stage1.config import RunConfig, granted, overlay, parse_loss, read_yaml
 from stage1.config.presets import PROTOCOLS, RECIPES, Presets
 from stage1.errors import UsageError
 
@@ -48,6 +48,13 @@ Model = Annotated[
     str | None, typer.Option(help="`tiny` (embedded, the default), a model folder, or a Hugging Face Hub id.")
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-remote-code/--no-trust-remote-code",
+        help="Run the Python code that the model's folder brings. A file cannot say so. Default: no.",
+    ),
+]
 Data = Annotated[
     str | None,
     typer.Option(help="`tiny-squad` (default), `squad`, or a file: SQuAD JSON, JSONL, Parquet or CSV."),
@@ -177,8 +184,12 @@ def configuration(
     recipe: str | None = None,
     protocol: str | None = None,
 ) -> RunConfig:
-    """The run's configuration: defaults < `base` < recipe < protocol < YAML file < flags < `--set`."""
+    """The run's configuration: defaults < `base` < recipe < protocol < YAML file < flags < `--set`.
+
+    Raises:
+        UsageError: something is wrong with it, or a file wants the model's Python code to run (`granted`).
+    """
     tree = overlay(base or {}, RECIPES.find(recipe).settings if recipe else {})
     tree = overlay(tree, PROTOCOLS.find(protocol).settings if protocol else {})
     tree = overlay(tree, read_yaml(file) if file else {})
-    return validate(merge(tree, flags, settings or []))
+    return granted(tree, flags, settings or [])

@@ -1,5 +1,6 @@
 """`stage1 recipes` and `stage1 protocols`: ready-made settings, to use, to read and to change."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,7 @@ import typer
 from stage1.cli import options
 from stage1.config.presets import PROTOCOLS, RECIPES, Presets
 from stage1.errors import UsageError
+from stage1.files import write_atomic
 
 
 def _commands(presets: Presets, about: str) -> typer.Typer:
@@ -55,13 +57,9 @@ def _commands(presets: Presets, about: str) -> typer.Typer:
     ) -> None:
         preset = presets.find(name)
         target = file or Path(f"{preset.name}.yaml")
-        try:
-            with target.open("x", encoding="utf-8") as opened:
-                opened.write(preset.text)
-        except FileExistsError:
-            raise UsageError(f"{target} exists already.", "Name another file, or remove that one.") from None
-        except OSError as error:
-            raise UsageError(f"Cannot write {target}: {error.strerror}.", "Name another file.") from None
+        if os.path.lexists(target):
+            raise UsageError(f"{target} exists already.", "Name another file, or remove that one.")
+        write_atomic(target, preset.text.encode())
         typer.echo(f"Wrote {target}.\nNext:\n  stage1 train {target}")
 
     return app

@@ -30,6 +30,7 @@ def sweep(
             help="A value of an --over: adds the paired difference to the cell that has this value instead.",
         ),
     ] = None,
+    trust_remote_code: options.TrustRemoteCode = None,
     log_with: options.LogWith = None,
     settings: options.Settings = None,
     all_rows: Annotated[
@@ -54,8 +55,11 @@ def sweep(
     from stage1.sweep.grid import Axis, plan
     from stage1.sweep.sweep import Baseline, Sweep
 
+    settings = list(settings or [])
+    if trust_remote_code is not None:
+        settings.append(f"model.trust_remote_code={str(trust_remote_code).lower()}")
     axes = [Axis.parse(text) for text in over]
-    cells = plan(file, settings or [], axes, numbers, output)
+    cells = plan(file, settings, axes, numbers, output)
     for cell in cells:
         require_trackers(cell.config)
     baseline = Baseline.parse(compare, cells) if compare else None

@@ -14,6 +14,7 @@ def train(
     recipe: options.Recipe = None,
     model: options.Model = None,
     revision: options.Revision = None,
+    trust_remote_code: options.TrustRemoteCode = None,
     data: options.Data = None,
     compressor: options.CompressorNames = None,
     adapter: options.AdapterName = None,
@@ -53,6 +54,7 @@ def train(
         compressor,
         model__name=model,
         model__revision=revision,
+        model__trust_remote_code=trust_remote_code,
         data__name=data,
         adapter__name=adapter,
         magnitude=magnitude,
@@ -83,7 +85,7 @@ def train(
     if resume:
         run = Run.open(output) if output else Run.latest()
         flags["output"] = str(run.path)
-        base = run.config.model_dump(mode="json")
+        base = run.settings
         chosen = resume_run(
             run, options.configuration(config, flags, settings, base, recipe=recipe, protocol=protocol)
         )

@@ -21,3 +21,6 @@ from stage1.config.tree import parse_loss as parse_loss
 from stage1.config.tree import parse_setting as parse_setting
 from stage1.config.tree import read_yaml as read_yaml
 from stage1.config.tree import validate as validate
+from stage1.config.trust import granted as granted
+from stage1.config.trust import require_trust as require_trust
+from stage1.config.trust import untrusting as untrusting

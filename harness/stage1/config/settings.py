@@ -99,7 +99,10 @@ class ModelConfig(_Section):
 
     name: str = Field("tiny", description="`tiny` (embedded), a folder, or a Hugging Face Hub id.")
     revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
-    trust_remote_code: bool = Field(False, description="Run Python code that the model's folder brings.")
+    trust_remote_code: bool = Field(
+        False,
+        description="Run Python code that the model's folder brings; only typed, never from a file.",
+    )
 
 
 class DataConfig(_Section):

@@ -12,9 +12,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from stage1.bounded import OutOfBoundsError, load_yaml
 from stage1.config.messages import issues_of
 from stage1.config.settings import RunConfig, named, weighted
-from stage1.errors import ConfigError, UsageError
+from stage1.errors import ConfigError, ConfigIssue, UsageError
+from stage1.files import read_bytes
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -24,7 +26,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UsageError: the file is missing, is not YAML, or holds no mapping.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = load_yaml(read_bytes(path).decode())
     except OSError as error:
         raise UsageError(f"Cannot read configuration {path}: {error.strerror}.", "Check the path.") from None
     except (yaml.YAMLError, ValueError) as error:  # ValueError: not UTF-8, or a date such as 2024-99-99
@@ -52,7 +54,9 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
     if not equals or not all(path):
         raise UsageError(f"--set {text!r} is not KEY=VALUE.", "Write, for example, --set compressor.dim=64.")
     try:
-        return path, yaml.safe_load(value)
+        return path, load_yaml(value)
+    except OutOfBoundsError as error:
+        raise UsageError(f"--set {'.'.join(path)}: {error}.", "Shorten it.") from None
     except (yaml.YAMLError, ValueError):
         return path, value
 
@@ -168,6 +172,10 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
     return tree
 
 
+PLACES = ("model.name", "model.revision", "data.name", "init", "output")
+"""Settings that name a file, a folder or a repository."""
+
+
 def validate(tree: Mapping[str, Any]) -> RunConfig:
     """The configuration in `tree`.
 
@@ -175,6 +183,10 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: with every issue found, each with its path and the choices.
     """
     try:
-        return RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(issues_of(error, RunConfig)) from None
+    values = flat(config.model_dump(mode="json"))
+    if nul := [key for key in PLACES if "\0" in (values[key] or "")]:
+        raise ConfigError([ConfigIssue(key, "it holds a NUL character, which no name may.") for key in nul])
+    return config

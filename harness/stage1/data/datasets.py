@@ -12,6 +12,7 @@ from stage1.config import DataConfig
 from stage1.data.records import Question, read_questions
 from stage1.data.tiny_squad.generator import QUESTIONS_PER_PASSAGE, Split, tiny_squad
 from stage1.errors import UsageError
+from stage1.files import expanded
 from stage1.hub import download
 
 TINY_TEST_QUESTIONS = 1_200
@@ -55,7 +56,7 @@ def load_qa(config: DataConfig, seed: int, *, everything_is_test: bool = False) 
         if not everything_is_test:
             train, selection = _deal(read_questions(_hub_file("train"))[0], seed, shares=(0.9, 0.1))
     else:
-        path = Path(config.name).expanduser()
+        path = expanded(config.name)
         test, unanswerable = read_questions(path)
         if not everything_is_test:
             train, selection, test = _deal(test, seed, shares=(0.8, 0.1, 0.1))

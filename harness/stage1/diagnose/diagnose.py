@@ -18,6 +18,7 @@ from stage1.diagnose import (
 from stage1.diagnose.case import Case
 from stage1.diagnose.findings import findings
 from stage1.plugins import fully_resolved, load_plugins, resolve
+from stage1.plugins.blame import attributed
 from stage1.progress import Progress
 from stage1.runs.journal import default_cache
 from stage1.runs.run import Run
@@ -58,6 +59,7 @@ def diagnose(case: Case, name: str) -> dict[str, Any]:
     }
 
 
+@attributed()
 def diagnose_run(run: Run, config: RunConfig, limit: int, progress: Progress) -> dict[str, Any]:
     """Diagnose a trained run; its folder gets the diagnosis.
 
@@ -78,6 +80,7 @@ def diagnose_run(run: Run, config: RunConfig, limit: int, progress: Progress) ->
     return result
 
 
+@attributed()
 def diagnose_untrained(config: RunConfig, limit: int, progress: Progress) -> dict[str, Any]:
     """Diagnose what `config` names as it is before training: fitted and warm-started only.
 

@@ -30,6 +30,7 @@ from transformers.utils import logging
 
 from stage1.config import ModelConfig
 from stage1.errors import Stage1Error, UsageError, suggest
+from stage1.files import expanded
 from stage1.hub import download
 from stage1.llm.attention import forbid_cudnn_attention
 from stage1.llm.tiny import MODEL_DIR
@@ -59,7 +60,7 @@ def locate(model: ModelConfig, *, weights: Literal["table", "all"], progress: Pr
     """
     if model.name == "tiny":
         return MODEL_DIR
-    folder = Path(model.name).expanduser()
+    folder = expanded(model.name)
     if folder.is_dir():
         _check_folder(folder)
         return folder
@@ -173,7 +174,7 @@ def _unusable(path: Path, error: Exception) -> UsageError:
     if "trust_remote_code" in str(error):
         return UsageError(
             f"{path.parent} needs Python code of its own, which is not run by default.",
-            "If you trust its author: --set model.trust_remote_code=true",
+            "If you trust its author: --trust-remote-code, or --set model.trust_remote_code=true.",
         )
     reason = str(error).strip().split("\n")[0]
     return UsageError(

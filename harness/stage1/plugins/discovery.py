@@ -24,7 +24,7 @@ from stage1.plugins.schema import docs
 
 GROUP = "stage1"
 """The entry points' group."""
-NAME = r"[\w-]+"
+NAME = r"[\w-]{1,64}"
 """What a component or command may be called: `distribution:name` and `losses.name.option` stay readable."""
 
 

@@ -6,10 +6,11 @@ import traceback
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from inspect import cleandoc
-from textwrap import shorten
 from typing import Any, TypeVar
 
 from pluggy import HookImpl
+
+from stage1.text import one_line
 
 T = TypeVar("T")
 logger = logging.getLogger("stage1.plugins")
@@ -17,6 +18,9 @@ logger = logging.getLogger("stage1.plugins")
 
 class FaultError(Exception):
     """What a plugin did wrong, in one line."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(one_line(what))
 
 
 def guarded(what: str, function: Callable[..., T], *args: Any, **kwargs: Any) -> T:
@@ -32,7 +36,7 @@ def guarded(what: str, function: Callable[..., T], *args: Any, **kwargs: Any) ->
         raise
     except BaseException as error:  # sys.exit() and pytest.skip() at import are no Exceptions
         logger.debug("a plugin failed: %s", what, exc_info=error)
-        raise FaultError(f"{what}: {one_line(error)}") from error
+        raise FaultError(f"{what}: {raised(error)}") from error
 
 
 def call(hook: str, implementation: HookImpl, **facts: Any) -> Any:
@@ -45,16 +49,11 @@ def call(hook: str, implementation: HookImpl, **facts: Any) -> Any:
     return guarded(f"{hook} raised", implementation.function, *arguments)
 
 
-def one_line(error: BaseException) -> str:
+def raised(error: BaseException) -> str:
     """'ValueError: …', cut where it gets long."""
-    return visible(shorten(traceback.format_exception_only(error)[-1], 300, placeholder=" …"))
-
-
-def visible(text: str) -> str:
-    """`text` with its control and direction characters written out, which a terminal would obey."""
-    return "".join(c if c.isprintable() else f"\\u{ord(c):04x}" for c in text)
+    return one_line(traceback.format_exception_only(error)[-1], 300)
 
 
 def first_line(text: object) -> str:
     """The first line of a docstring; empty where there is none."""
-    return visible(cleandoc(text).partition("\n")[0]) if isinstance(text, str) else ""
+    return one_line(cleandoc(text).partition("\n")[0]) if isinstance(text, str) else ""

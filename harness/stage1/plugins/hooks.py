@@ -58,7 +58,9 @@ def stage1_step(run: Path, step: int, metrics: dict[str, Any]) -> None:
 
 @hookspec
 def stage1_evaluated(run: Path, results: dict[str, Any]) -> None:
-    """An evaluation ended, that of `stage1 train` or of `stage1 eval`; `results` are as in `results.json`."""
+    """An evaluation ended, that of `stage1 train` or of `stage1 eval`; `results` are as in
+    `results.json`, without its checksums.
+    """
 
 
 @hookspec

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
@@ -205,7 +206,7 @@ class Registry:
             raise TypeError(f"{event} takes other arguments than {sorted(facts)}.")
         for implementation in _in_order(caller):
             try:
-                call(event, implementation, **facts)
+                call(event, implementation, **deepcopy(facts))  # what a listener does to them stays there
             except FaultError as fault:
                 self._report(implementation.plugin_name, event, str(fault))
 

@@ -1,14 +1,12 @@
-"""Results for people: the table, the verdict, the next commands, the model card."""
+"""Results for people: the table, the verdict, the next commands."""
 
 from collections.abc import Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
-from stage1.errors import UsageError
 from stage1.runs.run import Run
 
 ROWS = {
@@ -189,72 +187,3 @@ def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"{same} --adapter {config.adapter.name} --set compressor.ratio={16 if sound else 4}"
     if config.adapter.name != "codebook":
         yield f"{same} --adapter codebook"
-
-
-def model_card(run: Run, results: Mapping[str, Any] | None) -> str:
-    """README.md of a published run."""
-    config, manifest = run.config, run.read_manifest()
-    lines = [
-        "---",
-        "library_name: stage1",
-        "tags: [stage1, embedding-compression]",
-        *([f"base_model: {config.model.name}"] if "/" in config.model.name.strip("./") else []),
-        "---",
-        "",
-        f"# {'+'.join(config.compressors)} → {config.adapter.name}, for `{config.model.name}`",
-        "",
-        "A bottleneck for the input embeddings of a frozen LLM, trained and measured with stage1.",
-        "",
-        "```python",
-        "from stage1 import Bottleneck",
-        "",
-        'bottleneck = Bottleneck.from_pretrained("REPO_ID")',
-        "```",
-        "",
-    ]
-    if manifest.get("teacher_forced"):
-        lines += [f"**{TEACHER_FORCED}**", ""]
-    if results is not None:
-        lines += ["## Results", "", *markdown_table(results), "", *(f"- {s}" for s in summary(results)), ""]
-        lines += [f"Data: `{config.data.name}`, seed {config.seed}.", ""]
-    lines += ["## Configuration", "", "```yaml", config.to_yaml().rstrip(), "```", ""]
-    versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
-    return "\n".join([*lines, f"Versions: {versions}.", ""])
-
-
-def markdown_table(results: Mapping[str, Any]) -> Iterator[str]:
-    """The six rows as Markdown."""
-    yield f"| {' | '.join(HEADER)} |"
-    yield f"|{'---|' * len(HEADER)}"
-    for row in results["rows"]:
-        yield f"| {' | '.join(cells(row, teacher_forced=_marked(results)))} |"
-
-
-PUBLISHED = ["bottleneck.json", "bottleneck.safetensors", "config.yaml", "manifest.json", "results.json"]
-"""The files of a run that `push` uploads; predictions stay at home, they quote the data set."""
-
-
-def push(run: Run, repo_id: str, *, private: bool) -> str:
-    """Upload a trained run with a model card to the Hub; returns its address.
-
-    Raises:
-        UsageError: not trained yet, not logged in, no right to write, or no network.
-    """
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HFValidationError
-
-    run.require_trained()
-    card = model_card(run, run.read_results()).replace("REPO_ID", repo_id)
-    api = HfApi()
-    try:
-        address = api.create_repo(repo_id, private=private, exist_ok=True)
-        api.upload_file(path_or_fileobj=card.encode(), path_in_repo="README.md", repo_id=repo_id)
-        api.upload_folder(folder_path=Path(run.path), allow_patterns=PUBLISHED, repo_id=repo_id)
-    except HFValidationError as error:
-        raise UsageError(f"{repo_id!r} is no repository id: {error}", "Write it as owner/name.") from None
-    except Exception as error:  # the client's own, its HTTP library's and the system's have no common base
-        reason = str(error).strip().splitlines()[0]
-        raise UsageError(
-            f"Cannot publish to {repo_id}: {reason}", "Log in with `hf auth login`, and check the network."
-        ) from None
-    return str(address)

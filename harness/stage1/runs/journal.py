@@ -8,14 +8,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from stage1.files import append, expanded, read_bytes
 from stage1.progress import Progress
 
 
 def default_cache() -> Path:
     """The user's cache folder: `$STAGE1_CACHE`, else `stage1` under `$XDG_CACHE_HOME` or `~/.cache`."""
     if own := os.environ.get("STAGE1_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stage1"
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stage1"
 
 
 class Journal:
@@ -40,7 +41,7 @@ class Journal:
 
     def _read(self, path: Path) -> None:
         try:
-            text = path.read_bytes().decode(errors="replace")
+            text = read_bytes(path).decode(errors="replace")
         except OSError:
             return
         self._torn = bool(text) and not text.endswith("\n")
@@ -49,7 +50,7 @@ class Journal:
                 record = json.loads(line)
                 if record["sha256"] == sha256([record["request"], record["answer"]]):
                     self._known[record["request"]] = record["answer"]
-            except (ValueError, KeyError, TypeError):
+            except (ValueError, KeyError, TypeError, RecursionError):
                 continue
 
     def get(self, request: Any) -> Any:
@@ -67,8 +68,7 @@ class Journal:
         line = "\n" * self._torn + json.dumps(record, ensure_ascii=False) + "\n"
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            with self.path.open("ab", buffering=0) as file:
-                file.write(line.encode())
+            append(self.path, line.encode(errors="backslashreplace"))
             self._torn = False
         except OSError as error:
             self.progress.note(f"Answers are not cached: {error.strerror or error}.")

@@ -4,32 +4,55 @@
          predictions/<row>.jsonl  tasks/<task>/  diagnosis.json  state/state.safetensors (resume)
          phase1/ (the first of two phases, with selection.json: whether the second is run)
 
-Every file is written atomically; `state.safetensors` is one file, so weights, optimiser and step cannot
-disagree.
+Every file is written atomically and carries a checksum, so that what was cut, edited or damaged is named and
+not believed; `state.safetensors` is one file, so weights, optimiser and step cannot disagree. A new run's
+folder appears with its configuration in it, in one step.
 """
 
+import errno
+import hashlib
 import json
+import os
 import platform
-import re
+import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from filelock import FileLock, Timeout
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor
+from torch import Tensor, uint8
 
-from stage1.config import RunConfig, read_yaml, validate
+from stage1.config import RunConfig, read_yaml, untrusting, validate
 from stage1.errors import UsageError
-from stage1.files import remove_leftovers, write_atomic, write_json, write_json_lines
+from stage1.files import (
+    TEMPORARY,
+    json_lines,
+    read_bytes,
+    read_record,
+    remove_leftovers,
+    safe_name,
+    temporary_prefix,
+    write_atomic,
+    write_json_lines,
+    write_record,
+)
 
 METRICS = "metrics.jsonl"
 """Name of the log: a JSON object a line for each measurement. A plugin writes it, so it may be missing."""
+
+FOLDERS = ("state", "predictions")
+"""Folders of every run."""
+
+SEAL = "# sha256 of the lines above: "
+"""Last line of a run's config.yaml: what was cut or edited does not count as the run's configuration."""
 
 LIBRARIES = ("stage1", "torch", "transformers", "lm-eval", "accelerate", "safetensors", "datasets")
 
@@ -49,39 +72,60 @@ class Run:
         Raises:
             UsageError: the folder holds something already, or cannot be made.
         """
+        wanted = config.output or Path("runs", f"{_stem(config)}-1")
         try:
-            if config.output is None:
-                path = _next_free(config)
-            else:
-                path = config.output
-                path.mkdir(parents=True, exist_ok=True)
-                if any(path.iterdir()):
-                    resume = "--resume to go on with it, or " if (path / "config.yaml").exists() else ""
-                    raise UsageError(f"The folder {path} is not empty.", f"Use {resume}another --output.")
-            (path / "state").mkdir()
-            (path / "predictions").mkdir()
-        except OSError as error:
+            if wanted.is_dir() and config.output is not None:
+                return _fill(cls(wanted), config)
+            wanted.parent.mkdir(parents=True, exist_ok=True)
+            remove_leftovers(wanted.parent)
+            made = Path(tempfile.mkdtemp(TEMPORARY, temporary_prefix(wanted), wanted.parent))
+            try:
+                made.chmod(0o755)  # temporary folders are private; a run is not
+                cls(made).prepare(config)
+                return cls(_put(made, wanted, numbered=config.output is None))
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
+        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
+            why = getattr(error, "strerror", None) or error
             raise UsageError(
-                f"Cannot make the run's folder {error.filename}: {error.strerror}.",
+                f"Cannot make the run's folder {wanted}: {why}.",
                 "Choose a folder you may write to with --output.",
             ) from None
-        run = cls(path)
-        run.write_config(config)
-        return run
+
+    def prepare(self, config: RunConfig) -> None:
+        """Make the folders of a run and write its configuration, which says that they are one."""
+        for folder in FOLDERS:
+            (self.path / folder).mkdir(parents=True, exist_ok=True)
+        self.write_config(config)
 
     @classmethod
     def open(cls, path: Path) -> "Run":
         """An existing run.
 
         Raises:
-            UsageError: there is none at `path`.
+            UsageError: there is none at `path`, its configuration is damaged, or it holds links through which
+                something outside would be written.
         """
-        if not (path / "config.yaml").is_file():
+        if not os.path.lexists(path / "config.yaml"):
             there = "holds no run (no config.yaml)" if path.is_dir() else "does not exist"
             raise UsageError(
                 f"{path} {there}.", "Pass the folder that `stage1 train` printed, runs/… by default."
             )
-        return cls(path)
+        run = cls(path)
+        run._refuse_links()
+        run.settings  # noqa: B018 - refuses one that is damaged
+        return run
+
+    def _refuse_links(self) -> None:
+        """Nothing of ours is written through a link, or into a pipe."""
+        for run in (self.path, self.path / "phase1"):
+            folders = [run / name for name in (*FOLDERS, "tasks")] + ([run] if run != self.path else [])
+            for folder in (*folders, *(run / "tasks").glob("*")):
+                if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+                    raise _not_ours(folder, "a folder")
+            for file in (run / METRICS, run / ".lock"):
+                if file.is_symlink() or (file.exists() and not file.is_file()):
+                    raise _not_ours(file, "a file")
 
     @classmethod
     def latest(cls) -> "Run":
@@ -91,7 +135,7 @@ class Run:
         folders = [p for p in found if not cls(p).trained and not (p.parent / "config.yaml").exists()]
         if not folders:
             raise UsageError("There is no unfinished run under runs/.", "Name one: --resume --output RUN.")
-        return cls(max(folders, key=lambda p: p.stat().st_mtime))
+        return cls.open(max(folders, key=lambda p: p.stat().st_mtime))
 
     @contextmanager
     def lock(self, *, ours: bool = True) -> Iterator[None]:
@@ -101,7 +145,7 @@ class Run:
             return
         try:
             with FileLock(self.path / ".lock", timeout=0):
-                remove_leftovers(self.path)
+                remove_leftovers(self.path, deep=True)
                 yield
         except Timeout:
             raise UsageError(
@@ -122,12 +166,32 @@ class Run:
 
     def write_config(self, config: RunConfig) -> None:
         """Replace config.yaml, the fully resolved configuration."""
-        write_atomic(self.path / "config.yaml", config.to_yaml().encode())
+        write_atomic(self.path / "config.yaml", seal(config.to_yaml()))
 
     @property
     def config(self) -> RunConfig:
-        """The run's resolved configuration."""
-        return validate(read_yaml(self.path / "config.yaml"))
+        """The run's resolved configuration; that its model's Python code may run, it does not say."""
+        return validate(untrusting(self.settings))
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What config.yaml holds: for `granted`, which asks before the model's Python code runs.
+
+        Raises:
+            UsageError: it is cut, edited, or no configuration of a run.
+        """
+        path = self.path / "config.yaml"
+        try:
+            text, _, sealed = read_bytes(path).rpartition(SEAL.encode())
+        except OSError as error:
+            raise UsageError(f"Cannot read {path}: {error.strerror}.", "Check the path.") from None
+        if sealed.decode(errors="replace").strip() != hashlib.sha256(text).hexdigest():
+            raise UsageError(
+                f"{path} was cut or edited: its last line, a checksum, does not match.",
+                f"Copy it again from where it was made. Settings of your own start a new run: "
+                f"stage1 train {quote(str(path))} --output NEW",
+            )
+        return read_yaml(path)
 
     @property
     def trained(self) -> bool:
@@ -143,60 +207,101 @@ class Run:
             "git": _git_state(),
             **extra,
         }
-        write_json(self.path / "manifest.json", record)
+        write_record(self.path / "manifest.json", record)
 
     def read_manifest(self) -> dict[str, Any]:
-        """The manifest, or an empty one where it was lost."""
-        try:
-            manifest: dict[str, Any] = json.loads((self.path / "manifest.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return manifest
+        """What `write_manifest` wrote.
+
+        Raises:
+            UsageError: it is missing or damaged; what training saw is not known then.
+        """
+        return read_record(self.path / "manifest.json", f"{COPY_AGAIN}, or train the run anew.")
 
     def write_evaluation(
         self, results: Mapping[str, Any], predictions: Mapping[str, Mapping[str, str]]
     ) -> None:
         """results.json, and every row's answers as predictions/<row>.jsonl."""
+        files = {}
         for row, answers in predictions.items():
-            lines = ({"id": i, "prediction": a} for i, a in answers.items())
-            write_json_lines(self.path / "predictions" / f"{row}.jsonl", lines)
-        write_json(self.path / "results.json", results)
+            lines = json_lines({"id": i, "prediction": a} for i, a in answers.items())
+            write_atomic(self._predictions(row), lines)
+            files[row] = hashlib.sha256(lines).hexdigest()
+        write_record(self.path / "results.json", {**results, "predictions": files})
+
+    def _predictions(self, row: str) -> Path:
+        return self.path / "predictions" / f"{safe_name(row)}.jsonl"
 
     def write_tasks(
         self, results: Mapping[str, Any], samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
     ) -> None:
         """tasks/TASK/results.json, and each row's requests and answers as tasks/TASK/ROW.jsonl."""
         for entry in results["tasks"]:
-            folder = self.path / "tasks" / re.sub(r"[^\w.-]", "_", entry["task"])
+            folder = self.path / "tasks" / safe_name(entry["task"])
             folder.mkdir(parents=True, exist_ok=True)
             for row, logged in samples[entry["task"]].items():
-                write_json_lines(folder / f"{row}.jsonl", logged, default=str)
-            write_json(folder / "results.json", {**results, "tasks": [entry]})
+                write_json_lines(folder / f"{safe_name(row)}.jsonl", logged, default=str)
+            write_record(folder / "results.json", {**results, "tasks": [entry]})
 
     def write_diagnosis(self, diagnosis: Mapping[str, Any]) -> None:
         """Replace diagnosis.json."""
-        write_json(self.path / "diagnosis.json", diagnosis)
+        write_record(self.path / "diagnosis.json", diagnosis)
 
     def read_results(self) -> dict[str, Any] | None:
-        """results.json, or None before the first evaluation."""
-        path = self.path / "results.json"
-        if not path.exists():
+        """What was measured, or None before the first evaluation.
+
+        Raises:
+            UsageError: results.json is damaged.
+        """
+        if not os.path.lexists(self.path / "results.json"):
             return None
-        results: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        results = self._results()
+        del results["predictions"]
         return results
 
+    def _results(self) -> dict[str, Any]:
+        return read_record(self.path / "results.json", self._measure_again)
+
+    @property
+    def _measure_again(self) -> str:
+        return f"Measure it again: stage1 eval {quote(str(self.path))}"
+
+    def read_predictions(self, row: str) -> dict[str, str]:
+        """A row's answer to each question, by the question's id.
+
+        Raises:
+            UsageError: they are missing, damaged, or of another evaluation than results.json.
+        """
+        path, remedy = self._predictions(row), self._measure_again
+        try:
+            content = read_bytes(path)
+        except OSError as error:
+            raise UsageError(f"Cannot read {path}: {error.strerror}.", remedy) from None
+        if hashlib.sha256(content).hexdigest() != self._results()["predictions"].get(row):
+            raise UsageError(f"{path} was cut or edited, or is of another evaluation.", remedy)
+        entries = map(json.loads, content.decode().splitlines())
+        return {entry["id"]: entry["prediction"] for entry in entries}
+
     def metrics(self) -> list[dict[str, Any]]:
-        """The entries of metrics.jsonl; a line that a kill or a full disk cut short is left out."""
+        """The entries of metrics.jsonl; a line that a kill or a full disk cut short is left out.
+
+        Raises:
+            UsageError: it is there and cannot be read.
+        """
         path = self.path / METRICS
-        entries = []
-        for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
-            with suppress(ValueError):
-                entries.append(json.loads(line))
-        return entries
+        try:
+            lines = read_bytes(path).decode(errors="replace").splitlines()
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise UsageError(
+                f"Cannot read {path}: {error.strerror}.", "Remove it: a run may be without."
+            ) from None
+        return [entry for line in lines if (entry := _log_entry(line)) is not None]
 
     def best_selection(self) -> dict[str, Any]:
         """The log entry of the checkpoint that was chosen, as far as the log tells; empty without one."""
-        return min(self.metrics(), key=lambda entry: entry["selection"]["score"], default={})
+        measured = (entry for entry in self.metrics() if "selection" in entry)
+        return min(measured, key=lambda entry: entry["selection"]["score"], default={})
 
     # -- resumable state ------------------------------------------------------------------------------
 
@@ -207,19 +312,22 @@ class Run:
     def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """Replace the resumable state: tensors and JSON facts in one file."""
         whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        write_atomic(self._state, save(whole, metadata={"facts": json.dumps(facts)}))
+        text = json.dumps(facts)
+        write_atomic(self._state, save(whole, {"facts": text, "sha256": _state_digest(whole, text)}))
 
     def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
         """The last saved state, or None where the run had not come that far.
 
         Raises:
-            UsageError: the file is damaged.
+            UsageError: the file is damaged, by a single bit.
         """
-        if not self._state.exists():
+        if not os.path.lexists(self._state):
             return None
-        with self._opened_state() as file:
+        with self._opened_state() as (file, text):
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            return tensors, json.loads(file.metadata()["facts"])
+            if file.metadata()["sha256"] != _state_digest(tensors, text):
+                raise ValueError
+            return tensors, json.loads(text)
 
     @property
     def step(self) -> int:
@@ -230,17 +338,19 @@ class Run:
         """
         if self.trained:
             return max((entry["step"] for entry in self.metrics()), default=0)
-        if not self._state.exists():
+        if not os.path.lexists(self._state):
             return 0
-        with self._opened_state() as file:
-            return int(json.loads(file.metadata()["facts"])["step"])
+        with self._opened_state() as (_, text):
+            return int(json.loads(text)["step"])
 
     @contextmanager
-    def _opened_state(self) -> Iterator[Any]:
+    def _opened_state(self) -> Iterator[tuple[Any, str]]:
         try:
+            if not self._state.is_file():  # opening a pipe would wait for ever
+                raise ValueError
             with safe_open(self._state, framework="pt") as file:
-                yield file
-        except (SafetensorError, ValueError, KeyError, TypeError):
+                yield file, file.metadata()["facts"]
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
             raise UsageError(
                 f"The resumable state {self._state} is damaged.", "Remove that file to start the run over."
             ) from None
@@ -250,19 +360,82 @@ class Run:
         self._state.unlink(missing_ok=True)
 
 
-def _next_free(config: RunConfig) -> Path:
-    plugins = f"{'+'.join(config.compressors)}-{config.adapter.name}"
-    stem = f"{datetime.now():%Y-%m-%d}-{plugins}".replace(":", "_")
-    runs = Path("runs")
-    runs.mkdir(exist_ok=True)
-    number = 1
+COPY_AGAIN = "Copy it again from where it was made"
+
+
+def seal(text: str) -> bytes:
+    """A run's configuration `text` with the last line that says it is whole."""
+    return f"{text}{SEAL}{hashlib.sha256(text.encode()).hexdigest()}\n".encode()
+
+
+def _not_ours(path: Path, what: str) -> UsageError:
+    return UsageError(
+        f"{path} is not {what} of the run but a link or something else: it would be written outside.",
+        f"Remove it, or put {what} there.",
+    )
+
+
+def _fill(run: Run, config: RunConfig) -> Run:
+    """Make the folder that `run` names, which is there, the run's.
+
+    Raises:
+        UsageError: it holds something else than what a creation that was killed left.
+    """
+    remove_leftovers(run.path)
+    there = [path for path in run.path.iterdir() if path.name not in FOLDERS or not path.is_dir()]
+    if there or any(any((run.path / name).glob("*")) for name in FOLDERS):
+        raise _in_use(run.path)
+    run.prepare(config)
+    return run
+
+
+def _put(made: Path, wanted: Path, *, numbered: bool) -> Path:
+    """Move the new folder `made` to `wanted`; where that is taken and `numbered`, to the next free number.
+
+    Raises:
+        UsageError: it is taken.
+    """
     while True:
         try:
-            (runs / f"{stem}-{number}").mkdir()
-        except FileExistsError:
-            number += 1
-        else:
-            return runs / f"{stem}-{number}"
+            return made.rename(wanted)  # an empty folder is replaced
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                raise
+        if not numbered:
+            raise _in_use(wanted)
+        stem, _, number = wanted.name.rpartition("-")
+        wanted = wanted.with_name(f"{stem}-{int(number) + 1}")
+
+
+def _in_use(wanted: Path) -> UsageError:
+    if not wanted.is_dir():
+        return UsageError(f"{wanted} is no folder.", "Choose another --output.")
+    resume = "--resume to go on with it, or " if (wanted / "config.yaml").exists() else ""
+    return UsageError(f"The folder {wanted} is not empty.", f"Use {resume}another --output.")
+
+
+def _stem(config: RunConfig) -> str:
+    """How the name of a run begins that got none: the day, and what it is made of."""
+    plugins = f"{'+'.join(config.compressors)}-{config.adapter.name}".replace(":", "_")
+    return safe_name(f"{datetime.now():%Y-%m-%d}-{plugins}")
+
+
+def _log_entry(line: str) -> dict[str, Any] | None:
+    """A line of the log, if it is one: it has a step and, where there is a `selection`, its score."""
+    try:
+        entry = json.loads(line)
+        numbers = [entry["step"], entry["selection"]["score"] if "selection" in entry else 0.0]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return entry if all(isinstance(number, int | float) for number in numbers) else None
+
+
+def _state_digest(tensors: Mapping[str, Tensor], facts: str) -> str:
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _git_state() -> dict[str, Any] | None:

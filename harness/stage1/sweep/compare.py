@@ -1,9 +1,7 @@
 """Runs against each other: answers of several seeds averaged, runs compared question by question."""
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -40,25 +38,14 @@ def question_f1(run: Run, row: str, questions: Sequence[Question]) -> Floats:
     Raises:
         UsageError: the predictions are missing, damaged or about other questions.
     """
-    path = run.path / "predictions" / f"{row}.jsonl"
-    answers = _predictions(path)
+    answers = run.read_predictions(row)
     if list(answers) != [question.id for question in questions]:
         raise UsageError(
-            f"{path} answers other questions than this comparison is about.",
+            f"The row {row} of {run.path} answers other questions than this comparison is about.",
             "Compare runs with the same data and eval.limit.",
         )
     f1: Floats = scores(questions, list(answers.values()))["f1"]
     return f1
-
-
-def _predictions(path: Path) -> dict[str, str]:
-    try:
-        entries = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return {entry["id"]: entry["prediction"] for entry in entries}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(
-            f"Cannot read the predictions {path} ({type(error).__name__}).", "Evaluate the run again."
-        ) from None
 
 
 class Comparison:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from stage1.config import RunConfig, format_setting, merge, overlay, validate
+from stage1.bounded import load_yaml
+from stage1.config import RunConfig, format_setting, granted, overlay
 from stage1.config.presets import PROTOCOLS, RECIPES
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
@@ -41,7 +42,7 @@ class Axis(NamedTuple):
         key, _, listed = text.partition("=")
         remedy = "Write KEY=V1,V2,…, for example --over compressor.ratio=4,8,16."
         try:
-            read = yaml.safe_load(f"[{listed}]")
+            read = load_yaml(f"[{listed}]")
             values = json.loads(json.dumps(read, default=str, allow_nan=False))  # a date is a text to us
         except (yaml.YAMLError, ValueError):
             raise UsageError(f"--over {text!r} is not a list of values.", remedy) from None
@@ -162,7 +163,7 @@ def _configuration(
         else:
             named = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
             flags[f"{key}.name" if named else key] = value
-    config = validate(merge(file, flags, [*settings, *inner]))
+    config = granted(file, flags, [*settings, *inner])
     return fully_resolved(config, resolve(config, registry))
 
 
@@ -174,8 +175,11 @@ def _at(names: list[str], issue: ConfigIssue) -> ConfigIssue:
 def _refuse_another_run(cell: Cell) -> None:
     if not (cell.run.path / "config.yaml").exists():
         return
-    elsewhere = {"output", "device", "log_with"}
-    there, ours = cell.run.config, cell.config
+    elsewhere: Any = {"output": True, "device": True, "log_with": True, "model": {"trust_remote_code"}}
+    try:
+        there, ours = cell.run.config, cell.config
+    except UsageError:  # damaged: that cell fails when its turn comes, and says so
+        return
     if (
         there.model_dump(exclude=elsewhere) != ours.model_dump(exclude=elsewhere)
         or there.compressors != ours.compressors  # their order

@@ -16,7 +16,7 @@ from stage1.config import format_setting
 from stage1.errors import Stage1Error, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Floats
-from stage1.files import write_atomic, write_json
+from stage1.files import write_atomic, write_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.sweep.compare import Comparison, asked, question_f1, same_questions
@@ -97,11 +97,11 @@ class Sweep:
         session = None
         for number, cell in enumerate(self.cells, 1):
             where = f"{number} of {len(self.cells)}: {cell.name}"
-            if _finished(cell.run, all_rows):
-                progress.note(f"{where}: finished already.")
-                continue
-            progress.note(where)
             try:
+                if _finished(cell.run, all_rows):
+                    progress.note(f"{where}: finished already.")
+                    continue
+                progress.note(where)
                 rows = None if all_rows else NEEDED
                 outcome = train_run(
                     cell.config, progress, resume=_begun(cell.run), rows=rows, session=session
@@ -118,14 +118,14 @@ class Sweep:
     def write(self) -> None:
         """Replace sweep.json and sweep.csv by what is there now."""
         record = self.record()
-        write_json(self.folder / "sweep.json", record)
+        write_record(self.folder / "sweep.json", record)
         write_atomic(self.folder / "sweep.csv", _csv(record).encode())
 
     # -- what came of it ------------------------------------------------------------------------------
 
     def record(self) -> dict[str, Any]:
         """The content of sweep.json: `cells` are the runs, `averages` over the seeds finished so far."""
-        done = [cell for cell in self.cells if cell.name not in self.errors and _finished(cell.run)]
+        done = [cell for cell in self.cells if cell.name not in self.errors and self._is_done(cell)]
         names = {cell.name for cell in done}
         return {
             "schema": 1,
@@ -144,6 +144,13 @@ class Sweep:
             ],
             "averages": [self._average(group, done) for group in groups(done)],
         }
+
+    def _is_done(self, cell: Cell) -> bool:
+        try:
+            return _finished(cell.run)
+        except UsageError as error:  # damaged; its turn may not have come yet
+            self.errors[cell.name] = str(error)
+            return False
 
     def _average(self, group: Sequence[Cell], done: Sequence[Cell]) -> dict[str, Any]:
         comparison = self._comparison(group[0])
@@ -177,11 +184,13 @@ class Sweep:
 
 
 def _begun(run: Run) -> Run | None:
-    return run if (run.path / "config.yaml").exists() else None
+    return Run.open(run.path) if (run.path / "config.yaml").exists() else None
 
 
 def _finished(run: Run, all_rows: bool = False) -> bool:
     results = run.read_results() if run.trained else None
+    if results is not None:
+        run.read_predictions("bottleneck")  # what the comparisons are made of
     # `mean` is asked in every whole evaluation, `linear` only where the compressor knows an inverse.
     return results is not None and (not all_rows or "mean" in {row["row"] for row in results["rows"]})
 

@@ -10,12 +10,13 @@ from typing import Any, Literal, NamedTuple
 from unittest import SkipTest
 
 from stage1.plugins import PluginRecord
-from stage1.plugins.faults import one_line, visible
+from stage1.plugins.faults import raised
 from stage1.testing.adapter import AdapterSuite
 from stage1.testing.base import Suite
 from stage1.testing.compressor import CompressorSuite
 from stage1.testing.loss import LossSuite
 from stage1.testing.task import TaskSuite
+from stage1.text import visible
 
 SUITES: dict[str, type[Suite]] = {
     "compressor": CompressorSuite,
@@ -78,5 +79,5 @@ def _outcome(method: Callable[[], None]) -> tuple[Literal["ok", "failed", "skipp
             return "failed", "\n".join(map(visible, traceback.format_exc().splitlines()))
         # What a check says needs no name of an exception in front.
         said = str(error).partition("\n")[0] if isinstance(error, AssertionError) else ""
-        return "failed", visible(said) or one_line(error)
+        return "failed", visible(said) or raised(error)
     return "ok", ""

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1.plugins import Resolved
+from stage1.plugins.blame import expect
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs
 
@@ -65,7 +66,12 @@ class Objective(nn.Module):
 
     def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
         """Each term's own value."""
-        return {name: loss(inputs) for name, loss in self.losses.items()}
+        values = {}
+        for name, loss in self.losses.items():
+            value = loss(inputs)
+            sound = getattr(value, "ndim", None) == 0
+            values[name] = expect(loss, "forward", value, Tensor, "a scalar tensor", sound)
+        return values
 
     @staticmethod
     def total(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -4,7 +4,6 @@ The first of two phases is a complete run of its own in RUN/phase1. What was dec
 down, so that a run that was killed at any moment goes on as it would have gone.
 """
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -17,7 +16,7 @@ from stage1.data.datasets import spread
 from stage1.errors import TrainingError
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
-from stage1.files import write_atomic, write_json
+from stage1.files import read_record, write_atomic, write_record
 from stage1.plugins import Registry, Resolved
 from stage1.progress import Progress
 from stage1.runs.run import METRICS, Run
@@ -142,7 +141,7 @@ class Training:
         if not decision.goes_on:
             self.progress.note(f"{reason}: training ends here.")
             if self.main:
-                write_json(run.path / "manifest.json", {**first.read_manifest(), "phases": phases})
+                write_record(run.path / "manifest.json", {**first.read_manifest(), "phases": phases})
                 for name in TAKEN_OVER:
                     if name == METRICS and not (first.path / name).exists():
                         continue
@@ -158,9 +157,7 @@ class Training:
 
     def _first_phase(self, trainer: Trainer, run: Run, first: Run) -> None:
         if trainer.main:
-            for folder in ("state", "predictions"):
-                (first.path / folder).mkdir(parents=True, exist_ok=True)
-            first.write_config(trainer.config)
+            first.prepare(trainer.config)
         trainer.accelerator.wait_for_everyone()
         with (
             first.lock(ours=trainer.main),
@@ -175,8 +172,8 @@ class Training:
         made: list[Any] = [None]
         if self.main:
             if not path.exists():
-                write_json(path, kept_of_text(first, self.inputs, below)._asdict())
-            made = [json.loads(path.read_text(encoding="utf-8"))]
+                write_record(path, kept_of_text(first, self.inputs, below)._asdict())
+            made = [read_record(path, "Remove it: it is measured again with --resume.")]
         broadcast_object_list(made)  # every process must come to the same decision
         return Decision(**made[0])
 

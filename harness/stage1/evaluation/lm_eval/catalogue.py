@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from stage1.errors import Stage1Error, UsageError
-from stage1.files import write_json
+from stage1.files import expanded, write_json
 from stage1.plugins import Registry
 from stage1.progress import Progress
 from stage1.runs.journal import default_cache
@@ -66,7 +66,9 @@ def select(
     Raises:
         UsageError: a name, pattern or file that is none, or two tasks of one name.
     """
-    files = {text: _file(Path(text).expanduser()) for text in requested if _is_path(text)}
+    for text in filter(_is_path, requested):
+        progress.note(f"{text} is code: its !function entries and templates run with your rights.")
+    files = {text: _file(expanded(text)) for text in requested if _is_path(text)}
     names = [text for text in requested if text not in files]
     brought = _brought(registry)
     ours = {task.name for task in brought if _is_ours(task)}

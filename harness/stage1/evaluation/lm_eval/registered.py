@@ -22,6 +22,7 @@ class RunLM(Stage1LM):
         row: `bottleneck`, or `text` for the bare model.
         scope: `prompt` (the context crosses) or `all` (a scored continuation too).
         model: where the run's model lies on this machine, if elsewhere.
+        trust_remote_code: the model may run Python code of its own.
         batch_size: requests at a time, or `auto`.
         device: as for `stage1 train`; default: the run's.
 
@@ -35,6 +36,7 @@ class RunLM(Stage1LM):
         row: str = "bottleneck",
         scope: str = "prompt",
         model: str | None = None,
+        trust_remote_code: bool = False,
         batch_size: int | str = "auto",
         device: str | None = None,
         max_batch_size: int | None = None,
@@ -44,7 +46,12 @@ class RunLM(Stage1LM):
                 raise UsageError(f"model_args has {name}={value}.", suggest(value, choices))
         if device == "cuda:0" and not torch.cuda.is_available():
             device = None  # lm-eval's default wherever it runs
-        given = {"model.name": model, "device": device, "eval.batch_size": _number(batch_size)}
+        given = {
+            "model.name": model,
+            "model.trust_remote_code": trust_remote_code or None,
+            "device": device,
+            "eval.batch_size": _number(batch_size),
+        }
         overrides = {key: value for key, value in given.items() if value is not None}
         trained = Run.open(Path(run))
         session = Session.open(changed(trained, overrides), Progress(), data="none")

@@ -1,0 +1,76 @@
+"""Whose plugin went wrong while it worked: said in a line, with its package."""
+
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from stage1.errors import PluginError, Stage1Error
+from stage1.plugins.discovery import load_plugins
+from stage1.plugins.faults import raised
+from stage1.plugins.interfaces import Component, Compressor
+from stage1.plugins.registry import Registry
+from stage1.plugins.tensors import Code
+
+T = TypeVar("T")
+
+
+@contextmanager
+def attributed(remedy: str = "") -> Iterator[None]:
+    """Turn what a component raises, `sys.exit()` included, into an error that names it and its package.
+
+    Raises:
+        PluginError: with `remedy`. Ctrl-C, our own errors and what no foreign plugin raised stay as they are.
+    """
+    try:
+        yield
+    except (Stage1Error, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        if (blamed := _blame(error, load_plugins())) is None:
+            raise
+        raise PluginError(blamed, remedy) from error
+
+
+def _blame(error: BaseException, registry: Registry) -> str | None:
+    """Whose plugin raised `error`, and where; None where it was none, or one of our own."""
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        component = frame.f_locals.get("self")
+        if isinstance(component, Component):
+            owner = registry.owner(type(component))
+            if owner.distribution == "stage1":
+                continue  # a chain, for one, only hands on what its compressors raise
+            last = traceback.extract_tb(error.__traceback__)[-1]
+            where = f"({Path(last.filename).name}, line {last.lineno})"
+            return f"The plugin {component.name!r} of {owner} raised {raised(error)} {where}."
+    return None
+
+
+def expect(component: Component, method: str, returned: T, kind: type, what: str, sound: bool = True) -> T:
+    """What a component's `method` `returned`, which must be of a `kind` and `sound`.
+
+    Raises:
+        PluginError: it is something else than `what` says in words.
+    """
+    if isinstance(returned, kind) and sound:
+        return returned
+    shape = f" of shape {tuple(returned.shape)}" if isinstance(returned, Tensor) else ""
+    raise PluginError(
+        f"The plugin {component.name!r} of {load_plugins().owner(type(component))} returned a "
+        f"{type(returned).__name__}{shape} from {method}, not {what}.",
+        f"Its author can find out with: stage1 plugins check {component.name}",
+    )
+
+
+def expect_code(compressor: Compressor, code: Code) -> Code:
+    """The `code` that a compressor's `forward` returned, if it is one."""
+    return expect(compressor, "forward", code, Code, "a Code")
+
+
+def expect_vectors(component: Component, method: str, rebuilt: Tensor, mask: Tensor, width: int) -> Tensor:
+    """The `rebuilt` vectors [B, M, D] that a component returned, if they are those of `mask` [B, M]."""
+    sound = getattr(rebuilt, "shape", None) == (*mask.shape, width)
+    return expect(component, method, rebuilt, Tensor, f"a tensor [B, M, {width}]", sound)

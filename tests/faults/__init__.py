@@ -1,0 +1,1 @@
+"""Faults on purpose: kills and mutated inputs, with counts."""

@@ -1,0 +1,209 @@
+"""A faulty plugin is named, a listener changes nothing, and nothing private or foreign is published raw."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+import yaml
+from torch import Tensor
+
+from conftest import Notes, Result, settings_args, small_config
+from plugin_sites import Site, compressor
+from stage1.api import train_run
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.errors import UsageError
+from stage1.evaluation.lm_eval.catalogue import select
+from stage1.files import write_json
+from stage1.plugins import load_plugins
+from stage1.progress import Progress
+from stage1.report.publish import model_card, published
+from stage1.runs.run import Run
+
+FEW = ("train.steps=2", "train.check_every=1", "data.train=40", "data.selection=8", "eval.limit=4")
+
+FAULTS = {
+    "exits in __init__": ("def __init__(self, config, embed_dim):\n    raise SystemExit(0)", "SystemExit: 0"),
+    "raises in __init__": (
+        "def __init__(self, config, embed_dim):\n    raise ValueError('two\\nlines \\x1b[2J')",
+        r"ValueError: two lines \u001b[2J",
+    ),
+    "raises in code_dim": ("@property\ndef code_dim(self):\n    return 1 // 0", "ZeroDivisionError"),
+    "code_dim is no number": (
+        "@property\ndef code_dim(self):\n    return 'wide'",
+        "returned a str from code_dim",
+    ),
+    "code_dim is nothing": ("@property\ndef code_dim(self):\n    return 0", "returned a int from code_dim"),
+    "exits in fit": ("def fit(self, stats):\n    raise SystemExit", "raised SystemExit"),
+    "raises in inverse": ("def inverse(self, code):\n    raise OSError('no')", "OSError: no"),
+    "inverse returns nothing": ("def inverse(self, code):\n    pass", "returned a NoneType from inverse"),
+    "inverse returns the wrong width": (
+        "def inverse(self, code):\n    return code.vectors[..., :3]",
+        "from inverse, not a tensor [B, M, ",
+    ),
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_faulty_compressor_is_named_and_nothing_is_called_done(
+    fault: str, site: Site, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    body, said = FAULTS[fault]
+    site.install("strange", {"point": compressor("strange", body=body)})
+    registry = site.load()
+    monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
+    for module in ("api", "plugins.blame", "bottleneck.bottleneck", "session"):
+        monkeypatch.setattr(f"stage1.{module}.load_plugins", lambda: registry)
+    done = invoke("train", "-q", "--compressor", "strange", *settings_args(FEW), "--output", "run")
+    assert done.code == 1, done.err
+    assert "'strange' of strange 1.2" in done.err
+    assert said in done.err
+    assert len(done.err.splitlines()) <= 2
+    assert not Path("run/results.json").exists()
+
+
+def test_wrong_returns_of_a_forward_are_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = compressor("strange").replace("return self.pointwise(embeds, mask)", "return embeds")
+    site.install("strange", {"point": source})
+    registry = site.load()
+    monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
+    for module in ("api", "plugins.blame", "bottleneck.bottleneck", "session"):
+        monkeypatch.setattr(f"stage1.{module}.load_plugins", lambda: registry)
+    config = small_config(*FEW, "compressor=strange")
+    with pytest.raises(Exception, match=r"'strange' of strange 1\.2 returned a Tensor of shape"):
+        train_run(config, Progress(), with_evaluation=False)
+
+
+def test_a_listener_gets_copies(site: Site) -> None:
+    source = """
+        import stage1
+
+        @stage1.hookimpl
+        def stage1_step(run, step, metrics):
+            metrics["selection"]["score"] = -1.0
+
+        @stage1.hookimpl
+        def stage1_run_start(run, config, step):
+            config.seed = 99
+            config.compressor.name = "other"
+    """
+    site.install("meddler", {"point": dedent(source)})
+    registry, metrics, config = site.load(), {"selection": {"score": 1.0}}, small_config()
+    registry.emit("stage1_run_start", run=site.folder, config=config, step=0)
+    registry.emit("stage1_step", run=site.folder, step=0, metrics=metrics)
+    assert (metrics, config) == ({"selection": {"score": 1.0}}, small_config())
+
+
+# -- what is published ------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run whose model and data lie at private places with names that Markdown and YAML would read."""
+    from stage1.llm.tiny import MODEL_DIR
+
+    home = tmp_path_factory.mktemp("private-place")
+    model = home / "a: [b](http:`x`) <i>\nbase_model: evil"
+    shutil.copytree(MODEL_DIR, model)
+    config = small_config(*FEW, f"output={home / 'run'}").model_copy(
+        update={"model": small_config().model.model_copy(update={"name": str(model)})}
+    )
+    return train_run(config, Progress()).run.path
+
+
+def test_nothing_of_this_machine_is_published(trained: Path) -> None:
+    files = published(Run.open(trained), "me/it")
+    assert {*files} == {
+        *("README.md", "config.yaml", "bottleneck.json", "bottleneck.safetensors"),
+        *("manifest.json", "results.json"),
+    }
+    for name, content in files.items():
+        assert b"private-place" not in content, name
+
+
+def test_what_is_published_is_a_bottleneck(trained: Path, tmp_path: Path) -> None:
+    run = Run.open(trained)
+    for name, content in published(run, "me/it").items():
+        (tmp_path / name).write_bytes(content)
+    whole = Bottleneck.from_pretrained(run.path)
+    table = Bottleneck.from_pretrained(tmp_path, table=_table(trained))
+    assert table.fingerprint() == whole.fingerprint()
+    assert Run.open(tmp_path).read_results() == run.read_results()
+
+
+def _table(run: Path) -> Tensor:
+    from stage1.llm.loading import load_table
+
+    return load_table(Path(Run(run).config.model.name))
+
+
+def test_a_name_does_not_break_out_of_the_card(trained: Path) -> None:
+    card = model_card(Run.open(trained), "me/it")
+    _, head, body = card.split("---\n", 2)
+    assert yaml.safe_load(head) == {"library_name": "stage1", "tags": ["stage1", "embedding-compression"]}
+    outside = "".join(body.split("```")[::2])
+    assert "<i>" not in outside.replace("`a: [b](http:'x') <i> base_model: evil`", "")
+    assert "`a: [b](http:'x') <i> base_model: evil`" in outside
+
+
+def test_push_dry_run_writes_the_card_and_lists_the_files(
+    trained: Path, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.HfApi.create_repo", None)
+    done = invoke("push", str(trained), "me/it", "--dry-run")
+    assert done.code == 0
+    assert done.out.startswith("---\nlibrary_name: stage1\n")
+    assert 'from_pretrained("me/it")' in done.out
+    for name in ("config.yaml", "bottleneck.safetensors", "README.md"):
+        assert f"  {name}  " in done.err
+    assert invoke("push", str(trained), "me/it", "--dry-run", "--output", "card.md").out == ""
+    assert Path("card.md").read_text() == done.out[:-1]
+    assert invoke("push", str(trained), "me/it", "--output", "card.md").code == 2
+    assert invoke("push", str(trained), 'me/"it', "--dry-run").code == 2
+
+
+# -- strangers' checkpoints and task files ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("distribution", "x; rm -rf ~"),
+        ("distribution", "x\x1b[2J"),
+        ("version", "1 && true"),
+        ("name", 5),
+        ("config", []),
+    ],
+)
+def test_a_checkpoint_puts_nothing_into_a_command(
+    trained: Path, tmp_path: Path, part: str, value: object
+) -> None:
+    from stage1.bottleneck import bottleneck as module
+
+    run = shutil.copytree(trained, tmp_path / "run")
+    record = json.loads((run / "bottleneck.json").read_text())
+    record["compressor"][part] = value
+    record["sha256"] = module._digest(
+        record, (run / "bottleneck.safetensors").read_bytes()
+    )  # as its author would
+    write_json(run / "bottleneck.json", record)
+    with pytest.raises(UsageError, match="cannot be used") as caught:
+        Bottleneck.from_pretrained(run)
+    assert "rm -rf" not in str(caught.value)
+    assert "pip install" not in str(caught.value)
+
+
+def test_a_task_file_is_said_to_be_code(tmp_path: Path) -> None:
+    notes, path = Notes(), tmp_path / "mine.yaml"
+    path.write_text("task: mine\ndataset_path: json\noutput_type: generate_until\n")
+    select([str(path)], load_plugins(), notes)
+    assert sum("is code" in note for note in notes.notes) == 1
+    assert all("is code" not in note for note in _notes_of("tiny-squad"))
+
+
+def _notes_of(task: str) -> list[str]:
+    notes = Notes()
+    select([task], load_plugins(), notes)
+    return notes.notes
