@@ -136,8 +136,8 @@ class CtrlC(Progress):
     def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
         def advance(done: int) -> None:
             if label == self.label:
-                self.nth -= done
-                if self.nth == 0:
+                before, self.nth = self.nth, self.nth - done
+                if before > 0 >= self.nth:  # a batch may jump past it
                     signal.raise_signal(signal.SIGINT)
 
         yield advance

@@ -18,7 +18,7 @@ from stage1.report import publish
 from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]
-ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
+ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled"]
 
 
 @pytest.fixture(scope="module")
