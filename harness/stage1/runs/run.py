@@ -1,6 +1,6 @@
 """The run directory: what is in it, and how it survives a kill.
 
-    RUN/ config.yaml  manifest.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
+    RUN/ config.yaml  manifest.json  data.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
          predictions/<row>.jsonl  tasks/<task>/  diagnosis.json  state/state.safetensors (resume)
          phase1/ (the first of two phases, with selection.json: whether the second is run)
 
@@ -25,6 +25,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from stage1.config import RunConfig, read_yaml, validate
+from stage1.data.datasets import TrainedOn
 from stage1.errors import UsageError
 from stage1.files import remove_leftovers, write_atomic, write_json, write_json_lines
 
@@ -152,6 +153,26 @@ class Run:
         except (OSError, ValueError):
             return {}
         return manifest
+
+    def write_trained_on(self, data: TrainedOn) -> None:
+        """Replace data.json: by what the run knows its questions, and the passages it has seen, again."""
+        write_json(self.path / "data.json", {**data._asdict(), "passages": sorted(data.passages)})
+
+    def read_trained_on(self) -> TrainedOn:
+        """The content of data.json.
+
+        Raises:
+            UsageError: it is missing or damaged.
+        """
+        path = self.path / "data.json"
+        try:
+            tree = json.loads(path.read_text(encoding="utf-8"))
+            return TrainedOn(tree["content"], tree["test"], frozenset(tree["passages"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            raise UsageError(
+                f"{path}, which says what the run was trained on, is missing or damaged.",
+                "Without it, other questions cannot be told from those it has seen: train it again.",
+            ) from None
 
     def write_evaluation(
         self, results: Mapping[str, Any], predictions: Mapping[str, Mapping[str, str]]
