@@ -99,7 +99,7 @@ def test_bad_yaml(invoke: Invoke, tmp_path: Path, content: str, words: list[str]
         ("broken.json", '{"data": [', ["broken.json"]),
         ("other.json", '{"weather": "fine"}', ["SQuAD"]),
         ("columns.jsonl", '{"id": "1", "text": "x"}\n', ["context"]),
-        ("answers.jsonl", json.dumps({**RECORD, "answers": {"text": [], "answer_start": []}}), ["q1"]),
+        ("answers.jsonl", json.dumps({**RECORD, "answers": None}), ["no answer", "q1"]),
         ("table.csv", "id;context\n1;x\n", ["table.csv"]),
         ("table.parquet", "not parquet", ["table.parquet"]),
         ("data.xlsx", "binary", ["xlsx"]),

@@ -46,7 +46,7 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     predictions = {f"predictions/{row}.jsonl" for row in ROWS}
     files = {"config.yaml", "manifest.json", "bottleneck.safetensors", "bottleneck.json", "metrics.jsonl"}
-    assert names == files | predictions | {"results.json"}
+    assert names == files | predictions | {"results.json", "data.json"}
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["compressor"] == {"name": "pca", "ratio": 8.0, "dim": None}  # fully resolved
     manifest = json.loads((run / "manifest.json").read_text())
@@ -159,7 +159,7 @@ def test_score_equals_the_official_metric(invoke: Invoke) -> None:
     predictions = SQUAD / "predictions-logistic-regression-part.json"
     done = invoke("score", str(SQUAD / "dev-v1.1-part.json"), str(predictions), "--json")
     scores = json.loads(done.out)
-    assert scores.keys() == {"n", "exact_match", "f1"}
+    assert scores.keys() == {"n", "exact_match", "f1", "answered"}
     assert scores["n"] == 4807
     assert scores["exact_match"] == pytest.approx(40.35781152485958, abs=1e-6)
     assert scores["f1"] == pytest.approx(51.452149597727505, abs=1e-6)

@@ -27,9 +27,9 @@ real_squad = pytest.mark.skipif(not SQUAD.is_file(), reason="the real SQuAD part
 Record = dict[str, Any]
 
 
-def load(name: str | Path, seed: int = 0, everything_is_test: bool = False, **options: int) -> QAData:
-    config = DataConfig.model_validate({"name": str(name), **options})
-    return load_qa(config, seed, everything_is_test=everything_is_test)
+def load(name: str | Path, seed: int = 0, everything_is_test: bool = False, **options: Any) -> QAData:
+    config = DataConfig.model_validate({"name": str(name), "split_seed": seed, **options})
+    return load_qa(config, everything_is_test=everything_is_test)
 
 
 def record(number: int, passage: int = 0, **changes: Any) -> Record:
@@ -181,31 +181,29 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("text.parquet", b"PAR1 no, this is a text", "Parquet"),
     ("cut.csv", csv_json(RECORDS)[:-9], "unexpected end of data"),
     ("shifted.csv", b"id,context,question,answers\n1,c, with a comma,q,a\n", "record 1 has more fields"),
-    ("short.csv", b"id,context,question,answers\n1,c\n", "question is not a text"),
-    ("python.csv", csv_plain([record(1, answers="{'text': ['x']}")]), "answers of record 1 are not JSON"),
+    ("short.csv", b"id,context,question,answers\n1,c\n", "1 with no question (question '1')"),
+    ("python.csv", csv_plain([record(1, answers="{'text': [open('x')]}")]), "answers that cannot be read"),
     ("latin.jsonl", '{"id": "é"}'.encode("latin-1"), "utf-8"),
     ("deep.json", b"[" * 100_000, "nested too deeply"),
     ("number.json", b"12", "no list of records"),
     ("mapping.json", b'{"q1": "answer"}', "no list of records"),
     ("numbers.json", b"[1, 2]", "no list of records"),
     ("numbers.jsonl", b"1\n2\n", "line 1 is not a JSON object"),
-    ("paragraphs.json", b'{"data": [{"paragraphs": [{"qas": []}]}]}', "data[].paragraphs[].qas[]"),
+    ("paragraphs.json", b'{"data": [{"paragraphs": [{"qas": []}]}]}', "no question"),
     ("qas.json", b'{"data": [{"paragraphs": {"qas": 1}}]}', "data[].paragraphs[].qas[]"),
-    ("no-context.jsonl", jsonl(without("context")), "Question 'q0' in"),
-    ("no-question.parquet", parquet(without("question")), "lacks question; it has 'id', 'title'"),
-    ("no-id.csv", csv_json(without("id")), "Record 1 in"),
-    ("no-answers.json", nested(without("answers")), "lacks answers"),
-    ("null.jsonl", jsonl([record(1, context=None)]), "context is not a text"),
-    ("blank.json", nested([record(1, question="  ")]), "question is not a text"),
-    ("no-answer.json", nested([*RECORDS, record(99, answers=NO_ANSWER)]), "Question 'q99'"),
-    ("no-answer.jsonl", jsonl([record(99, answers=NO_ANSWER)]), "has no answer"),
-    ("null-answer.jsonl", jsonl([record(99, answers=None)]), "has no answer"),
-    ("blank-answer.csv", csv_plain([record(99, answers="")]), "has no answer"),
-    ("number-answer.jsonl", jsonl([record(9, answers={"text": [3]})]), "answer that is not a text"),
-    ("all-impossible.json", nested([record(1, is_impossible=True)]), "all 1 are unanswerable"),
-    ("twice.parquet", parquet([*RECORDS, record(3)]), "more than one question with the id 'q3'"),
+    ("no-context.jsonl", jsonl(without("context")), "question 'q0', question 'q1', question 'q2' and 9 more"),
+    ("no-question.parquet", parquet(without("question")), "with no question (question 'q0'"),
+    ("no-answers.json", nested(without("answers")), "12 with no answer"),
+    ("null.jsonl", jsonl([record(1, context=None)]), "1 with no context"),
+    ("blank.json", nested([record(1, question="  ")]), "1 with a blank question"),
+    ("no-answer.json", nested([record(99, answers=NO_ANSWER)]), "with no answer (question 'q99')"),
+    ("no-answer.jsonl", jsonl([record(99, answers=NO_ANSWER)]), "unanswerable questions: 1"),
+    ("null-answer.jsonl", jsonl([record(99, answers=None)]), "with no answer"),
+    ("blank-answer.csv", csv_plain([record(99, answers="")]), "with no answer"),
+    ("number-answer.jsonl", jsonl([record(9, answers={"text": [3]})]), "1 with an answer that is not a text"),
+    ("all-impossible.json", nested([record(1, is_impossible=True)]), "unanswerable questions: 1"),
     ("surrogate.jsonl", json.dumps(record(1, context="\ud800")).encode(), "surrogate"),
-    ("data.txt", jsonl(RECORDS), "none of the endings .json, .jsonl, .csv, .parquet"),
+    ("data.txt", jsonl(RECORDS), "none of the endings .json, .jsonl, .ndjson, .csv, .tsv, .parquet, or one"),
 ]  # fmt: skip
 
 
@@ -226,14 +224,13 @@ def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     written(tmp_path, "dev-v1.1.json", nested(RECORDS))
     for name, told in [
         ("tiny-sqad", "did you mean 'tiny-squad'? Choices: squad, tiny-squad."),
-        ("rajpurkar/squad", "did you mean 'squad'?"),
         (f"{tmp_path}/dev-v1.json", "Did you mean 'dev-v1.1.json'?"),
-        (f"{tmp_path}/nothing.csv", "Data is tiny-squad, squad, or a file"),
-        (f"{tmp_path}/absent/x.json", "Data is tiny-squad, squad, or a file"),
-        (str(tmp_path), "Data is tiny-squad, squad, or a file"),
-        ("", "Data is tiny-squad, squad, or a file"),
+        (f"{tmp_path}/nothing.csv", "A file is SQuAD"),
+        (f"{tmp_path}/absent/x.json", "A file is SQuAD"),
+        (f"{tmp_path}/nothing/at/all", "A file is SQuAD"),
+        ("", "Choices: squad, tiny-squad."),
         ("nul\0byte", "Choices: squad, tiny-squad."),
-        ("x" * 5000, "Data is tiny-squad, squad, or a file"),
+        ("x" * 5000, "Or pass a file: SQuAD"),
     ]:
         with pytest.raises(UsageError) as caught:
             load(name)

@@ -334,7 +334,7 @@ def test_raw_equals_text_on_a_gpu(dtype: str, session: Session) -> None:
 
 def test_the_embedded_model_answers_a_thousand_questions() -> None:
     """What compression costs can only be seen on a model that answers: F1 at least 85 in the text row."""
-    whole = Session.open(small_config(), Progress(), data="all test")
+    whole = Session.open(small_config(), Progress())
     questions = spread(whole.data.test, 1000)
     asked = Condition("text", whole.prompts(questions), None, None)
     answers = [answer.text for answer in Answering(whole, None).answers(asked)]

@@ -56,7 +56,7 @@ EVERYTHING = (
     compressor("keep")
     + '''
 from pathlib import Path
-from stage1 import Adapter, Loss
+from stage1 import Adapter, Dataset, Loss
 
 heard = []
 
@@ -74,9 +74,20 @@ class Nought(Loss):
     def forward(self, inputs):
         return inputs.reconstruction.sum() * 0
 
+class Nothing(Dataset):
+    """No questions."""
+    name = "nothing"
+
+    def records(self, split, at_least):
+        return []
+
 @hookimpl
 def stage1_adapters():
     return Back
+
+@hookimpl
+def stage1_datasets():
+    return Nothing
 
 @hookimpl
 def stage1_losses():
@@ -125,6 +136,7 @@ def test_one_module_may_implement_every_hook(everything: Site, tmp_path: Path) -
         ("compressor", "keep", "ok"),
         ("adapter", "back", "ok"),
         ("loss", "nought", "ok"),
+        ("dataset", "nothing", "ok"),
         ("tasks", "all", "ok"),
         ("command", "greet", "ok"),
         ("events", "all", "ok"),

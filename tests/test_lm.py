@@ -11,7 +11,6 @@ from torch import Tensor
 from conftest import Notes, build_prompts
 from random_llama import calls_of, random_llama
 from stage1.data.records import Question
-from stage1.data.tiny_squad import tiny_squad
 from stage1.errors import Stage1Error
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.lm_eval.model import Stage1LM
@@ -19,6 +18,7 @@ from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
 from stage1.llm.loading import load_llm, load_tokenizer
 from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins.tensors import Embedded
+from stage1_datasets.tiny_squad import tiny_squad
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer(MODEL_DIR)

@@ -16,10 +16,10 @@ from stage1.config import DataConfig
 from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
-from stage1.data.tiny_squad.lexicon import all_names
 from stage1.errors import UsageError
 from stage1.llm.tiny import MODEL_DIR
 from stage1.progress import Progress
+from stage1_datasets.tiny_squad.lexicon import all_names
 
 CORPUS = [
     f"Context: It rains.{' The rain in Spain falls.' * n}\nQuestion: Why?\nAnswer: 1" for n in range(9)
@@ -239,7 +239,7 @@ def test_many_prompts_keep_their_order_and_tell_how_far_they_are() -> None:
             return nullcontext(count)
 
     config = DataConfig.model_validate({"train": 2500})
-    questions = load_qa(config, seed=0).train
+    questions = load_qa(config).train
     progress = Counting()
     tokenizer = tiny()
     prompts = build_prompts(

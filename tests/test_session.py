@@ -8,6 +8,7 @@ import pytest
 import stage1.session as module
 from conftest import SMALL, opened, small_config
 from stage1.api import train_run
+from stage1.data.datasets import TrainedOn
 from stage1.diagnose.diagnose import diagnose_run
 from stage1.progress import Progress
 from stage1.session import Session
@@ -104,10 +105,11 @@ def test_what_was_not_asked_for_is_not_there() -> None:
         _ = Session.open(small_config(), Progress(), weights="table", data="none").data
 
 
-def test_splits_or_everything_as_test() -> None:
+def test_splits_or_for_a_run_trained_on_other_data_everything_as_test() -> None:
     config = small_config()
     split = Session.open(config, Progress(), weights="table").data
-    whole = Session.open(config, Progress(), weights="table", data="all test").data
+    other = TrainedOn("", "", frozenset())
+    whole = Session.open(config, Progress(), weights="table", trained_on=other).data
     assert split.train
     assert split.selection
     assert whole.train == whole.selection == []

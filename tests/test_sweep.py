@@ -366,22 +366,18 @@ def test_bad_requests(arguments: list[str], problem: str, invoke: Invoke) -> Non
     assert not Path("s").exists()
 
 
-def test_seeds_that_split_a_file_differently_are_refused(tmp_path: Path) -> None:
+def test_seeds_are_asked_the_same_questions_of_a_file_and_split_seeds_are_not(tmp_path: Path) -> None:
     file = tmp_path / "own.jsonl"
-    lines = [
-        {
-            "id": str(i),
-            "context": f"Number {i}.",
-            "question": "Which?",
-            "answers": {"text": [str(i)], "answer_start": [7]},
-        }
-        for i in range(40)
-    ]
-    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with pytest.raises(UsageError, match="The seeds ask different questions"):
-        cells_of(tmp_path / "s", "scope=prompt", f"data={file}", seeds=(0, 1))
-    (cell,) = cells_of(tmp_path / "s", "scope=prompt", f"data={file}")
-    assert same_questions([cell.config, cell.config])
+    rows = (
+        {"id": i, "context": f"Number {i}.", "question": "Which?", "answers": [str(i)]} for i in range(40)
+    )
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    first, second = cells_of(tmp_path / "s", "scope=prompt", f"data={file}", seeds=(0, 1))
+    assert same_questions([first.config, second.config])
+    one, other = cells_of(tmp_path / "s", "data.split_seed=0,1", f"data={file}")
+    assert not same_questions([one.config, other.config])
+    with pytest.raises(UsageError, match="is asked other questions"):
+        Baseline.parse("data.split_seed=0", [one, other])
 
 
 def test_another_grid_does_not_take_over_a_folder(copied: Path, invoke: Invoke) -> None:

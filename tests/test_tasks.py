@@ -96,7 +96,7 @@ def test_the_answers_are_those_of_the_text_row(evaluated: Mapping[str, Any]) -> 
 
 def test_a_request_is_the_prompt_of_the_evaluation() -> None:
     task = load("tiny-squad")
-    questions = load_qa(DataConfig(), seed=0).test
+    questions = load_qa(DataConfig()).test
     docs = list(task.test_docs())
     assert [doc["id"] for doc in docs] == [q.id for q in questions]
     tokenizer = load_tokenizer(
@@ -114,7 +114,7 @@ def test_examples_come_from_training_questions_and_end_in_an_empty_line() -> Non
     task.set_fewshot_seed(1234)
     doc = task.test_docs()[0]
     *examples, last = task.fewshot_context(doc, num_fewshot=2).split("\n\n")
-    train = load_qa(DataConfig(train=1000), seed=0).train
+    train = load_qa(DataConfig(train=1000)).train
     answered = {f"Context: {q.context}\nQuestion: {q.question}\nAnswer: {q.answers[0]}" for q in train}
     assert len(set(examples)) == 2
     assert answered.issuperset(examples)
@@ -152,7 +152,7 @@ def test_few_shot_runs_under_stock_lm_eval(stock: HFLM) -> None:
 @pytest.mark.skipif(not PART.is_file(), reason="SQuAD is not here")
 def test_squad_reads_files_that_the_metadata_name() -> None:
     task = load("squad", data=str(PART), examples=str(PART), pretrained="x")
-    questions = load_qa(DataConfig(name=str(PART)), seed=0, everything_is_test=True).test
+    questions = load_qa(DataConfig(name=str(PART)), everything_is_test=True).test
     docs = list(task.test_docs())
     assert [doc["id"] for doc in docs] == [q.id for q in questions]
     assert [tuple(doc["answers"]) for doc in docs] == [q.answers for q in questions]

@@ -14,10 +14,10 @@ import pytest
 from tokenizers import Tokenizer
 
 import stage1
-from stage1.data.tiny_squad import Record, Split, tiny_squad
-from stage1.data.tiny_squad.generator import QUESTIONS_PER_PASSAGE
-from stage1.data.tiny_squad.lexicon import NUMBERS, YEARS, all_names
 from stage1.llm.tiny import MODEL_DIR
+from stage1_datasets.tiny_squad import Record, Split, tiny_squad
+from stage1_datasets.tiny_squad.generator import QUESTIONS_PER_PASSAGE
+from stage1_datasets.tiny_squad.lexicon import NUMBERS, YEARS, all_names
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 # The trained weights know this very data: a change of it is a change of the model too.
@@ -52,7 +52,7 @@ def test_the_data_are_the_data_the_model_was_trained_on() -> None:
 
 def test_another_process_makes_the_same_bytes() -> None:
     program = (
-        "import json, sys; from stage1.data.tiny_squad import tiny_squad;"
+        "import json, sys; from stage1_datasets.tiny_squad import tiny_squad;"
         "sys.stdout.write(json.dumps(list(tiny_squad('test', 30, seed=5)), sort_keys=True))"
     )
     roots = [str(Path(stage1.__file__).parents[1])]

@@ -36,9 +36,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from stage1.data.tiny_squad import Record, Split, tiny_squad
-from stage1.data.tiny_squad.lexicon import NUMBERS, YEARS, all_names
 from stage1.evaluation.squad import exact_match, f1
+from stage1_datasets.tiny_squad import Record, Split, tiny_squad
+from stage1_datasets.tiny_squad.lexicon import NUMBERS, YEARS, all_names
 
 BOS, EOS, PAD = "<|begin_of_text|>", "<|end_of_text|>", "<|pad|>"
 SPLIT = r"'s| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"

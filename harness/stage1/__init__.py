@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from stage1.plugins.interfaces import Adapter as Adapter
     from stage1.plugins.interfaces import ComponentConfig as ComponentConfig
     from stage1.plugins.interfaces import Compressor as Compressor
+    from stage1.plugins.interfaces import Dataset as Dataset
     from stage1.plugins.interfaces import Encode as Encode
     from stage1.plugins.interfaces import Loss as Loss
     from stage1.plugins.interfaces import SizeConfig as SizeConfig
@@ -35,6 +36,7 @@ _HOME = {
     "Code": "plugins.tensors",
     "ComponentConfig": "plugins.interfaces",
     "Compressor": "plugins.interfaces",
+    "Dataset": "plugins.interfaces",
     "Encode": "plugins.interfaces",
     "LLMOutputs": "plugins.tensors",
     "Loss": "plugins.interfaces",
@@ -51,6 +53,7 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "Compressor",
     "Adapter",
     "Loss",
+    "Dataset",
     "ComponentConfig",
     "SizeConfig",
     "Code",

@@ -151,19 +151,18 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
 
     `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size, a
     device, or other rules for what crosses (`PROTOCOL`). Results on the run's own questions and under its
-    own rules go into its folder; others are only returned.
+    own rules go into its folder; others are only returned. Data are the run's own by their content, whatever
+    their name; of others, questions about passages that the run was trained on are left out.
 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
     """
     own, config = run.config, changed(run, overrides)
-    other_data = config.data.name != own.data.name
-    session = Session.open(
-        config,
-        progress,
-        data="all test" if other_data else "splits",
-        example_data=own.data if other_data else None,
-    )
+    trained_on = run.read_trained_on()
+    session = Session.open(config, progress, trained_on=trained_on, example_data=own.data)
+    other_data = session.data.sha256 != trained_on.test
+    if other_data and config.data == own.data:
+        progress.note(f"{own.data.name} is no longer what the run was trained on; its own results are kept.")
     same_rules = config.model_dump(include=PROTOCOL) == own.model_dump(include=PROTOCOL)
     keep = not other_data and config.eval.limit == own.eval.limit and same_rules
     return Outcome(run, _evaluate(run, session, keep=keep), session)

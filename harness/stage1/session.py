@@ -12,7 +12,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import DataConfig, ModelConfig, RunConfig, granted
-from stage1.data.datasets import QAData, load_qa
+from stage1.data.datasets import QAData, TrainedOn, load_qa, passage_hash
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder, draw_examples
 from stage1.data.records import Question
 from stage1.errors import ConfigError, UsageError
@@ -126,7 +126,8 @@ class Session:
         progress: Progress,
         *,
         weights: Literal["table", "all"] = "all",
-        data: Literal["splits", "all test", "none"] = "splits",
+        data: Literal["splits", "none"] = "splits",
+        trained_on: TrainedOn | None = None,
         example_data: DataConfig | None = None,
         before: "Session | None" = None,
     ) -> "Session":
@@ -136,8 +137,9 @@ class Session:
             config: the configuration.
             progress: told what is loaded, and of what is odd.
             weights: `table` where nothing will be asked of the LLM itself.
-            data: whether the questions are wanted, and whether in splits or as one test split.
-            example_data: where examples are drawn from, if not from the questions' own training split.
+            data: whether the questions are wanted.
+            trained_on: by what the questions are known as a run's own or as others, see `load_qa`.
+            example_data: where examples are drawn from where the questions have no training split.
             before: a session whose model is used on, if it is the same.
 
         Raises:
@@ -149,12 +151,29 @@ class Session:
             model = FrozenModel(
                 config.model, dtype=config.dtype, device=config.device, progress=progress, weights=weights
             )
-        questions = _questions(config, progress, data)
+        questions = None if data == "none" else _questions(config, progress, trained_on)
         pool = None
-        if example_data is not None and config.prompt.shots:
-            asked = {_passage(q) for q in questions.test} if questions else set()
-            pool = [q for q in load_qa(example_data, config.seed).train if _passage(q) not in asked]
-        return cls(config, model, progress, questions, pool)
+        if example_data is not None and config.prompt.shots and not (questions and questions.train):
+            asked = {passage_hash(q) for q in questions.test} if questions else set()
+            pool = [q for q in load_qa(example_data).train if passage_hash(q) not in asked]
+        session = cls(config, model, progress, questions, pool)
+        return session if questions is None else session._without_too_long()
+
+    def _without_too_long(self) -> "Session":
+        """The session without questions that do not fit into a prompt even without their passage."""
+        data, room = self.data, self.longest_prompt
+        long = self.builder().too_long([*data.train, *data.selection, *data.test], room)
+        if not long:
+            return self
+        reason = f"too long for a prompt of {room} tokens"
+        if self.config.data.strict or long.issuperset(data.test):
+            raise UsageError(
+                f"{data.name}: {len(long)} questions, {min(long).id!r} among them, are {reason}.",
+                "Leave them out, raise data.max_prompt_tokens, or use a model with a longer context.",
+            )
+        data = data.without(long, f"a question {reason}")
+        self.progress.note(data.notes[-1])
+        return replace(self, questions=data)
 
     def under(self, config: RunConfig) -> "Session":
         """The same model and questions under another configuration, which must name the same."""
@@ -246,19 +265,11 @@ class Session:
         return bottleneck.to(self.device).eval()
 
 
-def _passage(question: Question) -> str:
-    return " ".join(question.context.split())
-
-
-def _questions(
-    config: RunConfig, progress: Progress, data: Literal["splits", "all test", "none"]
-) -> QAData | None:
-    if data == "none":
-        return None
+def _questions(config: RunConfig, progress: Progress, trained_on: TrainedOn | None) -> QAData:
     with progress.task(f"Reading {config.data.name}"):
-        questions = load_qa(config.data, config.seed, everything_is_test=data == "all test")
-    if questions.unanswerable:
-        progress.note(f"{questions.unanswerable} unanswerable questions were left out.")
+        questions = load_qa(config.data, trained_on=trained_on)
+    for note in questions.notes:
+        progress.note(note)
     return questions
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset
 
 from stage1.config import PromptConfig
-from stage1.data.tiny_squad.generator import tiny_squad
+from stage1_datasets.tiny_squad.generator import tiny_squad
 
 Documents = dict[str, Dataset]
 

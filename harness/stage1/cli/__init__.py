@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from stage1.cli import config, diagnose, evaluate, lm_eval, plugins, presets, sweep, tasks, train
+from stage1.cli import config, diagnose, evaluate, lm_eval, plugins, presets, score, sweep, tasks, train
 from stage1.errors import PluginError, Stage1Error, UsageError
 from stage1.text import one_line
 
@@ -90,7 +90,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(lm_eval.lm_eval)
 app.command("diagnose")(diagnose.diagnose)
-app.command("score")(evaluate.score)
+app.command("score")(score.score)
 app.command("push")(evaluate.push)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(config.app, name="config")

@@ -1,4 +1,4 @@
-"""`stage1 eval`, `stage1 score` and `stage1 push`: what came of it."""
+"""`stage1 eval` and `stage1 push`: what came of it."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,6 +20,7 @@ def eval_(
     ] = None,
     trust_remote_code: options.TrustRemoteCode = None,
     data: options.Data = None,
+    strict: options.Strict = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Test questions at most.")] = None,
     batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")] = None,
     device: options.Device = None,
@@ -75,13 +76,15 @@ def eval_(
         "--system": system,
         "--metadata": metadata,
     }
-    _refuse(bool(tasks), {"--data": data, "--raw-anchor": raw_anchor is not None}, only_with, scope)
+    only_without = {"--data": data, "--strict": strict, "--raw-anchor": raw_anchor is not None}
+    _refuse(bool(tasks), only_without, only_with, scope)
     if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
         raise UsageError(f"--batch-size {batch_size!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
     overrides = options.flags_given(
         model__name=model,
         model__trust_remote_code=trust_remote_code,
         data__name=data,
+        data__strict=strict,
         eval__limit=None if tasks else limit,
         eval__batch_size=int(batch_size) if batch_size and batch_size != "auto" else batch_size,
         device=device,
@@ -147,27 +150,6 @@ def _metadata(text: str | None) -> dict[str, Any]:
             f"--metadata {text!r} is no JSON object.", """Write --metadata '{"data": "dev-v1.1.json"}'."""
         )
     return settings
-
-
-def score(
-    data: Annotated[Path, typer.Argument(metavar="DATA.json", help="Questions with their answers.")],
-    predictions: Annotated[Path, typer.Argument(metavar="PREDICTIONS.json", help="id → answer text.")],
-    json: options.Json = False,
-) -> None:
-    """Score a file of predictions with the official SQuAD v1.1 metric; a missing prediction scores 0."""
-    from stage1.data.records import read_questions
-    from stage1.evaluation.squad import read_predictions
-    from stage1.evaluation.squad import score as score_predictions
-    from stage1.files import to_json
-
-    questions, unanswerable = read_questions(data)
-    result = score_predictions(questions, read_predictions(predictions, {q.id for q in questions}))
-    if json:
-        typer.echo(to_json(result._asdict()), nl=False)
-        return
-    typer.echo(f"exact match {result.exact_match:.6f}   F1 {result.f1:.6f}   over {result.n} questions")
-    if unanswerable:
-        typer.echo(f"({unanswerable} unanswerable questions left out)")
 
 
 def push(

@@ -57,7 +57,15 @@ TrustRemoteCode = Annotated[
 ]
 Data = Annotated[
     str | None,
-    typer.Option(help="`tiny-squad` (default), `squad`, or a file: SQuAD JSON, JSONL, Parquet or CSV."),
+    typer.Option(
+        metavar="NAME|FILE|OWNER/NAME|train=…,test=…",
+        help="Questions: `tiny-squad` (default), `squad` or a plugin's, a file (SQuAD, MRQA, HotpotQA, "
+        "TriviaQA, JSON, JSONL, Parquet, CSV, TSV; .gz), or a data set on the Hub; train=A,test=B names two.",
+    ),
+]
+Strict = Annotated[
+    bool | None,
+    typer.Option("--strict", help="Refuse data with a bad record instead of leaving the record out."),
 ]
 CompressorNames = Annotated[
     list[str] | None,

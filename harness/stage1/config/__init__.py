@@ -5,6 +5,7 @@ from stage1.config.settings import SUFFICES as SUFFICES
 from stage1.config.settings import ComponentChoice as ComponentChoice
 from stage1.config.settings import DataConfig as DataConfig
 from stage1.config.settings import EvalConfig as EvalConfig
+from stage1.config.settings import FieldNames as FieldNames
 from stage1.config.settings import LossChoice as LossChoice
 from stage1.config.settings import ModelConfig as ModelConfig
 from stage1.config.settings import Phase as Phase

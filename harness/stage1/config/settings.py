@@ -1,6 +1,7 @@
 """What can be configured: pydantic sections with their defaults and descriptions."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from string import Formatter
@@ -105,11 +106,46 @@ class ModelConfig(_Section):
     )
 
 
+class FieldNames(_Section):
+    """What a file or Hub data set calls its columns; a dotted path leads into nested ones."""
+
+    id: str | None = Field(None, description="Column of the id; default: `id`, or another known name.")
+    title: str | None = Field(None, description="Column of the title; default: `title`.")
+    context: str | None = Field(None, description="Column of the passage; default: `context`.")
+    question: str | None = Field(None, description="Column of the question; default: `question`.")
+    answer: str | None = Field(None, description="Column of the answers; default: `answers` or `answer`.")
+
+
+_TRAIN_AND_TEST = (
+    re.compile(r"train=(?P<train_from>.+?),test=(?P<name>.+)", re.DOTALL),
+    re.compile(r"test=(?P<name>.+?),train=(?P<train_from>.+)", re.DOTALL),
+)
+
+
 class DataConfig(_Section):
     """Questions and answers."""
 
     name: str = Field(
-        "tiny-squad", description="`tiny-squad` (generated), `squad` (the Hub's rajpurkar/squad), or a file."
+        "tiny-squad",
+        description="What is asked: a data set (`stage1 plugins list`), a file, or owner/name on the Hub. "
+        "`train=A,test=B` sets `train_from` too.",
+    )
+    train_from: str | None = Field(
+        None,
+        description="Where training and selection questions come from, as `name`; default: `name` itself, "
+        "whose passages are dealt out where it has no splits of its own.",
+    )
+    config: str | None = Field(None, description="Configuration of a Hub data set; default: its only one.")
+    split: str | None = Field(
+        None, description="Split of a Hub data set that is asked; default: its validation or test split."
+    )
+    revision: str | None = Field(None, description="Branch, tag or commit of a Hub data set.")
+    fields: FieldNames = FieldNames()
+    strict: bool = Field(
+        False, description="Refuse data with a bad record instead of leaving the record out."
+    )
+    split_seed: int = Field(
+        0, ge=0, lt=2**31, description="Seeds the dealing out of passages; the run's own `seed` does not."
     )
     train: int = Field(10_000, gt=0, description="Training prompts at most.")
     selection: int = Field(1_000, gt=0, description="Prompts that choose the best checkpoint, at most.")
@@ -117,6 +153,16 @@ class DataConfig(_Section):
     max_prompt_tokens: int | None = Field(
         None, gt=0, description="Longest prompt (tokens); default: what the model's context leaves."
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _train_and_test(cls, tree: Any) -> Any:
+        """`name: train=A,test=B` is short for both names."""
+        name = tree.get("name") if isinstance(tree, Mapping) else None
+        for form in _TRAIN_AND_TEST:
+            if isinstance(name, str) and (match := form.fullmatch(name)):
+                return {**tree, **match.groupdict()}
+        return tree
 
 
 class PromptConfig(_Section):

@@ -3,20 +3,21 @@
 import hashlib
 import json
 from collections import defaultdict
-from collections.abc import Sequence
-from math import ceil
-from pathlib import Path
-from typing import Literal, NamedTuple
+from collections.abc import Collection, Iterable, Sequence
+from typing import NamedTuple
 
 from stage1.config import DataConfig
-from stage1.data.records import Question, read_questions
-from stage1.data.tiny_squad.generator import QUESTIONS_PER_PASSAGE, Split, tiny_squad
+from stage1.data.records import Question, Records
+from stage1.data.sources import Source, find_source
 from stage1.errors import UsageError
-from stage1.files import expanded
-from stage1.hub import download
 
-TINY_TEST_QUESTIONS = 1_200
-HUB_SQUAD = "rajpurkar/squad"
+
+class TrainedOn(NamedTuple):
+    """What a run must remember of its data to know them again, and to know what it has seen."""
+
+    content: str  # hash of the questions that the test split was dealt from, in any order
+    test: str  # `QAData.sha256`
+    passages: frozenset[str]  # `passage_hash` of every passage in training or selection
 
 
 class QAData(NamedTuple):
@@ -27,79 +28,158 @@ class QAData(NamedTuple):
     selection: list[Question]
     test: list[Question]
     unanswerable: int  # SQuAD v2 questions without an answer: left out, only counted
+    left_out: dict[str, int]  # reason → records that cannot be asked, or must not
+    notes: tuple[str, ...]  # what a user must know of how the data were read, a line each
     sha256: str  # of the test split's content
+    content: str  # hash of the questions that the test split was dealt from, in any order
+
+    @property
+    def trained_on(self) -> TrainedOn:
+        """What a run that is trained on these data remembers of them."""
+        seen = frozenset(passage_hash(q) for q in (*self.train, *self.selection))
+        return TrainedOn(self.content, self.sha256, seen)
+
+    def without(self, questions: Collection[Question], reason: str) -> "QAData":
+        """The data without these questions, which are counted."""
+        train, selection, test = (
+            [q for q in split if q not in questions] for split in (self.train, self.selection, self.test)
+        )
+        note = f"{self.name}: {len(questions)} questions with {reason} were left out."
+        return self._replace(
+            train=train,
+            selection=selection,
+            test=test,
+            left_out={**self.left_out, reason: len(questions)},
+            notes=(*self.notes, note),
+        )
 
 
-def load_qa(config: DataConfig, seed: int, *, everything_is_test: bool = False) -> QAData:
+def load_qa(
+    config: DataConfig, *, everything_is_test: bool = False, trained_on: TrainedOn | None = None
+) -> QAData:
     """Load the data set that `config` names.
 
-    `tiny-squad` and `squad` have their own test split. A file is one pool: its passages are dealt out by a
-    hash of seed and text, 80 % train, 10 % selection, 10 % test, so that no passage is in two splits.
+    A data set with splits of its own keeps them. Of one pool of questions, as a file is, the passages are
+    dealt out by a hash of `config.split_seed` and text: 80 % train, 10 % selection, 10 % test, so that no
+    passage is in two splits; where the test split is its own, 90 % of the others train and 10 % select.
 
     Args:
-        config: the name, and how many questions train and selection may have.
-        seed: decides how passages are split; `tiny-squad` and the test split of `squad` never change.
-        everything_is_test: put all of a file into the test split; the other splits stay empty.
+        config: the name, how it is read, and how many questions train and selection may have.
+        everything_is_test: put all of a pool into the test split; the other splits stay empty.
+        trained_on: of the run that is to be asked. Its own data, whatever their name, are dealt out as they
+            were; of others everything is test but the passages that the run has seen.
 
     Raises:
         UsageError: there is no such data set or file, or it cannot be used as it is.
+        PluginError: the data set's plugin raised.
     """
-    train: list[Question] = []
-    selection: list[Question] = []
-    unanswerable = 0
-    if config.name == "tiny-squad":
-        test = _tiny("test", TINY_TEST_QUESTIONS)
-        if not everything_is_test:
-            train, selection = _tiny("train", config.train), _tiny("selection", config.selection)
-    elif config.name == "squad":
-        test, _ = read_questions(_hub_file("validation"))
-        if not everything_is_test:
-            train, selection = _deal(read_questions(_hub_file("train"))[0], seed, shares=(0.9, 0.1))
-    else:
-        path = expanded(config.name)
-        test, unanswerable = read_questions(path)
-        if not everything_is_test:
-            train, selection, test = _deal(test, seed, shares=(0.8, 0.1, 0.1))
-    if config.gold == "first":
-        train, selection, test = (
-            [q._replace(answers=q.answers[:1]) for q in s] for s in (train, selection, test)
-        )
-    return QAData(
+    source = find_source(config.name, config)
+    records = source.read("test", None)
+    content = _hash(sorted(records.questions))
+    notes = list(records.notes(config.name))
+    if records.unanswerable:
+        notes.append(f"{len(records.unanswerable)} unanswerable questions were left out.")
+    data = QAData(
         name=config.name,
+        train=[],
+        selection=[],
+        test=records.questions,
+        unanswerable=len(records.unanswerable),
+        left_out={reason: len(names) for reason, names in records.left_out.items()},
+        notes=tuple(notes),
+        sha256=_hash(records.questions),
+        content=content,
+    )
+    if not everything_is_test and (trained_on is None or trained_on.content == content):
+        data = _with_training(data, source, config)
+    if trained_on is not None:
+        data = _unseen(data, trained_on.passages)
+    return _first_gold(data) if config.gold == "first" else data
+
+
+def _first_gold(data: QAData) -> QAData:
+    """The data with one gold answer for each question."""
+    train, selection, test = (
+        [q._replace(answers=q.answers[:1]) for q in split]
+        for split in (data.train, data.selection, data.test)
+    )
+    return data._replace(train=train, selection=selection, test=test, sha256=_hash(test))
+
+
+def _with_training(data: QAData, source: Source, config: DataConfig) -> QAData:
+    """The data with training and selection questions: of their own, or else dealt out of the test pool."""
+    notes, left_out, test = list(data.notes), dict(data.left_out), data.test
+    if config.train_from is None and "train" not in source.splits:
+        train, selection, test = _deal(test, config.split_seed, shares=(0.8, 0.1, 0.1))
+    else:
+        name = config.train_from or config.name
+        if name != config.name:
+            source = find_source(name, config)
+        train, selection, shared, more = _training_questions(source, test, config)
+        notes += more
+        if shared:
+            reason = "a passage of the test questions"
+            left_out[reason] = shared
+            notes.append(f"{name}: {shared} training questions with {reason} were left out.")
+    return data._replace(
         train=spread(train, config.train),
         selection=spread(selection, config.selection),
         test=test,
-        unanswerable=unanswerable,
-        sha256=hashlib.sha256(json.dumps(test).encode()).hexdigest(),
+        notes=tuple(notes),
+        left_out=left_out,
+        sha256=_hash(test),
     )
 
 
-def _first_gold(questions: list[Question]) -> list[Question]:
-    return [question._replace(answers=question.answers[:1]) for question in questions]
-
-
-def _tiny(split: Split, count: int) -> list[Question]:
-    """At least `count` questions of tiny-squad: whole passages, no more than needed."""
-    records = tiny_squad(split, ceil(count / QUESTIONS_PER_PASSAGE))
-    return [
-        Question(r["id"], r["title"], r["context"], r["question"], tuple(r["answers"]["text"]))
-        for r in records
-    ]
-
-
-def _hub_file(split: Literal["train", "validation"]) -> Path:
-    """The Parquet file of SQuAD's split, downloaded unless the Hub's cache has it.
-
-    Not through `datasets.load_dataset`: without a network it retries for 23 seconds before it says so.
-    """
-    pattern = f"plain_text/{split}-*.parquet"
-    files = sorted(download(HUB_SQUAD, [pattern], repo_type="dataset").glob(pattern))
-    if not files:  # offline, the client answers with whatever part of the repository it has
+def _unseen(data: QAData, passages: Collection[str]) -> QAData:
+    """The data without the test questions about `passages`."""
+    seen = {q for q in data.test if passage_hash(q) in passages}
+    if not seen:
+        return data
+    if len(seen) == len(data.test):
         raise UsageError(
-            f"The Hub's cache lacks the {split} split of {HUB_SQUAD}.",
-            "Connect to the network, or download SQuAD elsewhere and pass its file: --data dev-v1.1.json.",
+            f"The run has seen every passage of {data.name} in training or selection.",
+            "Evaluate it on other data.",
         )
-    return files[0]
+    data = data.without(seen, "a passage that the run has seen in training or selection")
+    return data._replace(sha256=_hash(data.test))
+
+
+def _training_questions(
+    source: Source, test: list[Question], config: DataConfig
+) -> tuple[list[Question], list[Question], int, list[str]]:
+    """Training and selection questions without those about passages of `test`; how many those are; notes."""
+    taken = {passage_hash(q) for q in test}
+    shared = 0
+    notes: list[str] = []
+
+    def apart(records: Records) -> list[Question]:
+        nonlocal shared
+        kept = [q for q in records.questions if passage_hash(q) not in taken]
+        shared += len(records.questions) - len(kept)
+        notes.extend(records.notes(source.name))
+        return kept
+
+    if "train" in source.splits and "selection" in source.splits:
+        train = apart(source.read("train", config.train))
+        selection = apart(source.read("selection", config.selection))
+    else:
+        pool = apart(source.read("train" if "train" in source.splits else "test", None))
+        train, selection = _deal(pool, config.split_seed, shares=(0.9, 0.1))
+    return train, selection, shared, notes
+
+
+def passage_hash(question: Question) -> str:
+    """A passage, known again whatever its spaces and line breaks: 16 hexadecimal digits."""
+    return hashlib.sha256(_passage(question).encode()).hexdigest()[:16]
+
+
+def _passage(question: Question) -> str:
+    return " ".join(question.context.split())  # a stray space must not put one passage into two splits
+
+
+def _hash(questions: Iterable[Question]) -> str:
+    return hashlib.sha256(json.dumps(list(questions)).encode()).hexdigest()
 
 
 def _deal(questions: list[Question], seed: int, shares: Sequence[float]) -> list[list[Question]]:
@@ -108,13 +188,10 @@ def _deal(questions: list[Question], seed: int, shares: Sequence[float]) -> list
     Passages are ordered by a hash of seed and text, so the order of the file plays no role.
     """
 
-    def passage(question: Question) -> str:
-        return " ".join(question.context.split())  # a stray space must not put one passage into two splits
-
     def place(text: str) -> bytes:
         return hashlib.sha256(f"{seed}\n{text}".encode()).digest()
 
-    order = sorted({passage(q) for q in questions}, key=place)
+    order = sorted({_passage(q) for q in questions}, key=place)
     if len(order) < len(shares):
         raise UsageError(
             f"Too few passages ({len(order)}) to train on: train, selection and test may not share one.",
@@ -124,7 +201,7 @@ def _deal(questions: list[Question], seed: int, shares: Sequence[float]) -> list
     sizes.insert(0, len(order) - sum(sizes))
     owners = [index for index, size in enumerate(sizes) for _ in range(size)]
     owner = dict(zip(order, owners, strict=True))
-    return [[q for q in questions if owner[passage(q)] == index] for index in range(len(shares))]
+    return [[q for q in questions if owner[_passage(q)] == index] for index in range(len(shares))]
 
 
 def spread(questions: Sequence[Question], limit: int | None) -> list[Question]:

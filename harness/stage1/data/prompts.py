@@ -169,7 +169,7 @@ class PromptBuilder:
     def continuation(self, question: Question) -> str:
         """The first gold answer as it goes on from the prompt."""
         spaced = self.config.chat or self.config.template[-1:].isspace()
-        return question.answers[0] if spaced else f" {question.answers[0]}"
+        return question.gold if spaced else f" {question.gold}"
 
     def _layout(self, piece: _Piece) -> _Layout:
         start = len(self._head)
@@ -310,6 +310,19 @@ class PromptBuilder:
         for ids, places, mask in rows:
             marked = [int(s or token in marks) for s, token in zip(mask, ids, strict=True)]
             yield _Encoding(ids, [start for start, _ in places], [stop - 1 for _, stop in places], marked)
+
+    def too_long(self, questions: Sequence[Question], max_tokens: int) -> set[Question]:
+        """The questions that do not fit into `max_tokens` even without their context."""
+        if self.config.truncate == "right":
+            return set()
+        room = max_tokens - self.head_tokens()
+        pieces = [(q, self._fill(q, "")) for q in questions]
+        # No token is shorter than a byte, so only long texts need counting.
+        doubtful = [(q, self._layout(piece)) for q, piece in pieces if 2 * len(piece.text.encode()) > room]
+        if not doubtful:
+            return set()
+        encodings = self._encode([layout for _, layout in doubtful])
+        return {q for (q, _), e in zip(doubtful, encodings, strict=True) if len(e.ids) > max_tokens}
 
     def head_tokens(self) -> int:
         """Tokens that stand in front of every question."""

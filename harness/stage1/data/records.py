@@ -1,25 +1,20 @@
-"""Questions and answers in files: SQuAD's nested JSON, or flat records as JSON, JSONL, Parquet or CSV."""
+"""Records checked and counted: rows of any file as questions, and what cannot be asked, with the reason."""
 
-import csv
-import io
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator
-from difflib import get_close_matches
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stage1.errors import UsageError, suggest
+from stage1.config import FieldNames
+from stage1.data.answers import gold_answers
+from stage1.data.formats import FORMATS, Row, read_rows
+from stage1.data.layouts import flat_rows, named
+from stage1.errors import UsageError
 
-DATA_SETS = ("tiny-squad", "squad")
-COLUMNS = ("id", "context", "question", "answers")  # `title` may be missing
-FILES = (
-    "SQuAD v1.1 or v2.0 JSON, or JSONL, Parquet or CSV with the columns "
-    "id, title, context, question, answers."
-)
-ACCEPTED = f"Data is tiny-squad, squad, or a file: {FILES}"
-
-Row = dict[str, Any]
+SHOWN = 3
+"""Records that a note names for each reason."""
 
 
 class Question(NamedTuple):
@@ -29,184 +24,185 @@ class Question(NamedTuple):
     title: str
     context: str
     question: str
-    answers: tuple[str, ...]
+    answers: tuple[str, ...]  # at least one; a text may be empty, which only an empty prediction matches
+
+    @property
+    def gold(self) -> str:
+        """The answer to show and to train on: the first that is not empty, if there is one."""
+        return next((answer for answer in self.answers if answer.strip()), self.answers[0])
 
 
-def read_questions(path: Path) -> tuple[list[Question], int]:
-    """The answerable questions in a file, and how many it has that are not.
+class Records(NamedTuple):
+    """What a source holds."""
 
-    Only SQuAD v2 data has unanswerable questions: a file that says so by its version, by a field
+    questions: list[Question]
+    unanswerable: list[Question]  # SQuAD v2's, without answers
+    left_out: dict[str, list[str]]  # reason → the records' names
+    made_ids: int  # questions whose id was made from their content
+
+    def notes(self, source: str) -> Iterator[str]:
+        """What a user must know of the reading, a line each."""
+        if self.made_ids:
+            yield f"{self.made_ids} questions of {source} have no id; theirs are made from their content."
+        if self.left_out:
+            yield f"{source}: {self.summary()}."
+
+    def summary(self) -> str:
+        """'3 records left out: 2 without a question (record 7, record 9); 1 …'."""
+        parts = []
+        for reason, names in self.left_out.items():
+            more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+            parts.append(f"{len(names)} with {reason} ({', '.join(names[:SHOWN])}{more})")
+        total = sum(map(len, self.left_out.values()))
+        return f"{total} record{'s' if total > 1 else ''} left out: {'; '.join(parts)}"
+
+
+def read_questions(
+    path: Path, *, fields: FieldNames | None = None, strict: bool = False, repeated: bool = False
+) -> Records:
+    """The questions in a file.
+
+    SQuAD v2 data has unanswerable questions: a file that says so by its version 2.0, by a field
     `is_impossible`, or by a name like `squad_v2` or `dev-v2.0`, for the Hub's copy has neither of the two.
-    Elsewhere a question without an answer is an error.
+    Elsewhere a question without an answer is a bad record, as it is to the official script of v1.1, unless
+    it says that it has none: `{"text": []}`.
+
+    Args:
+        path: see `FORMATS`.
+        fields: what the file calls its columns, where it is none of the known names.
+        strict: refuse the file for a bad record instead of leaving the record out.
+        repeated: keep questions whose id an earlier one has, as the official script does.
 
     Raises:
-        UsageError: the file is missing, empty, malformed, no SQuAD data, or one of its records is bad.
+        UsageError: the file is missing, empty or malformed, or holds no question to answer.
     """
-    rows = _read_rows(path)
+    table = read_rows(path)
     named_v2 = re.search(r"squad[-_]?v2|v2\.0", f"{path.parent.name}/{path.name}".lower()) is not None
-    v2 = named_v2 or any("is_impossible" in row for row in rows)
-    questions: dict[str, Question] = {}
-    unanswerable = 0
-    for number, row in enumerate(rows, 1):
-        question = _question(row, number, path)
-        impossible = str(row.get("is_impossible")).lower() in ("true", "1")
-        if impossible or (v2 and not question.answers):
-            unanswerable += 1
-        elif not question.answers:
-            raise UsageError(
-                f"Question {question.id!r} in {path} has no answer.",
-                "Remove it, or mark it as SQuAD v2.0 does if it cannot be answered: is_impossible: true.",
-            )
-        elif question.id in questions:
-            raise UsageError(
-                f"{path} has more than one question with the id {question.id!r}.", "Make ids unique."
-            )
-        else:
-            questions[question.id] = question
-    if not questions:
-        counted = f": all {unanswerable} are unanswerable" if unanswerable else ""
-        raise UsageError(f"{path} holds no question to answer{counted}.", ACCEPTED)
-    return list(questions.values()), unanswerable
-
-
-def _read_rows(path: Path) -> list[Row]:
-    """The records of a file in any accepted format, as they are."""
-    readers: dict[str, Callable[[bytes], list[Row]]] = {
-        ".json": _json_rows,
-        ".jsonl": _jsonl_rows,
-        ".csv": _csv_rows,
-        ".parquet": _parquet_rows,
-    }
+    v2 = named_v2 or re.fullmatch(r"v?2(\.0)*", str(table.version)) is not None
     try:
-        content = path.read_bytes()
-    except (FileNotFoundError, ValueError):  # ValueError: a path that no file can have
-        raise _missing(path, is_file=path.suffix.lower() in readers) from None
-    except IsADirectoryError:
-        raise UsageError(f"{path} is a folder.", ACCEPTED) from None
-    except OSError as error:
-        raise UsageError(f"Cannot read {path}: {error.strerror}.", ACCEPTED) from None
-    if path.suffix.lower() not in readers:
-        raise UsageError(f"{path} has none of the endings {', '.join(readers)}.", ACCEPTED)
-    if not content.strip():
-        raise UsageError(f"{path} is empty.", ACCEPTED)
-    try:
-        return readers[path.suffix.lower()](content)
-    except RecursionError:
-        raise UsageError(f"{path} is nested too deeply.", ACCEPTED) from None
-    except (ValueError, csv.Error) as error:  # also bad UTF-8 and bad JSON
-        raise UsageError(f"{path} is no SQuAD data: {str(error).rstrip('.')}.", ACCEPTED) from None
+        rows = [flat for row in table.rows for flat in flat_rows(row, path.parent)]
+    except ValueError as error:
+        raise UsageError(f"{path} cannot be read: {error}.", f"A file is {FORMATS}") from None
+    return check_rows(rows, str(path), v2=v2, fields=fields, strict=strict, repeated=repeated)
 
 
-def _missing(path: Path, *, is_file: bool) -> UsageError:
-    if not is_file:
-        remedy = f"{suggest(str(path), DATA_SETS)} Or pass a file: {FILES}"
-        return UsageError(f"There is no data set and no file {str(path)!r}.", remedy)
-    near = get_close_matches(path.name, [neighbour.name for neighbour in path.parent.glob("*")], n=1)
-    return UsageError(f"There is no file {path}.", f"Did you mean {near[0]!r}?" if near else ACCEPTED)
+def check_rows(
+    rows: Iterable[Row],
+    source: str,
+    *,
+    v2: bool = False,
+    fields: FieldNames | None = None,
+    strict: bool = False,
+    repeated: bool = False,
+) -> Records:
+    """Flat rows as questions; `source` names them in messages, the rest is as for `read_questions`.
 
-
-def _json_rows(content: bytes) -> list[Row]:
-    """Official nested JSON, flat records (a list, or one under `data`), or JSON Lines under another name."""
-    try:
-        tree = json.loads(content.decode("utf-8-sig"))
-    except json.JSONDecodeError as error:
-        if error.msg == "Extra data":  # `datasets` and pandas write JSON Lines to files called .json
-            return _jsonl_rows(content)
-        raise
-    if isinstance(tree, list):
-        tree = {"data": tree}
-    entries = tree.get("data") if isinstance(tree, dict) else None
-    if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
-        raise ValueError("it holds no list of records")
-    rows = list(_nested_rows(entries)) if any("paragraphs" in entry for entry in entries) else entries
-    if str(tree.get("version")).removeprefix("v").startswith("2"):
-        rows = [{"is_impossible": False, **row} for row in rows]
-    return rows
-
-
-def _nested_rows(articles: list[Row]) -> Iterator[Row]:
-    """The questions of `articles[].paragraphs[].qas[]`, each with its title and context."""
-    try:
-        for article in articles:
-            for paragraph in article["paragraphs"]:
-                outer = {"title": article.get("title"), "context": paragraph["context"]}
-                yield from ({**outer, **qa} for qa in paragraph["qas"])
-    except (KeyError, TypeError, AttributeError):
-        raise ValueError("it does not follow data[].paragraphs[].qas[]") from None
-
-
-def _jsonl_rows(content: bytes) -> list[Row]:
-    rows = []
-    for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
-        if line.strip():
-            try:
-                rows.append(json.loads(line))
-            except json.JSONDecodeError as error:
-                raise ValueError(f"line {number}: {error}") from None
-            if not isinstance(rows[-1], dict):
-                raise ValueError(f"line {number} is not a JSON object")
-    return rows
-
-
-def _csv_rows(content: bytes) -> list[Row]:
-    """Records of a CSV file; `answers` may be JSON or one plain answer.
-
-    The csv module leaves every cell a string, where a reader that guesses types makes a number of the answer
-    "1984" and nothing of the answer "NA".
+    Raises:
+        UsageError: none can be asked; with `strict`, one cannot.
     """
-    reader = csv.DictReader(io.StringIO(content.decode("utf-8-sig"), newline=""), strict=True)
-    rows: list[Row] = list(reader)
+    rows = list(rows)
+    fields = fields or FieldNames()
+    v2 = v2 or any(row.get("is_impossible") is not None for row in rows)
+    records = Records([], [], {}, 0)
+    seen: set[str] = set()
+    made = 0
     for number, row in enumerate(rows, 1):
-        if None in row:
-            raise ValueError(f"record {number} has more fields than the header; is a quote missing?")
-        if re.match(r"""\{|\[\s*["'{]""", row.get("answers") or ""):
-            try:
-                row["answers"] = json.loads(row["answers"])
-            except json.JSONDecodeError as error:
-                raise ValueError(f"the answers of record {number} are not JSON: {error}") from None
-    return rows
+        try:
+            impossible = str(row.get("is_impossible")).lower() in ("true", "1", "1.0")
+            question, has_id = _question(row, fields, may_lack_answers=impossible or v2)
+            if question.id in seen and not repeated:
+                raise ValueError("the id of an earlier one")
+        except ValueError as error:
+            records.left_out.setdefault(str(error), []).append(_name(row, number, fields))
+            continue
+        seen.add(question.id)
+        made += not has_id
+        if impossible or not question.answers:
+            records.unanswerable.append(question._replace(answers=()))
+        else:
+            records.questions.append(question)
+    records = records._replace(made_ids=made)
+    if strict and records.left_out:
+        raise UsageError(f"{source}: {records.summary()}.", "Correct them, or go without --strict.")
+    if not records.questions:
+        raise _nothing(source, records, rows)
+    return records
 
 
-def _parquet_rows(content: bytes) -> list[Row]:
-    # The reader beneath `datasets`, without that library's cache, which can answer with an older file.
-    import pyarrow as pa  # type: ignore[import-untyped]
-    import pyarrow.parquet as pq  # type: ignore[import-untyped]
+def _nothing(source: str, records: Records, rows: list[Row]) -> UsageError:
+    why = []
+    if records.unanswerable:
+        why.append(f"unanswerable questions: {len(records.unanswerable)}")
+    if records.left_out:
+        why.append(f"{records.summary()}; the first has {', '.join(map(repr, rows[0])) or 'nothing'}")
+    remedy = f"A file is {FORMATS} Columns of another name: --set data.fields.question=NAME."
+    return UsageError(f"{source} holds no question to answer{': ' if why else ''}{'; '.join(why)}.", remedy)
 
+
+def _name(row: Row, number: int, fields: FieldNames) -> str:
+    """What a message calls a record."""
     try:
-        rows: list[Row] = pq.read_table(pa.BufferReader(content)).to_pylist()
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(str(error).split("\n")[0]) from None
-    return rows
+        id_ = named(row, "id", fields.id)
+    except (KeyError, ValueError):
+        id_ = None
+    return f"question {id_!r}" if isinstance(id_, str) and id_.strip() else f"record {number}"
 
 
-def _question(row: Row, number: int, path: Path) -> Question:
-    """One record, checked; `answers` stays empty where the record has none."""
-    name = f"Question {row['id']!r}" if row.get("id") else f"Record {number}"
-    lacking = [column for column in COLUMNS if column not in row]
-    if lacking == ["answers"] and str(row.get("is_impossible")).lower() == "true":
-        lacking = []
-    if lacking:
-        has = ", ".join(map(repr, row)) or "nothing"
-        raise UsageError(f"{name} in {path} lacks {', '.join(lacking)}; it has {has}.", ACCEPTED)
-    fields = {column: row[column] for column in ("id", "context", "question")}
-    fields["id"] = str(row["id"]) if isinstance(row["id"], int) else row["id"]
-    for column, value in fields.items():
-        if not isinstance(value, str) or not value.strip():
-            raise UsageError(f"{name} in {path}: {column} is not a text.", ACCEPTED)
-    answers = _answers(row.get("answers"))
-    if not all(isinstance(answer, str) for answer in answers):
-        raise UsageError(f"{name} in {path} has an answer that is not a text.", ACCEPTED)
-    question = Question(**fields, title=str(row.get("title") or ""), answers=answers)
+def _question(row: Row, fields: FieldNames, *, may_lack_answers: bool) -> tuple[Question, bool]:
+    """One row, checked, and whether its id is its own; `answers` stays empty where it has none.
+
+    Raises:
+        ValueError: it cannot be asked; the message goes on after "record with".
+    """
+    context = _text(row, "context", fields.context)
+    question = _text(row, "question", fields.question)
+    title = _field(row, "title", fields.title)
+    answers = gold_answers(_field(row, "answers", fields.answer))
+    if answers is None and not may_lack_answers:
+        raise ValueError("no answer")
+    found = Question("", str(title or ""), context, question, answers or ())
     try:
-        "".join((*fields.values(), *answers)).encode()
+        "".join((found.title, context, question, *found.answers)).encode()
     except UnicodeEncodeError:
-        raise UsageError(f"{name} in {path} holds half of a surrogate pair.", "Repair its text.") from None
-    return question
+        raise ValueError("half of a surrogate pair") from None
+    id_ = _id(_field(row, "id", fields.id))
+    return found._replace(id=id_ or made_id(found)), id_ is not None
 
 
-def _answers(value: Any) -> tuple[Any, ...]:
-    """What an `answers` field holds: `{"text": […]}`, `[{"text": …}, …]`, a list of texts, or one text."""
-    texts = value.get("text") if isinstance(value, dict) else value
-    items = texts if isinstance(texts, list) else [texts]
-    items = [item.get("text") if isinstance(item, dict) else item for item in items]
-    return tuple(item for item in items if item is not None and str(item).strip())
+def _field(row: Row, column: str, field: str | None) -> Any:
+    try:
+        return named(row, column, field)
+    except KeyError:
+        return None
+
+
+def _text(row: Row, column: str, field: str | None) -> str:
+    value = _field(row, column, field)
+    if value is None:
+        raise ValueError(f"no {column}")
+    if not isinstance(value, str):
+        raise ValueError(f"a {column} that is not a text")
+    if not value.strip():
+        raise ValueError(f"a blank {column}")
+    return value
+
+
+def _id(value: Any) -> str | None:
+    """An id as text; None where there is none. pandas makes 7.0 of 7 where another id is missing."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool):
+        return str(value)
+    if not isinstance(value, str) or not value.strip():
+        return None
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair") from None
+    return value
+
+
+def made_id(question: Question) -> str:
+    """An id for a question that has none: the same wherever and whenever the same question is read."""
+    content = json.dumps(question._replace(id=""), ensure_ascii=False)
+    return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -126,7 +126,7 @@ def _refit(case: Case) -> Embed:
     """The compressor's closed form again, from this table and plenty of prompts."""
     config: RunConfig = case.session.config
     data = config.data.model_copy(update={"train": max(PLENTY, config.data.train)})
-    prompts = case.session.prompts(load_qa(data, config.seed).train)
+    prompts = case.session.prompts(load_qa(data).train)
     stats = count_tokens(prompts, case.session.table)
     resolved = resolve(config, load_plugins())
     fresh = Bottleneck.build(resolved, config.magnitude, case.session.table.shape[1], config.seed)

@@ -24,7 +24,7 @@ def measure(case: Case) -> dict[str, Any]:
         "examples": [
             {
                 "question": question.question,
-                "gold": question.answers[0],
+                "gold": question.gold,
                 "text": text.strip(),
                 "ours": ours.strip(),
                 "f1": f1,

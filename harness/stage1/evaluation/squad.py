@@ -2,7 +2,9 @@
 
 Source: `evaluate-v1.1.py` of Rajpurkar, Zhang, Lopyrev and Liang, "SQuAD: 100,000+ Questions for Machine
 Comprehension of Text" (2016). Its behaviour is kept to the letter, oddities included: an answer that
-normalises to nothing ("The", "!") can match exactly and still has an F1 of 0.
+normalises to nothing ("The", "!") can match exactly and still has an F1 of 0. Runs are judged by it whatever
+their data; `score_v2` are the numbers of `evaluate-v2.0.py` (Rajpurkar, Jia and Liang, "Know What You Don't
+Know", 2018), which knows unanswerable questions.
 """
 
 import json
@@ -11,7 +13,7 @@ import string
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from stage1.errors import UsageError
 
@@ -75,31 +77,89 @@ def score(dataset: Sequence[Answered], predictions: Mapping[str, str]) -> Score:
     )
 
 
-def read_predictions(path: Path, ids: Collection[str]) -> dict[str, str]:
-    """The predictions in a JSON file of the official form, `{"<id>": "<text>", …}`.
+class ScoreV2(NamedTuple):
+    """What the official v2.0 script says: of all questions, of those with an answer, of those without."""
+
+    total: Score
+    has_answer: Score | None  # None: there are no such questions
+    no_answer: Score | None
+
+
+def score_v2(dataset: Sequence[Answered], predictions: Mapping[str, str]) -> ScoreV2:
+    """Score predictions (id → text) by the rules of SQuAD v2.0; a missing prediction counts 0.
+
+    A question without answers is answered rightly by the empty text. The script knows a question by its id:
+    of several with the same one, the last counts.
+    """
+    marks = {q.id: (bool(q.answers), *_marks_v2(predictions.get(q.id), q.answers)) for q in dataset}
+
+    def mean(wanted: tuple[bool, ...]) -> Score | None:
+        chosen = [(exact, overlap) for has_answer, exact, overlap in marks.values() if has_answer in wanted]
+        if not chosen:
+            return None
+        exact, overlap = (100 * sum(values) / len(chosen) for values in zip(*chosen, strict=True))
+        return Score(len(chosen), exact, overlap)
+
+    total = mean((True, False))
+    if total is None:
+        raise ValueError("There is no question to score.")
+    return ScoreV2(total, mean((True,)), mean((False,)))
+
+
+def _marks_v2(prediction: str | None, answers: Sequence[str]) -> tuple[float, float]:
+    """Exact match and F1, 0 or 1 both where prediction or answer normalises to nothing."""
+    if prediction is None:
+        return 0.0, 0.0
+    gold = [answer for answer in map(normalize_answer, answers) if answer] or [""]
+    text = normalize_answer(prediction)
+    exact = float(text in gold)
+    return exact, exact if not text or gold == [""] else f1(prediction, gold)
+
+
+_REMEDY = (
+    'Pass a JSON object from question ids to answers, {"<id>": "<text>", …}, or a run\'s '
+    "predictions/<row>.jsonl."
+)
+
+
+def read_predictions(path: Path, ids: Collection[str], foreign: str = "") -> dict[str, str]:
+    """The predictions in a JSON file of the official form, `{"<id>": "<text>", …}`, or in a run's JSON Lines.
 
     Args:
         path: the file.
         ids: the data set's ids; a file that answers none of them belongs to other data.
+        foreign: what to do about such a file.
 
     Raises:
         UsageError: the file cannot be read, is not such a file, or knows none of the ids.
     """
-    remedy = 'A predictions file is one JSON object from question ids to answers: {"<id>": "<text>", …}.'
     try:
-        predictions = json.loads(path.read_text(encoding="utf-8-sig"))
+        text = path.read_text(encoding="utf-8-sig")
+        predictions = _by_line(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
     except FileNotFoundError:
         raise UsageError(f"There is no predictions file {path}.", "Check the path.") from None
     except OSError as error:
-        raise UsageError(f"Cannot read the predictions in {path}: {error.strerror}.", remedy) from None
+        raise UsageError(f"Cannot read the predictions in {path}: {error.strerror}.", _REMEDY) from None
     except (ValueError, RecursionError) as error:
-        raise UsageError(f"The predictions in {path} are not valid JSON: {error}.", remedy) from None
+        raise UsageError(f"The predictions in {path} are not valid JSON: {error}.", _REMEDY) from None
     if not isinstance(predictions, dict):
-        raise UsageError(f"{path} holds no JSON object but a {type(predictions).__name__}.", remedy)
+        raise UsageError(f"{path} holds no JSON object but a {type(predictions).__name__}.", _REMEDY)
     for key, text in predictions.items():
         if not isinstance(text, str):
-            raise UsageError(f"The prediction for {key!r} in {path} is not a string.", remedy)
+            raise UsageError(f"The prediction for {key!r} in {path} is not a string.", _REMEDY)
     if predictions.keys().isdisjoint(ids):
         problem = f"None of the {len(predictions)} ids in {path} is in the data set."
-        raise UsageError(problem, "Score the predictions on the data they were made for.")
+        raise UsageError(problem, foreign or "Score the predictions on the data they were made for.")
+    return predictions
+
+
+def _by_line(text: str) -> dict[str, Any]:
+    """The predictions in lines `{"id": …, "prediction": …}`, whatever else a line holds."""
+    predictions = {}
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.strip():
+            entry = json.loads(line)
+            if not isinstance(entry, dict) or not {"id", "prediction"} <= entry.keys():
+                raise ValueError(f"line {number} has no id and prediction")
+            predictions[str(entry["id"])] = entry["prediction"]
     return predictions

@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint, distributions
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import typer
 from pluggy import HookCaller, HookImpl, PluginManager
@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from stage1.errors import suggest
 from stage1.plugins import hooks as specifications
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
-from stage1.plugins.interfaces import Adapter, Component, Compressor, Loss
+from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss, Split
 from stage1.plugins.registry import HOOKS, Kind, Owner, PluginRecord, Registry, canonical
 from stage1.plugins.schema import docs
 
@@ -176,15 +176,33 @@ def _check_class(
     """The record of a component; `reserved` are the configuration's own keys beside its options."""
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.{base.__name__}")
-    name = getattr(cls, "name", None)
-    if not (isinstance(name, str) and re.fullmatch(NAME, name)):
-        raise FaultError(f"{cls.__name__}.name is {name!r}, not a text of letters, digits, - and _")
-    named = record._replace(name=name, summary=first_line(cls.__doc__))
+    named = _named(record, cls)
     try:
         guarded("its class cannot be inspected", _check_component, cls, base, reserved)
     except FaultError as fault:  # what is known of it helps those who ask for it by name
         return named.failed(fault)
     return named._replace(cls=cls)
+
+
+def _named(record: PluginRecord, cls: type) -> PluginRecord:
+    """The record of a class under the name and with the summary that it gives itself."""
+    name = getattr(cls, "name", None)
+    if not (isinstance(name, str) and re.fullmatch(NAME, name)):
+        raise FaultError(f"{cls.__name__}.name is {name!r}, not a text of letters, digits, - and _")
+    return record._replace(name=name, summary=first_line(cls.__doc__))
+
+
+def _check_dataset(record: PluginRecord, cls: Any) -> PluginRecord:
+    if not (isinstance(cls, type) and issubclass(cls, Dataset)):
+        raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.Dataset")
+    named, splits = _named(record, cls), cls.splits
+    if cls.records is Dataset.records:
+        return named.failed(f"{cls.__name__} does not define records")
+    if not isinstance(splits, tuple) or "test" not in splits or not set(splits) <= set(get_args(Split)):
+        return named.failed(
+            f"{cls.__name__}.splits is {splits!r}, not 'test' and any of 'train', 'selection'"
+        )
+    return named._replace(dataset=cls)
 
 
 def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
@@ -222,7 +240,7 @@ def _check_component(cls: type[Component], base: type[Component], reserved: tupl
 PROVIDERS: dict[
     str,
     tuple[
-        Kind | Literal["tasks", "command"],
+        Kind | Literal["dataset", "tasks", "command"],
         Callable[[str, HookImpl], list[Any]],
         Callable[[PluginRecord, Any], PluginRecord],
     ],
@@ -234,6 +252,7 @@ PROVIDERS: dict[
     ),
     "stage1_adapters": ("adapter", _returned, partial(_check_class, base=Adapter, reserved=("name",))),
     "stage1_losses": ("loss", _returned, partial(_check_class, base=Loss, reserved=("weight", "ramp"))),
+    "stage1_datasets": ("dataset", _returned, _check_dataset),
     "stage1_tasks": ("tasks", _returned, _check_folder),
     "stage1_commands": ("command", _added, _check_command),
 }

@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # `stage1 --help` must not load torch
     from typer import Typer
 
     from stage1.config import RunConfig
-    from stage1.plugins.interfaces import Adapter, Compressor, Loss
+    from stage1.plugins.interfaces import Adapter, Compressor, Dataset, Loss
 
 hookspec = HookspecMarker("stage1")
 
@@ -31,6 +31,11 @@ def stage1_adapters() -> type[Adapter] | list[type[Adapter]]:  # type: ignore[em
 @hookspec
 def stage1_losses() -> type[Loss] | list[type[Loss]]:  # type: ignore[empty-body]
     """Return a loss class, or a list of them."""
+
+
+@hookspec
+def stage1_datasets() -> type[Dataset] | list[type[Dataset]]:  # type: ignore[empty-body]
+    """Return a data set's class, or a list of them."""
 
 
 @hookspec

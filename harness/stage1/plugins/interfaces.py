@@ -5,8 +5,8 @@ fills in `forward`. Every component has a nested `Config`, a pydantic model whos
 its documentation: `--set compressor.dim=64` reaches the field `dim`.
 """
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,6 +14,9 @@ from torch import Tensor, nn
 
 from stage1.errors import ConfigError, ConfigIssue
 from stage1.plugins.tensors import Code, LossInputs, TokenStats
+
+Split = Literal["train", "selection", "test"]
+"""Questions to train on, to choose the best checkpoint with, and to report."""
 
 Encode = Callable[[Tensor], Tensor]
 """A fitted compressor as an adapter sees it: rows [U, D] in, codes [U, d] as the wire delivers them out."""
@@ -179,4 +182,27 @@ class Loss(Component):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         """A scalar, lower is better; the docstring says its unit (nats, or none)."""
+        raise NotImplementedError
+
+
+class Dataset:
+    """Questions about passages, under a name that `--data` takes. It is built without arguments."""
+
+    name: ClassVar[str]
+    """What the user types."""
+
+    splits: ClassVar[tuple[Split, ...]] = ("test",)
+    """The splits it has of its own. Of `test` alone, the harness deals out all passages: 80 % train, 10 %
+    selection, 10 % test; of `train` and `test`, a tenth of the training passages to selection."""
+
+    def records(self, split: Split, at_least: int | None) -> Iterable[Mapping[str, Any]]:
+        """The questions of one of `splits`, in an order of their own that never changes.
+
+        Each is a mapping with `id`, `context`, `question` and `answers`, a list of texts, and may have a
+        `title`. What cannot be asked is left out and counted, as in a file.
+
+        Args:
+            split: one of `splits`.
+            at_least: how many will be used: a generator may stop there. None: all.
+        """
         raise NotImplementedError

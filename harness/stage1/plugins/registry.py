@@ -11,11 +11,11 @@ from pluggy import HookCaller, HookImpl, PluginManager
 from stage1.errors import UsageError, suggest
 from stage1.plugins import hooks as specifications
 from stage1.plugins.faults import FaultError, call, first_line, logger
-from stage1.plugins.interfaces import Adapter, Component, Compressor, Loss
+from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss
 
 Kind = Literal["compressor", "adapter", "loss"]
 
-NAMED = ("compressor", "adapter", "loss", "command")
+NAMED = ("compressor", "adapter", "loss", "dataset", "command")
 """Kinds that a user asks for by name."""
 
 COMMANDS = (
@@ -43,7 +43,7 @@ class PluginRecord(NamedTuple):
 
     name: str  # what the user types; the entry point's name for task folders, listeners and failures
     # "plugin": it failed before it told
-    kind: Literal["compressor", "adapter", "loss", "tasks", "command", "events", "plugin"]
+    kind: Literal["compressor", "adapter", "loss", "dataset", "tasks", "command", "events", "plugin"]
     distribution: str
     version: str
     summary: str  # first line of the docstring
@@ -51,6 +51,7 @@ class PluginRecord(NamedTuple):
     reason: str  # one line: why it failed, or why its name differs from the one it asked for
     plugin: str  # `distribution:entry-point`
     cls: type[Component] | None = None  # of a component that is ok
+    dataset: type[Dataset] | None = None  # that is ok
     folder: Path | None = None  # of task files that are ok
     command: Any = None  # typer's, of a command that is ok
 
@@ -66,7 +67,8 @@ class PluginRecord(NamedTuple):
 
     def failed(self, reason: object) -> "PluginRecord":
         """The record of the same thing when it cannot be used."""
-        return self._replace(status="failed", reason=str(reason), cls=None, folder=None, command=None)
+        named = self._replace(status="failed", reason=str(reason))
+        return named._replace(cls=None, dataset=None, folder=None, command=None)
 
     def as_dict(self) -> dict[str, str]:
         """The record for JSON."""
@@ -118,7 +120,7 @@ class Registry:
         return record
 
     def names(
-        self, kind: Kind | Literal["command"], suits: Callable[[Any], bool] = lambda cls: True
+        self, kind: Kind | Literal["dataset", "command"], suits: Callable[[Any], bool] = lambda cls: True
     ) -> list[str]:
         """What a user can type for a component of `kind` whose class suits, or for a plugin's command."""
         return [r.name for r in self.components if r.kind == kind and r.status == "ok" and suits(r.cls)]
@@ -157,6 +159,17 @@ class Registry:
             raise self._unknown(kind, name, self.names(kind))
         return record.cls
 
+    def dataset(self, name: str) -> type[Dataset]:
+        """The data set that `name`, or `distribution:name`, stands for.
+
+        Raises:
+            UsageError: there is none; as for `get`.
+        """
+        record = self._named.get(("dataset", _normal(name)))
+        if record is None or record.dataset is None:
+            raise self._unknown("dataset", name, self.names("dataset"))
+        return record.dataset
+
     def command(self, name: str) -> PluginRecord:
         """The plugins' command that `name`, or `distribution:name`, stands for.
 
@@ -192,7 +205,7 @@ class Registry:
 
     def owner(self, cls: type) -> Owner:
         """The package that a component comes from; for a class no plugin registered, its own module."""
-        found = [record.owner for record in self.components if record.cls is cls]
+        found = [record.owner for record in self.components if cls in (record.cls, record.dataset)]
         return found[0] if found else Owner(cls.__module__.partition(".")[0], "")
 
     def emit(self, event: str, **facts: Any) -> None:

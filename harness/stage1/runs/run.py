@@ -1,6 +1,6 @@
 """The run directory: what is in it, and how it survives a kill.
 
-    RUN/ config.yaml  manifest.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
+    RUN/ config.yaml  manifest.json  data.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
          predictions/<row>.jsonl  tasks/<task>/  diagnosis.json  state/state.safetensors (resume)
          phase1/ (the first of two phases, with selection.json: whether the second is run)
 
@@ -31,6 +31,7 @@ from safetensors.torch import save
 from torch import Tensor, uint8
 
 from stage1.config import RunConfig, read_yaml, untrusting, validate
+from stage1.data.datasets import TrainedOn
 from stage1.errors import UsageError
 from stage1.files import (
     TEMPORARY,
@@ -216,6 +217,21 @@ class Run:
             UsageError: it is missing or damaged; what training saw is not known then.
         """
         return read_record(self.path / "manifest.json", f"{COPY_AGAIN}, or train the run anew.")
+
+    def write_trained_on(self, data: TrainedOn) -> None:
+        """Replace data.json: by what the run knows its questions, and the passages it has seen, again."""
+        write_record(self.path / "data.json", {**data._asdict(), "passages": sorted(data.passages)})
+
+    def read_trained_on(self) -> TrainedOn:
+        """The content of data.json.
+
+        Raises:
+            UsageError: it is missing or damaged.
+        """
+        tree = read_record(
+            self.path / "data.json", f"{COPY_AGAIN}, or train it again: what it has seen is not known."
+        )
+        return TrainedOn(tree["content"], tree["test"], frozenset(tree["passages"]))
 
     def write_evaluation(
         self, results: Mapping[str, Any], predictions: Mapping[str, Mapping[str, str]]

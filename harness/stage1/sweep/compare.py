@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from stage1.config import RunConfig
+from stage1.config import DataConfig, RunConfig
 from stage1.data.datasets import load_qa, spread
 from stage1.data.records import Question
 from stage1.errors import UsageError
@@ -17,13 +17,14 @@ from stage1.runs.run import Run
 
 def asked(config: RunConfig) -> list[Question]:
     """The test questions that a run of `config` is asked."""
-    return _asked(config.data.name, config.seed, config.eval.limit)
+    return _asked(
+        config.data.model_copy(update={"train": 1, "selection": 1}).model_dump_json(), config.eval.limit
+    )
 
 
 @cache
-def _asked(name: str, seed: int, limit: int | None) -> list[Question]:
-    fewest = RunConfig().data.model_copy(update={"name": name, "train": 1, "selection": 1})
-    return spread(load_qa(fewest, seed).test, limit)
+def _asked(data: str, limit: int | None) -> list[Question]:
+    return spread(load_qa(DataConfig.model_validate_json(data)).test, limit)
 
 
 def same_questions(configs: Sequence[RunConfig]) -> bool:

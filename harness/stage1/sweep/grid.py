@@ -16,7 +16,6 @@ from stage1.config.presets import PROTOCOLS, RECIPES
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 from stage1.runs.run import Run
-from stage1.sweep.compare import same_questions
 
 OWN = {"seed": "--seeds", "output": "--output"}
 """Settings that the sweep gives its runs by itself, and the options that say how."""
@@ -102,8 +101,7 @@ def plan(
 
     Raises:
         ConfigError: cells that are no valid configuration, all of them with all of their issues.
-        UsageError: an axis or a seed is given twice, the seeds are asked different questions, or a cell's
-            folder holds another run.
+        UsageError: an axis or a seed is given twice, or a cell's folder holds another run.
     """
     _refuse_doubles(settings, axes, seeds)
     registry = load_plugins()
@@ -124,12 +122,6 @@ def plan(
                 found.setdefault(ConfigIssue("", str(error)), []).append(label(whole))
     if found:
         raise ConfigError([_at(names, issue) for issue, names in found.items()])
-    for group in groups(cells):
-        if not same_questions([cell.config for cell in group]):
-            raise UsageError(
-                f"The seeds ask different questions of {group[0].config.data.name}: a file is split by seed.",
-                "Give one seed, or data with a test split of its own (tiny-squad, squad).",
-            )
     for cell in cells:
         _refuse_another_run(cell)
     return cells

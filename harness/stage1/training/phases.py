@@ -12,7 +12,7 @@ from accelerate.utils import broadcast_object_list
 
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import Phase, RunConfig
-from stage1.data.datasets import spread
+from stage1.data.datasets import TrainedOn, spread
 from stage1.errors import TrainingError
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
@@ -120,10 +120,18 @@ class Training:
         """Train in the folder `run`, or go on there."""
         if self.main:
             run.write_config(self.config)
+            run.write_trained_on(self._trained_on())
         if self.config.then is not None:
             self._two_phases(run, self.config.then)
         elif self._opening is not None:
             self._run(self._opening, run)
+
+    def _trained_on(self) -> TrainedOn:
+        """The data, and the passages that the bottleneck to start from has seen."""
+        data = self.inputs.data.trained_on
+        if self.config.init is None or not (self.config.init / "data.json").is_file():
+            return data
+        return data._replace(passages=data.passages | Run(self.config.init).read_trained_on().passages)
 
     def _run(self, trainer: Trainer, run: Run, **more: Any) -> None:
         if trainer.main:

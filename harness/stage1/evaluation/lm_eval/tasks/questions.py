@@ -41,7 +41,7 @@ def tiny_squad(**others: Any) -> Splits:
 
 
 def _splits(data: str, examples: str) -> Splits:
-    questions = load_qa(DataConfig(name=data), seed=0, everything_is_test=True).test
+    questions = load_qa(DataConfig(name=data), everything_is_test=True).test
     return {"test": Dataset.from_list(_docs(questions)), "train": [{"examples": examples}]}
 
 
@@ -51,7 +51,7 @@ def _docs(questions: Sequence[Question]) -> list[Doc]:
         {
             **q._asdict(),
             "prompt": TEMPLATE.format(context=q.context, question=q.question),
-            "target": q.answers[0],
+            "target": q.gold,
         }
         for q in questions
     ]
@@ -71,7 +71,7 @@ class Examples(ContextSampler):  # type: ignore[misc]
         """The questions to draw from."""
         if not self._loaded:
             config = DataConfig(name=self.df[0]["examples"], train=POOL, selection=1)
-            self.df = _docs(load_qa(config, seed=0).train)
+            self.df = _docs(load_qa(config).train)
             self._loaded = True
         return self.df
 

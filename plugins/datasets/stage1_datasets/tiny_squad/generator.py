@@ -12,8 +12,8 @@ import random
 from collections.abc import Iterator
 from typing import Literal, TypedDict
 
-from stage1.data.tiny_squad.lexicon import digest, names, pick, shuffled, stream, value
-from stage1.data.tiny_squad.templates import KINDS, Fact, Kind
+from stage1_datasets.tiny_squad.lexicon import digest, names, pick, shuffled, stream, value
+from stage1_datasets.tiny_squad.templates import KINDS, Fact, Kind
 
 Split = Literal["train", "selection", "test"]
 

@@ -1,0 +1,104 @@
+"""Where questions come from: a plugin's data set, a file, or a data set on the Hub, by what is typed."""
+
+import os
+import re
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, NamedTuple
+
+from stage1.config import DataConfig
+from stage1.data.formats import FORMATS, is_data_file, read_rows
+from stage1.data.hub import HubDataset
+from stage1.data.layouts import flat_rows
+from stage1.data.records import Records, check_rows, read_questions
+from stage1.errors import PluginError, Stage1Error, UsageError
+from stage1.files import expanded
+
+if TYPE_CHECKING:  # plugins load torch, which reading a file need not wait for
+    from stage1.plugins.interfaces import Dataset, Split
+
+_NAME = re.compile(r"([\w.-]+:)?[\w-]+")
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w-][\w.-]*")
+
+
+class Source(NamedTuple):
+    """A data set that is found, its questions not yet read."""
+
+    name: str
+    splits: "tuple[Split, ...]"  # that it has of its own, `test` among them
+    read: "Callable[[Split, int | None], Records]"  # a split; the number is how many are wanted at least
+
+
+def find_source(name: str, config: DataConfig, *, repeated: bool = False) -> Source:
+    """The data set that `name` stands for; `config` says how it is read.
+
+    A name without a dot or slash is a plugin's, one with a known ending a file, `owner/name` one on the Hub,
+    and any other folder is read as a copy of one on the Hub.
+
+    Args:
+        name: what the user typed.
+        config: fields, strictness, and which part of a Hub data set.
+        repeated: see `read_questions`.
+
+    Raises:
+        UsageError: there is none, with the nearest name and what else may be passed.
+    """
+    path = expanded(name)
+    if is_data_file(path):
+
+        def read(split: "Split", at_least: int | None) -> Records:
+            return read_questions(path, fields=config.fields, strict=config.strict, repeated=repeated)
+
+        return Source(name, ("test",), read)
+    if _NAME.fullmatch(name):
+        return _plugin(name, config)
+    # Unlike pathlib's, these two answer for names that no file can have.
+    folder, file = os.path.isdir(path), os.path.isfile(path)  # noqa: PTH112, PTH113
+    if folder and name:
+        return _hub(str(path), config, repeated)
+    if _HUB_ID.fullmatch(name) and not file:
+        return _hub(name, config, repeated)
+    if file or "/" in name:
+        read_rows(path)  # says what is wrong
+    return _plugin(name, config)  # says what there is
+
+
+def _plugin(name: str, config: DataConfig) -> Source:
+    from stage1.plugins import load_plugins
+
+    try:
+        cls = load_plugins().dataset(name)
+    except UsageError as error:
+        raise UsageError(error.problem, f"{error.remedy} Or pass a file: {FORMATS}") from None
+    return Source(name, cls.splits, partial(_ask_plugin, cls, config))
+
+
+def _ask_plugin(cls: "type[Dataset]", config: DataConfig, split: "Split", at_least: int | None) -> Records:
+    from stage1.plugins import load_plugins
+    from stage1.plugins.faults import FaultError, guarded
+
+    def ask() -> list[dict[str, object]]:
+        return [dict(row) for row in cls().records(split, at_least)]
+
+    try:
+        rows = guarded("raised", ask)
+    except FaultError as fault:
+        if isinstance(fault.__cause__, Stage1Error):  # the data set says itself what the user can do
+            raise fault.__cause__ from None
+        raise PluginError(f"The data set {cls.name!r} of {load_plugins().owner(cls)} {fault}.") from fault
+    return check_rows(rows, cls.name, strict=config.strict)
+
+
+def _hub(name: str, config: DataConfig, repeated: bool) -> Source:
+    dataset = HubDataset(name, config)
+    v2 = re.search(r"squad[-_]?v2", name.lower()) is not None
+
+    def read(split: "Split", at_least: int | None) -> Records:
+        rows = [
+            flat
+            for row in dataset.rows(dataset.asked if split == "test" else split)
+            for flat in flat_rows(row)
+        ]
+        return check_rows(rows, name, v2=v2, fields=config.fields, strict=config.strict, repeated=repeated)
+
+    return Source(name, ("train", "test") if dataset.has_train else ("test",), read)

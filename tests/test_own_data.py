@@ -1,0 +1,158 @@
+"""Runs on one's own files: known again by their content, honest about what was seen, bad records counted."""
+
+import csv
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from conftest import Notes, Result, small_config
+from stage1.api import evaluate_run, train_run
+from stage1.errors import UsageError
+from stage1.progress import Progress
+from stage1.runs.run import Run
+from stage1_datasets.tiny_squad import tiny_squad
+
+Invoke = Callable[..., Result]
+PASSAGES = 30
+OWN = 18
+"""Test questions of the run: a tenth of the passages, six questions each."""
+
+
+def write(path: Path, records: list[Any]) -> Path:
+    path.write_text(json.dumps(records), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def records() -> list[Any]:
+    return list(tiny_squad("test", PASSAGES))
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> Run:
+    """A run on a file beside its folder; a blank and a far too long question stand in the file."""
+    folder = tmp_path_factory.mktemp("own")
+    odd = [{**records[0], "id": "blank", "question": " "}]
+    odd += [
+        {**record, "id": f"long-{n}", "question": "why " * 2_000} for n, record in enumerate(records[::6])
+    ]
+    file = write(folder / "own.json", [*records, *odd])
+    notes = Notes()
+    config = small_config(
+        f"data={file}", "train.steps=20", "eval.limit=40", f"output={folder / 'run'}", "seed=3"
+    )
+    run = train_run(config, notes, rows=("text", "raw", "bottleneck", "no_context")).run
+    assert any("1 with a blank question (question 'blank')" in note for note in notes.notes)
+    assert any(f"{PASSAGES} questions with a question too long" in note for note in notes.notes)
+    return run
+
+
+@pytest.fixture
+def run(trained: Run, tmp_path: Path) -> Run:
+    shutil.copytree(trained.path, tmp_path / "run")
+    return Run(tmp_path / "run")
+
+
+def numbers(results: dict[str, Any]) -> list[tuple[str, int, float, float]]:
+    rows = (row for row in results["rows"] if row["row"] in ("text", "bottleneck"))
+    return [(row["row"], row["n"], row["f1"], row["exact_match"]) for row in rows]
+
+
+def test_the_runs_own_file_is_its_own_whatever_it_is_called(
+    trained: Run, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = numbers(trained.read_results() or {})
+    assert own[0][1] == OWN
+    assert own[0][2] > 50
+    file = Path(trained.config.data.name)
+    copy = run.path.parent / "copy.csv"
+    with copy.open("w", newline="", encoding="utf-8") as target:
+        rows = json.loads(file.read_text(encoding="utf-8"))
+        writer = csv.DictWriter(target, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    monkeypatch.chdir(file.parent)
+    for name in (f"../{file.parent.name}/own.json", str(copy)):
+        evaluation = evaluate_run(run, {"data.name": name}, Progress()).evaluation
+        assert evaluation is not None
+        assert numbers(evaluation.results) == own, name
+
+
+def test_of_other_data_what_was_seen_is_left_out_and_counted(
+    run: Run, records: list[Any], tmp_path: Path
+) -> None:
+    before = (run.path / "results.json").read_bytes()
+    fresh = list(tiny_squad("test", 3, seed=7))
+    other = write(tmp_path / "other.json", [*({**r, "id": f"x{r['id']}"} for r in records), *fresh])
+    notes = Notes()
+    evaluation = evaluate_run(run, {"data.name": str(other), "eval.limit": None}, notes).evaluation
+    assert evaluation is not None
+    assert {row["n"] for row in evaluation.results["rows"]} == {len(fresh) + OWN}
+    seen = len(records) - OWN
+    assert any(f"{seen} questions with a passage that the run has seen" in note for note in notes.notes)
+    assert (run.path / "results.json").read_bytes() == before
+
+
+def test_a_file_that_has_changed_is_other_data_by_its_old_name(
+    run: Run, records: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = (run.path / "results.json").read_bytes()
+    write(tmp_path / "own.json", [*records, *tiny_squad("test", 4, seed=7)])
+    settings = run.config.model_copy(update={"data": run.config.data.model_copy(update={"name": "own.json"})})
+    run.write_config(settings)
+    monkeypatch.chdir(tmp_path)
+    notes = Notes()
+    evaluation = evaluate_run(run, {"eval.limit": 6}, notes).evaluation
+    assert evaluation is not None
+    assert any("own.json is no longer what the run was trained on" in note for note in notes.notes)
+    assert any(f"{len(records) - OWN} questions with a passage" in note for note in notes.notes)
+    assert (run.path / "results.json").read_bytes() == before
+
+
+def test_without_its_record_a_run_is_not_asked_about_other_data(run: Run, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.json", list(tiny_squad("test", 3, seed=7)))
+    (run.path / "data.json").write_text("{")
+    with pytest.raises(UsageError, match=r"data\.json, which says what the run was trained on, is missing"):
+        evaluate_run(run, {"data.name": str(other)}, Progress())
+
+
+def test_a_run_has_seen_what_the_run_that_it_starts_from_has_seen(run: Run, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.json", list(tiny_squad("train", 30, seed=7)))
+    settings = (f"data={other}", "train.steps=0", f"init={run.path}", f"output={tmp_path / 'second'}")
+    second = train_run(small_config(*settings), Progress(), with_evaluation=False).run
+    first, both = run.read_trained_on(), second.read_trained_on()
+    assert both.passages > first.passages
+    assert both.content != first.content
+
+
+def test_a_runs_predictions_are_scored_as_they_were(run: Run, invoke: Invoke) -> None:
+    file = run.config.data.name
+    for row in ("text", "bottleneck"):
+        predictions = str(run.path / "predictions" / f"{row}.jsonl")
+        done = invoke("score", file, predictions)
+        assert done.code == 0, done.err
+        [found] = [r for r in (run.read_results() or {})["rows"] if r["row"] == row]
+        expected = f"exact match {found['exact_match']:.6f}   F1 {found['f1']:.6f}   over {OWN} answered"
+        assert expected in done.out
+        questions = PASSAGES * 7
+        assert f"without a prediction, which counts 0: {questions - OWN}" in done.out
+
+
+def test_strict_refuses_before_anything_is_written(trained: Run, invoke: Invoke, tmp_path: Path) -> None:
+    file = Path(trained.config.data.name)
+    done = invoke("train", "--data", str(file), "--strict", "--output", "strict")
+    assert done.code == 2
+    assert "1 with a blank question (question 'blank')" in done.err
+    lines = json.loads(file.read_text(encoding="utf-8"))
+    write(tmp_path / "long.json", [line for line in lines if line["id"] != "blank"])
+    done = invoke("train", "--data", "long.json", "--strict", "--output", "strict")
+    assert done.code == 2
+    assert "too long for a prompt" in done.err
+    assert not (tmp_path / "strict").exists()
+    done = invoke("score", str(file), "none.json", "--strict")
+    assert done.code == 2
+    assert "blank question" in done.err
