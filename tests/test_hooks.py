@@ -56,7 +56,7 @@ EVERYTHING = (
     compressor("keep")
     + '''
 from pathlib import Path
-from stage1 import Adapter, Loss
+from stage1 import Adapter, Loss, Model
 
 heard = []
 
@@ -81,6 +81,17 @@ def stage1_adapters():
 @hookimpl
 def stage1_losses():
     return [Nought]
+
+class Here(Model):
+    """Lies where this file does."""
+    name = "here"
+
+    def path(self):
+        return Path(__file__).parent
+
+@hookimpl
+def stage1_models():
+    return Here
 
 @hookimpl
 def stage1_tasks():
@@ -125,6 +136,7 @@ def test_one_module_may_implement_every_hook(everything: Site, tmp_path: Path) -
         ("compressor", "keep", "ok"),
         ("adapter", "back", "ok"),
         ("loss", "nought", "ok"),
+        ("model", "here", "ok"),
         ("tasks", "all", "ok"),
         ("command", "greet", "ok"),
         ("events", "all", "ok"),

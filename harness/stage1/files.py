@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Files that are either whole or absent, and the folder for those that can be made again."""
 
 import contextlib
 import json
@@ -12,6 +12,13 @@ from stage1.errors import Stage1Error
 
 TEMPORARY = ".stage1-tmp"
 """How the names of files end that are being written."""
+
+
+def default_cache() -> Path:
+    """The user's cache folder: `$STAGE1_CACHE`, else `stage1` under `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("STAGE1_CACHE"):
+        return Path(own).expanduser()
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stage1"
 
 
 def write_atomic(path: Path, content: bytes) -> None:

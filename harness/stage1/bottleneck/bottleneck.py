@@ -19,7 +19,8 @@ from stage1.bottleneck.chain import Chain
 from stage1.config import ComponentChoice, ModelConfig, RunConfig
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
-from stage1.llm.loading import load_table, locate, table_sha256
+from stage1.llm.location import locate
+from stage1.llm.table import load_table, table_sha256
 from stage1.plugins import Registry, Resolved, ResolvedLink, dump_options, load_plugins, resolve
 from stage1.plugins.interfaces import Adapter, Component, Compressor
 from stage1.plugins.tensors import Code, Embedded, TokenStats

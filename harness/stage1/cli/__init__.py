@@ -108,4 +108,6 @@ def _root(
 
 def main() -> None:
     """Run the program."""
+    # Its notices are for programmers; ours are errors with remedies. It reads this when it is imported.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     app()

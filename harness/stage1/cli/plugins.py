@@ -120,8 +120,8 @@ def _doc(record: "PluginRecord") -> str:
     """What there is to say of a plugin beside its options."""
     import inspect
 
-    if record.cls:
-        return inspect.getdoc(record.cls) or ""
+    if described := record.cls or record.model:
+        return inspect.getdoc(described) or ""
     if record.command:
         return f"{record.command.help or ''}\n\n`stage1 {record.name} --help` shows how it is used.".strip()
     if record.folder:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from importlib.metadata import EntryPoint, distributions
-from inspect import Parameter, signature
+from inspect import Parameter, isabstract, signature
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from stage1.errors import suggest
 from stage1.plugins import hooks as specifications
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
 from stage1.plugins.interfaces import Adapter, Component, Compressor, Loss
+from stage1.plugins.models import Model
 from stage1.plugins.registry import HOOKS, Kind, Owner, PluginRecord, Registry, canonical
 from stage1.plugins.schema import docs
 
@@ -176,15 +177,29 @@ def _check_class(
     """The record of a component; `reserved` are the configuration's own keys beside its options."""
     if not (isinstance(cls, type) and issubclass(cls, base)):
         raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.{base.__name__}")
-    name = getattr(cls, "name", None)
-    if not (isinstance(name, str) and re.fullmatch(NAME, name)):
-        raise FaultError(f"{cls.__name__}.name is {name!r}, not a text of letters, digits, - and _")
-    named = record._replace(name=name, summary=first_line(cls.__doc__))
+    named = _named(record, cls)
     try:
         guarded("its class cannot be inspected", _check_component, cls, base, reserved)
     except FaultError as fault:  # what is known of it helps those who ask for it by name
         return named.failed(fault)
     return named._replace(cls=cls)
+
+
+def _named(record: PluginRecord, cls: type) -> PluginRecord:
+    """The record of a class under the name and with the summary that it gives itself."""
+    name = getattr(cls, "name", None)
+    if not (isinstance(name, str) and re.fullmatch(NAME, name)):
+        raise FaultError(f"{cls.__name__}.name is {name!r}, not a text of letters, digits, - and _")
+    return record._replace(name=name, summary=first_line(cls.__doc__))
+
+
+def _check_model(record: PluginRecord, cls: Any) -> PluginRecord:
+    if not (isinstance(cls, type) and issubclass(cls, Model)):
+        raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.Model")
+    named = _named(record, cls)
+    if isabstract(cls):
+        return named.failed(f"{cls.__name__} does not define path")
+    return named._replace(model=cls)
 
 
 def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
@@ -222,7 +237,7 @@ def _check_component(cls: type[Component], base: type[Component], reserved: tupl
 PROVIDERS: dict[
     str,
     tuple[
-        Kind | Literal["tasks", "command"],
+        Kind | Literal["model", "tasks", "command"],
         Callable[[str, HookImpl], list[Any]],
         Callable[[PluginRecord, Any], PluginRecord],
     ],
@@ -234,6 +249,7 @@ PROVIDERS: dict[
     ),
     "stage1_adapters": ("adapter", _returned, partial(_check_class, base=Adapter, reserved=("name",))),
     "stage1_losses": ("loss", _returned, partial(_check_class, base=Loss, reserved=("weight", "ramp"))),
+    "stage1_models": ("model", _returned, _check_model),
     "stage1_tasks": ("tasks", _returned, _check_folder),
     "stage1_commands": ("command", _added, _check_command),
 }

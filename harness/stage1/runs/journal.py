@@ -4,18 +4,10 @@ stopped, and what no bottleneck changes is asked once.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 from stage1.progress import Progress
-
-
-def default_cache() -> Path:
-    """The user's cache folder: `$STAGE1_CACHE`, else `stage1` under `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("STAGE1_CACHE"):
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "stage1"
 
 
 class Journal:
