@@ -17,8 +17,8 @@ from stage1.data.prompts import Prompt, build_prompts
 from stage1.data.records import Question
 from stage1.data.tiny_squad.lexicon import all_names
 from stage1.errors import UsageError
-from stage1.llm.tiny import MODEL_DIR
 from stage1.progress import Progress
+from stage1_models.tiny import MODEL_DIR
 
 CORPUS = [
     f"Context: It rains.{' The rain in Spain falls.' * n}\nQuestion: Why?\nAnswer: 1" for n in range(9)

@@ -17,7 +17,7 @@ import stage1
 from stage1.data.tiny_squad import Record, Split, tiny_squad
 from stage1.data.tiny_squad.generator import QUESTIONS_PER_PASSAGE
 from stage1.data.tiny_squad.lexicon import NUMBERS, YEARS, all_names
-from stage1.llm.tiny import MODEL_DIR
+from stage1_models.tiny import MODEL_DIR
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 # The trained weights know this very data: a change of it is a change of the model too.
