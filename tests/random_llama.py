@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stage1.llm.tiny import MODEL_DIR
+from stage1_models.tiny import MODEL_DIR
 
 VOCABULARY = 2997
 WIDTH = 32

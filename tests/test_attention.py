@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from stage1.llm.attention import cuda, without_cudnn_attention
-from stage1.llm.loading import load_llm
+from stage1.llm.model import load_llm
 from stage1.llm.states import FrozenLLM
-from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins.tensors import Embedded
+from stage1_models.tiny import MODEL_DIR
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import Result, settings_args
-from stage1.llm.tiny import MODEL_DIR
+from stage1_models.tiny import MODEL_DIR
 
 Invoke = Callable[..., Result]
 

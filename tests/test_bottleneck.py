@@ -14,7 +14,7 @@ from plugin_sites import Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck, rms, splice
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
-from stage1.llm.loading import table_sha256
+from stage1.llm.table import table_sha256
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, Embedded, TokenStats

@@ -17,7 +17,7 @@ from stage1.bottleneck.bottleneck import Bottleneck, _digest
 from stage1.bottleneck.chain import Chain
 from stage1.config import ModelConfig, RunConfig, validate
 from stage1.errors import ConfigError, PluginError, UsageError
-from stage1.llm.loading import table_sha256
+from stage1.llm.table import table_sha256
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.interfaces import Compressor
 from stage1.plugins.tensors import Code, TokenStats

@@ -15,7 +15,7 @@ from stage1.bottleneck.bottleneck import rms
 from stage1.data.datasets import spread
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition
-from stage1.llm.loading import load_llm
+from stage1.llm.model import load_llm
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import Embedded, LossInputs

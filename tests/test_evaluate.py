@@ -17,7 +17,7 @@ from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import NEEDED, Condition
 from stage1.evaluation.evaluate import Evaluation, evaluate
 from stage1.evaluation.squad import score
-from stage1.llm.loading import load_llm
+from stage1.llm.model import load_llm
 from stage1.progress import Progress
 from stage1.session import Session
 

@@ -20,12 +20,13 @@ from stage1.evaluation.lm_eval.catalogue import Selection, select
 from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions, evaluate_tasks
 from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
-from stage1.llm.loading import load_llm, load_tokenizer
-from stage1.llm.tiny import MODEL_DIR
+from stage1.llm.model import load_llm
+from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
+from stage1_models.tiny import MODEL_DIR
 
 TASKS = ROOT / "tests" / "tasks"
 SMALL_TASKS = [str(TASKS / f"small_{name}.yaml") for name in ("generation", "cloze", "choice", "rolling")]

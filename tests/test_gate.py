@@ -11,7 +11,7 @@ from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.gate import Gate, check
-from stage1.llm.loading import load_llm
+from stage1.llm.model import load_llm
 from stage1.progress import Progress
 from stage1.session import Session
 

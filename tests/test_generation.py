@@ -22,7 +22,7 @@ from stage1.evaluation.generation import (
     common_prefix,
     endings,
 )
-from stage1.llm.loading import load_llm
+from stage1.llm.model import load_llm
 from stage1.plugins.tensors import Embedded
 from stage1.session import Session
 

@@ -102,7 +102,7 @@ def test_a_listener_gets_copies(site: Site) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model and data lie at private places with names that Markdown and YAML would read."""
-    from stage1.llm.tiny import MODEL_DIR
+    from stage1_models.tiny import MODEL_DIR
 
     home = tmp_path_factory.mktemp("private-place")
     model = home / "a: [b](http:`x`) <i>\nbase_model: evil"
@@ -134,7 +134,7 @@ def test_what_is_published_is_a_bottleneck(trained: Path, tmp_path: Path) -> Non
 
 
 def _table(run: Path) -> Tensor:
-    from stage1.llm.loading import load_table
+    from stage1.llm.table import load_table
 
     return load_table(Path(Run(run).config.model.name))
 

@@ -17,9 +17,9 @@ from stage1.cli import app
 from stage1.config import ModelConfig, granted
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.registered import RunLM
-from stage1.llm.tiny import MODEL_DIR
 from stage1.progress import Progress
 from stage1.runs.run import Run
+from stage1_models.tiny import MODEL_DIR
 
 CODE = """
 from transformers import LlamaConfig, LlamaForCausalLM

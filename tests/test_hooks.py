@@ -56,7 +56,7 @@ EVERYTHING = (
     compressor("keep")
     + '''
 from pathlib import Path
-from stage1 import Adapter, Dataset, Loss
+from stage1 import Adapter, Dataset, Loss, Model
 
 heard = []
 
@@ -92,6 +92,17 @@ def stage1_datasets():
 @hookimpl
 def stage1_losses():
     return [Nought]
+
+class Here(Model):
+    """Lies where this file does."""
+    name = "here"
+
+    def path(self):
+        return Path(__file__).parent
+
+@hookimpl
+def stage1_models():
+    return Here
 
 @hookimpl
 def stage1_tasks():
@@ -137,6 +148,7 @@ def test_one_module_may_implement_every_hook(everything: Site, tmp_path: Path) -
         ("adapter", "back", "ok"),
         ("loss", "nought", "ok"),
         ("dataset", "nothing", "ok"),
+        ("model", "here", "ok"),
         ("tasks", "all", "ok"),
         ("command", "greet", "ok"),
         ("events", "all", "ok"),

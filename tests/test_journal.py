@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from conftest import Notes
+from stage1.files import default_cache
 from stage1.progress import Progress
-from stage1.runs.journal import Journal, default_cache
+from stage1.runs.journal import Journal
 
 REQUESTS = {"q1": " Paris", "q2": " 19²\u2028x", "q3": [-1.25, True]}
 

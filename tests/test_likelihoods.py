@@ -19,14 +19,15 @@ from stage1.evaluation.generation import Embed, tokens_containing
 from stage1.evaluation.lm_eval.evaluate import embed_requests
 from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
-from stage1.llm.loading import load_llm, load_tokenizer
-from stage1.llm.tiny import MODEL_DIR
+from stage1.llm.model import load_llm
+from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins import load_plugins
 from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, Embedded
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
 from stage1.session import Session
+from stage1_models.tiny import MODEL_DIR
 
 CPU = torch.device("cpu")
 WIDTH = 32

@@ -1,6 +1,8 @@
 """Model folders and Hub ids: what is read, what is refused, and that refusals say what to do."""
 
+import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -18,18 +20,15 @@ from transformers import LlamaModel
 from random_llama import VOCABULARY, WIDTH, random_llama
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
-from stage1.llm.loading import (
-    context_length,
-    load_llm,
-    load_table,
-    load_tokenizer,
-    locate,
-    model_sha256,
-    pick_device,
-    table_sha256,
-)
-from stage1.llm.tiny import MODEL_DIR
+from stage1.llm import hashes
+from stage1.llm.configuration import context_length
+from stage1.llm.hashes import model_sha256
+from stage1.llm.location import locate
+from stage1.llm.model import load_llm, pick_device
+from stage1.llm.table import load_table, table_sha256
+from stage1.llm.tokenizer import load_tokenizer
 from stage1.progress import Progress
+from stage1_models.tiny import MODEL_DIR
 
 CPU = torch.device("cpu")
 
@@ -142,6 +141,115 @@ def test_files_named_by_their_hash_are_not_read_again(broken: Path) -> None:
     assert model_sha256(broken) != before
 
 
+DECIDING = [
+    *("special_tokens_map.json", "added_tokens.json", "chat_template.jinja", "chat_template.json"),
+    *("additional_chat_templates/rag.jinja", "generation_config.json", "preprocessor_config.json"),
+    *("tokenizer.model", "vocab.json", "merges.txt", "vocab.txt", "qwen.tiktoken"),
+]
+
+
+@pytest.mark.parametrize("name", DECIDING)
+def test_every_file_that_may_decide_an_answer_is_in_the_hash(name: str, broken: Path) -> None:
+    before = model_sha256(broken)
+    (broken / name).parent.mkdir(exist_ok=True)
+    (broken / name).write_text("{}")
+    added = model_sha256(broken)
+    (broken / name).write_text("[]")
+    assert len({before, added, model_sha256(broken)}) == 3
+
+
+def test_what_decides_no_answer_is_not(broken: Path) -> None:
+    before = model_sha256(broken)
+    for name in ("README.md", "own.py", "pytorch_model.bin", "picture.png"):
+        (broken / name).write_text("something")
+    assert model_sha256(broken) == before
+
+
+def test_another_end_token_beside_the_model_asks_anew(
+    broken: Path, invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = ("data.train=40", "data.selection=8", "train.steps=2", "eval.limit=6", "eval.max_new_tokens=6")
+    settings = [argument for setting in small for argument in ("--set", setting)]
+    assert invoke("train", "--model", str(broken), "--output", "run", *settings).code == 0
+    again = invoke("eval", "run", "--json")
+    (broken / "special_tokens_map.json").write_text('{"eos_token": "a", "bos_token": "<|begin_of_text|>"}')
+    other = invoke("eval", "run", "--json")
+    assert "known already" in again.err
+    assert "known already" not in other.err
+
+
+@pytest.fixture
+def large(tmp_path: Path) -> Path:
+    """A file large enough to be remembered, and left alone for long enough."""
+    file = tmp_path / "large.gguf"
+    with file.open("wb") as content:
+        content.truncate(hashes.LARGE)
+    settle(file)
+    return file
+
+
+def settle(file: Path, seconds: float = 60) -> None:
+    changed = file.stat().st_mtime_ns - int(seconds * 1e9)
+    os.utime(file, ns=(changed, changed))
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The files whose content was hashed."""
+    seen: list[str] = []
+    original = hashlib.file_digest
+
+    def digest(file: Any, kind: Any) -> Any:
+        seen.append(Path(file.name).name)
+        return original(file, kind)
+
+    monkeypatch.setattr(hashlib, "file_digest", digest)
+    return seen
+
+
+def test_a_large_file_is_hashed_once(large: Path, reads: list[str]) -> None:
+    first = hashes.file_sha256(large)
+    assert first == hashlib.sha256(bytes(hashes.LARGE)).hexdigest()
+    assert hashes.file_sha256(large) == first
+    assert reads == ["large.gguf"]
+    with large.open("r+b") as content:
+        content.write(b"x")
+    settle(large, seconds=30)
+    second = hashes.file_sha256(large)
+    assert second != first
+    os.utime(large, ns=(1, 1))  # another time, the same content
+    assert hashes.file_sha256(large) == second
+    assert len(reads) == 3
+
+
+def test_a_file_that_has_just_changed_is_hashed_again(large: Path, reads: list[str]) -> None:
+    """Two changes within the clock's grain leave the same time."""
+    large.touch()
+    before = large.stat().st_mtime_ns
+    first = hashes.file_sha256(large)
+    with large.open("r+b") as content:
+        content.write(b"x")
+    os.utime(large, ns=(before, before))
+    assert hashes.file_sha256(large) != first
+    assert len(reads) == 2
+
+
+def test_a_damaged_memory_or_none_costs_time_only(
+    large: Path, reads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    monkeypatch.setenv("STAGE1_CACHE", str(cache))
+    first = hashes.file_sha256(large)
+    [kept] = (cache / "hashes").iterdir()
+    kept.write_text("nonsense")
+    assert hashes.file_sha256(large) == first
+    assert hashes.file_sha256(large) == first
+    (tmp_path / "file").write_text("no folder")
+    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "file"))
+    assert hashes.file_sha256(large) == first
+    assert len(reads) == 3
+
+
 # -- the whole model --------------------------------------------------------------------------------------
 
 
@@ -213,9 +321,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "index": (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json is truncated"),
     "config": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be used"),
-    "unknown type": (lambda f: edit_config(f, model_type="sparrow"), "config.json cannot be used"),
+    "unknown type": (lambda f: edit_config(f, model_type="sparrow"), r"config.json: model_type: .*sparrow"),
     "no language model": (lambda f: edit_config(f, model_type="vit"), "config.json cannot be used"),
-    "other width": (lambda f: edit_config(f, hidden_size=64), re.escape("config.json says (2997, 64)")),
+    "other width": (lambda f: edit_config(f, hidden_size=64), re.escape("configuration says (2997, 64)")),
 }
 
 
@@ -256,7 +364,7 @@ def test_tokenizer_missing_or_damaged(content: str | None, broken: Path) -> None
         ("./nothing/here", "./nothing/here does not exist"),
         ("/nothing", "/nothing does not exist"),
         ("~/nothing-here", "does not exist"),
-        (str(MODEL_DIR / "config.json"), "is not a folder"),
+        (str(MODEL_DIR / "config.json"), "is neither a folder nor a .gguf file"),
         (str(MODEL_DIR.parent), "has no config.json"),
         ("not a/hub id!", "Hub id"),
     ],

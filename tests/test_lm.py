@@ -15,10 +15,11 @@ from stage1.errors import Stage1Error
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
-from stage1.llm.loading import load_llm, load_tokenizer
-from stage1.llm.tiny import MODEL_DIR
+from stage1.llm.model import load_llm
+from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins.tensors import Embedded
 from stage1_datasets.tiny_squad import tiny_squad
+from stage1_models.tiny import MODEL_DIR
 
 CPU = torch.device("cpu")
 TOKENIZER = load_tokenizer(MODEL_DIR)

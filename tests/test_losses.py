@@ -14,7 +14,7 @@ from conftest import CtrlC, small_config
 from stage1.bottleneck.batches import Batch, collate, collate_answers
 from stage1.bottleneck.bottleneck import splice
 from stage1.errors import ConfigError
-from stage1.llm.loading import load_llm
+from stage1.llm.model import load_llm
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import Loss

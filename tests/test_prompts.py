@@ -17,9 +17,9 @@ from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.errors import UsageError
-from stage1.llm.tiny import MODEL_DIR
 from stage1.progress import Progress
 from stage1_datasets.tiny_squad.lexicon import all_names
+from stage1_models.tiny import MODEL_DIR
 
 CORPUS = [
     f"Context: It rains.{' The rain in Spain falls.' * n}\nQuestion: Why?\nAnswer: 1" for n in range(9)

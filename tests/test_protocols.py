@@ -14,9 +14,9 @@ from stage1.data.records import Question
 from stage1.errors import ConfigError, UsageError
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, lookup
-from stage1.llm.tiny import MODEL_DIR
 from stage1.plugins.tensors import TokenStats
 from stage1.session import Session
+from stage1_models.tiny import MODEL_DIR
 
 CHATML = (
     "{% for m in messages %}{{ '<|begin_of_text|>' + m['role'] + '\n' + m['content'] + '<|end_of_text|>\n' }}"

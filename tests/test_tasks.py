@@ -21,7 +21,9 @@ from stage1.errors import UsageError
 from stage1.evaluation import squad
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition
-from stage1.llm.loading import load_llm, load_tokenizer, locate
+from stage1.llm.location import locate
+from stage1.llm.model import load_llm
+from stage1.llm.tokenizer import load_tokenizer
 from stage1.progress import Progress
 from stage1.session import Session
 

@@ -14,10 +14,10 @@ import pytest
 from tokenizers import Tokenizer
 
 import stage1
-from stage1.llm.tiny import MODEL_DIR
 from stage1_datasets.tiny_squad import Record, Split, tiny_squad
 from stage1_datasets.tiny_squad.generator import QUESTIONS_PER_PASSAGE
 from stage1_datasets.tiny_squad.lexicon import NUMBERS, YEARS, all_names
+from stage1_models.tiny import MODEL_DIR
 
 SPLITS: tuple[Split, ...] = get_args(Split)
 # The trained weights know this very data: a change of it is a change of the model too.

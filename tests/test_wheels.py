@@ -69,7 +69,7 @@ def whose(kind: str) -> str:
     return named(GENERATED[kind], kind).distribution
 
 
-def test_the_wheel_of_stage1_holds_its_six_packages_whole(installed: Environment) -> None:
+def test_the_wheel_of_stage1_holds_its_packages_whole(installed: Environment) -> None:
     [wheel] = installed.wheels.glob("stage1-*.whl")
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
     assert len(FOLDERS) == 6
@@ -81,8 +81,8 @@ def test_the_wheel_of_stage1_holds_its_six_packages_whole(installed: Environment
     }
     assert names >= {f"{folder.name}/py.typed" for folder in FOLDERS}
     assert names >= {
-        "stage1/llm/tiny/model/model.safetensors",
-        "stage1/llm/tiny/model/tokenizer.json",
+        "stage1_models/tiny/model/model.safetensors",
+        "stage1_models/tiny/model/tokenizer.json",
         "stage1/config/recipes/two_phase.yaml",
         "stage1/evaluation/lm_eval/tasks/squad.yaml",
         "stage1/evaluation/lm_eval/tasks/tiny-squad.yaml",

@@ -17,7 +17,7 @@ from stage1.bottleneck import bottleneck
 from stage1.bottleneck import statistics as tokens
 from stage1.llm import chunked
 from stage1.plugins import hooks as specifications
-from stage1.plugins import interfaces, tensors
+from stage1.plugins import interfaces, models, tensors
 from stage1.testing.base import TO_FILL, Suite
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "plugins-reference.md"
@@ -31,6 +31,7 @@ TRAINED = {"Bottleneck", "from_pretrained", "stages", "encode", "decode", "forwa
 PARTS: list[tuple[str, ModuleType, set[str]]] = [
     ("Hooks", specifications, {name for name in vars(specifications) if name.startswith("stage1_")}),
     ("Interfaces", interfaces, set()),
+    ("Models", models, set()),
     ("What crosses between them", tensors, set()),
     ("Losses over a vocabulary", chunked, set()),
     ("Least squares", tokens, {"least_squares"}),

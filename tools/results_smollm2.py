@@ -44,8 +44,8 @@ def measure_protocols(args: argparse.Namespace) -> Iterator[Entry]:
     from stage1.evaluation.answers import Answering, scores
     from stage1.evaluation.conditions import Condition
     from stage1.evaluation.statistics import ClusterBootstrap
+    from stage1.files import default_cache
     from stage1.progress import Progress
-    from stage1.runs.journal import default_cache
     from stage1.session import Session
 
     session = None

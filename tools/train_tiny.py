@@ -1,6 +1,6 @@
 """Rebuild the tiny model, tokenizer and weights, from nothing: an hour on two CPU cores.
 
-    python tools/train_tiny.py --output harness/stage1/llm/tiny/model
+    python tools/train_tiny.py --output plugins/models/stage1_models/tiny/model
 
 The tokenizer knows each name, year and number of tiny-squad as one token; the model is a Llama of four
 layers. What makes so small a model read within the hour:

@@ -11,6 +11,7 @@ from pluggy import HookimplMarker
 if TYPE_CHECKING:
     from stage1.bottleneck.bottleneck import Bottleneck as Bottleneck
     from stage1.bottleneck.statistics import least_squares as least_squares
+    from stage1.errors import UsageError as UsageError
     from stage1.llm.chunked import token_cross_entropy as token_cross_entropy
     from stage1.llm.chunked import token_kl as token_kl
     from stage1.plugins.interfaces import Adapter as Adapter
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from stage1.plugins.interfaces import Encode as Encode
     from stage1.plugins.interfaces import Loss as Loss
     from stage1.plugins.interfaces import SizeConfig as SizeConfig
+    from stage1.plugins.models import Model as Model
     from stage1.plugins.tensors import Code as Code
     from stage1.plugins.tensors import LLMOutputs as LLMOutputs
     from stage1.plugins.tensors import LossInputs as LossInputs
@@ -41,8 +43,10 @@ _HOME = {
     "LLMOutputs": "plugins.tensors",
     "Loss": "plugins.interfaces",
     "LossInputs": "plugins.tensors",
+    "Model": "plugins.models",
     "SizeConfig": "plugins.interfaces",
     "TokenStats": "plugins.tensors",
+    "UsageError": "errors",
     "least_squares": "bottleneck.statistics",
     "token_cross_entropy": "llm.chunked",
     "token_kl": "llm.chunked",
@@ -54,6 +58,7 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "Adapter",
     "Loss",
     "Dataset",
+    "Model",
     "ComponentConfig",
     "SizeConfig",
     "Code",
@@ -65,6 +70,7 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "token_cross_entropy",
     "token_kl",
     "Bottleneck",
+    "UsageError",
     "__version__",
 ]
 

@@ -10,10 +10,10 @@ from accelerate.utils import broadcast_object_list, is_tensorboard_available, is
 from stage1.config import RunConfig, flat
 from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
 from stage1.evaluation.evaluate import Evaluation, evaluate
+from stage1.files import default_cache
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
 from stage1.progress import Progress
-from stage1.runs.journal import default_cache
 from stage1.runs.run import Run
 from stage1.session import Session, changed
 from stage1.training.phases import Training, announced

@@ -84,6 +84,13 @@ def _open_regular(path: Path, flags: int) -> Any:
 # -- writing -----------------------------------------------------------------------------------------------
 
 
+def default_cache() -> Path:
+    """The user's cache folder: `$STAGE1_CACHE`, else `stage1` under `$XDG_CACHE_HOME` or `~/.cache`."""
+    if own := os.environ.get("STAGE1_CACHE"):
+        return expanded(own)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stage1"
+
+
 def write_atomic(path: Path, content: bytes) -> None:
     """Write `content` so that `path` holds either the old or the new content, whatever happens meanwhile.
 

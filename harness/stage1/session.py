@@ -16,16 +16,12 @@ from stage1.data.datasets import QAData, TrainedOn, load_qa, passage_hash
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder, draw_examples
 from stage1.data.records import Question
 from stage1.errors import ConfigError, UsageError
-from stage1.llm.loading import (
-    context_length,
-    load_llm,
-    load_table,
-    load_tokenizer,
-    locate,
-    model_sha256,
-    pick_device,
-    table_sha256,
-)
+from stage1.llm.configuration import config_file, context_length
+from stage1.llm.hashes import model_sha256
+from stage1.llm.location import locate
+from stage1.llm.model import load_llm, pick_device
+from stage1.llm.table import load_table, table_sha256
+from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins import load_plugins, magnitude_clash
 from stage1.progress import Progress
 from stage1.runs.run import Run
@@ -75,7 +71,7 @@ class FrozenModel:
         """The whole model, frozen.
 
         Raises:
-            UsageError: it cannot be used, or it changes what it looks up in its embedding table.
+            UsageError: it cannot be used, or its embeddings are not those of the table.
         """
         with self._progress.task("Loading the LLM"):
             llm = load_llm(
@@ -91,20 +87,21 @@ class FrozenModel:
     def sha256(self) -> str:
         """A hash of every file that decides what it answers."""
         with self._progress.task("Hashing the model"):
-            return model_sha256(self.folder)
+            return model_sha256(self.folder, self.settings.trust_remote_code)
 
     @cached_property
-    def context_length(self) -> int:
-        """Tokens that it was made for: prompt and answer together."""
+    def context_length(self) -> int | None:
+        """Tokens that it was made for, prompt and answer together; None where it does not say."""
         return context_length(self.folder, self.settings.trust_remote_code)
 
 
 def _refuse_other_embeddings(model: PreTrainedModel, table: Tensor) -> None:
-    """Some models scale what they look up: their embedding is not the row that the bottleneck has seen."""
+    """A model's own code may do to its embeddings what cannot be told without its weights."""
     some = torch.arange(0, len(table), max(1, len(table) // 1000), device=table.device)
-    if not torch.equal(model.get_input_embeddings()(some), table[some].to(model.dtype)):
+    ours, rounding = table[some].float(), torch.finfo(model.dtype).eps
+    if not torch.allclose(model.get_input_embeddings()(some).float(), ours, rtol=2 * rounding, atol=0):
         raise UsageError(
-            f"{type(model).__name__} changes its embeddings after looking them up, which is not supported.",
+            f"{type(model).__name__} changes its embeddings after looking them up, in an unknown way.",
             "Use a model of the Llama family.",
         )
 
@@ -242,13 +239,29 @@ class Session:
         return fitting
 
     @property
+    def context_length(self) -> int:
+        """Tokens that prompt and answer may have together.
+
+        Raises:
+            UsageError: neither the model nor the configuration sets a limit.
+        """
+        if self.model.context_length is not None:
+            return self.model.context_length
+        if self.config.data.max_prompt_tokens is not None:
+            return self.config.data.max_prompt_tokens + self.config.eval.max_new_tokens
+        raise UsageError(
+            f"{config_file(self.model.folder)} does not say how long a prompt may be.",
+            "Say it: --set data.max_prompt_tokens=512",
+        )
+
+    @property
     def longest_prompt(self) -> int:
         """Tokens a prompt may have, so that the answer still fits into the model's context.
 
         Raises:
             UsageError: the configuration asks for more than there is.
         """
-        length, new = self.model.context_length, self.config.eval.max_new_tokens
+        length, new = self.context_length, self.config.eval.max_new_tokens
         wanted = self.config.data.max_prompt_tokens
         if length - new < (wanted or 1):
             raise UsageError(

@@ -20,7 +20,8 @@ from stage1.bounded import load_json
 from stage1.config import ComponentChoice, ModelConfig, RunConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import to_json, write_atomic, write_json
-from stage1.llm.loading import load_table, locate, table_sha256
+from stage1.llm.location import locate
+from stage1.llm.table import load_table, table_sha256
 from stage1.plugins import Registry, Resolved, ResolvedLink, dump_options, load_plugins, resolve
 from stage1.plugins.blame import expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stage1.data.prompts import Prompt
 from stage1.errors import UsageError
+from stage1.llm.table import require_rows
 from stage1.plugins.tensors import CHUNK, TokenStats, weighted_cross_moment, weighted_mean
 
 
@@ -19,18 +20,14 @@ def count_tokens(prompts: Sequence[Prompt], table: Tensor) -> TokenStats:
     half-precision value exactly.
 
     Raises:
-        UsageError: no token crosses, so there is nothing to measure.
+        UsageError: no token crosses, so there is nothing to measure; or a token has no row in the table.
     """
     crossing = chain.from_iterable(compress(prompt.ids, prompt.cross) for prompt in prompts)
     counts = np.bincount(np.fromiter(crossing, dtype=np.int64), minlength=len(table))
     used = np.flatnonzero(counts)
     if not len(used):
         raise UsageError("No token of these prompts crosses the bottleneck.", "Check `scope` and the data.")
-    if used[-1] >= len(table):
-        raise UsageError(
-            f"The tokenizer yields id {used[-1]}, but the embedding table has {len(table)} rows.",
-            "Tokenizer and weights belong to different models; use the folder of one model.",
-        )
+    require_rows(max(max(prompt.ids) for prompt in prompts), len(table))  # raw positions are looked up, too
     ids = torch.from_numpy(used).to(table.device)
     embeds = table[ids].float()
     return TokenStats(ids, torch.from_numpy(counts[used]).double().to(table.device), embeds)

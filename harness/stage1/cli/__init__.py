@@ -121,6 +121,8 @@ FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
 
 def main() -> None:
     """Run the program; what it prints arrives, or it says that it does not."""
+    # Its notices are for programmers; ours are errors with remedies. It reads this when it is imported.
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     if hasattr(sys.stdout, "reconfigure"):  # what the terminal's encoding lacks is written out
         sys.stdout.reconfigure(errors="backslashreplace")
     try:

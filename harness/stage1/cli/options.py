@@ -18,7 +18,7 @@ def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
         from stage1.plugins import load_plugins
 
         records = load_plugins().components
-        usable = [r for r in records if r.cls is not None and kind in (None, r.kind)]
+        usable = [r for r in records if r.status == "ok" and kind in (None, r.kind)]
         return [(r.name, r.summary) for r in usable if r.name.startswith(incomplete)]
 
     return names
@@ -45,7 +45,11 @@ Recipe = Annotated[
     ),
 ]
 Model = Annotated[
-    str | None, typer.Option(help="`tiny` (embedded, the default), a model folder, or a Hugging Face Hub id.")
+    str | None,
+    typer.Option(
+        autocompletion=complete("model"),
+        help="A model plugin (default: `tiny`, embedded), a folder, a GGUF file, or a Hugging Face Hub id.",
+    ),
 ]
 Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
 TrustRemoteCode = Annotated[

@@ -98,7 +98,10 @@ Losses = Annotated[
 class ModelConfig(_Section):
     """The frozen LLM."""
 
-    name: str = Field("tiny", description="`tiny` (embedded), a folder, or a Hugging Face Hub id.")
+    name: str = Field(
+        "tiny",
+        description="A model plugin (`tiny` is embedded), a folder, a GGUF file, or a Hugging Face Hub id.",
+    )
     revision: str | None = Field(None, description="Branch, tag or commit on the Hub.")
     trust_remote_code: bool = Field(
         False,

@@ -17,10 +17,10 @@ from stage1.diagnose import (
 )
 from stage1.diagnose.case import Case
 from stage1.diagnose.findings import findings
+from stage1.files import default_cache
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
 from stage1.progress import Progress
-from stage1.runs.journal import default_cache
 from stage1.runs.run import Run
 from stage1.session import Session
 

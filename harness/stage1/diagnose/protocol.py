@@ -43,7 +43,7 @@ def _decoded(case: Case, ids: list[list[int]]) -> list[str]:
 
 def _longest(case: Case) -> int:
     """Tokens of a prompt that the model's context holds beside the answer."""
-    return case.session.model.context_length - case.session.config.eval.max_new_tokens
+    return case.session.context_length - case.session.config.eval.max_new_tokens
 
 
 def _asked(case: Case, how: str, prompts: list[Prompt]) -> tuple[float, float]:

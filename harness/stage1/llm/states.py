@@ -1,6 +1,5 @@
 """The frozen LLM as the losses read it: states from embeddings, as deep as anyone looks."""
 
-import copy
 import warnings
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
@@ -11,6 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stage1.errors import ConfigError, ConfigIssue
+from stage1.llm.architecture import Head, find_decoder
 from stage1.plugins.tensors import Answers, Embedded, States
 
 
@@ -23,8 +23,12 @@ class FrozenLLM:
         last: whether the last states are; without them the model is run to the deepest layer only.
         checkpointing: compute the layers' activations again in the backward pass instead of keeping them.
 
+    Attributes:
+        head: last states [N, D] to the model's own logits [N, V].
+
     Raises:
         ConfigError: a layer that the model does not have.
+        UsageError: a model whose parts cannot be told apart.
     """
 
     def __init__(
@@ -36,14 +40,14 @@ class FrozenLLM:
         checkpointing: bool = False,
     ) -> None:
         self.model = cast(Any, model)
-        self.head: nn.Module = self.model.get_output_embeddings()
         self.layers, self.last = sorted(layers), last
-        decoder = self.model.get_decoder()
+        decoder = find_decoder(model)
+        self.head = Head(model, decoder)
         depth = len(decoder.layers)
         if wrong := [layer for layer in self.layers if not 1 <= layer <= depth]:
             message = f"the model has no layer {wrong[0]}; choose from 1 to {depth}."
             raise ConfigError([ConfigIssue("losses", message)])
-        self._decoder = decoder if last else _first_layers(decoder, self.layers[-1])
+        self._decoder = decoder if last else decoder.first(self.layers[-1])
         self.checkpointing = checkpointing
         if checkpointing:
             with warnings.catch_warnings():
@@ -58,13 +62,8 @@ class FrozenLLM:
             embeds = torch.cat([embeds, answers.embeds.to(embeds.dtype)], dim=1)
             attention = torch.cat([attention, answers.mask], dim=1)
         with self._recorded() as recorded, self._checkpointed():
-            out = self._decoder(
-                inputs_embeds=embeds.to(self.model.dtype),
-                attention_mask=attention.long(),
-                position_ids=(attention.long().cumsum(1) - 1).clamp(min=0),
-                use_cache=False,
-            )
-        last = out.last_hidden_state if self.last else None
+            states = self._decoder.run(embeds.to(self.model.dtype), attention)
+        last = states if self.last else None
         return States(last, recorded, 0 if answers is None else answers.ids.shape[1])
 
     @contextmanager
@@ -101,13 +100,3 @@ class FrozenLLM:
         for name, weight in self.model.named_parameters():
             if weight.requires_grad or weight.grad is not None:
                 raise AssertionError(f"a gradient reached {name} of the frozen LLM")
-
-
-def _first_layers(decoder: Any, depth: int) -> Any:
-    """`decoder` cut off after its first `depth` layers; the layers themselves are shared."""
-    short = copy.copy(decoder)
-    short._modules = dict(decoder._modules)
-    short.layers = nn.ModuleList(decoder.layers[:depth])
-    short.config = copy.copy(decoder.config)
-    short.config.num_hidden_layers = depth
-    return short

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from importlib.metadata import EntryPoint, distributions
-from inspect import Parameter, signature
+from inspect import Parameter, isabstract, signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -19,6 +19,7 @@ from stage1.errors import suggest
 from stage1.plugins import hooks as specifications
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
 from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss, Split
+from stage1.plugins.models import Model
 from stage1.plugins.registry import HOOKS, Kind, Owner, PluginRecord, Registry, canonical
 from stage1.plugins.schema import docs
 
@@ -205,6 +206,15 @@ def _check_dataset(record: PluginRecord, cls: Any) -> PluginRecord:
     return named._replace(dataset=cls)
 
 
+def _check_model(record: PluginRecord, cls: Any) -> PluginRecord:
+    if not (isinstance(cls, type) and issubclass(cls, Model)):
+        raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.Model")
+    named = _named(record, cls)
+    if isabstract(cls):
+        return named.failed(f"{cls.__name__} does not define path")
+    return named._replace(model=cls)
+
+
 def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
     if not (isinstance(folder, Path) and folder.is_absolute() and folder.is_dir()):
         raise FaultError(f"it returned {folder!r}, which is no absolute path of an existing folder")
@@ -240,7 +250,7 @@ def _check_component(cls: type[Component], base: type[Component], reserved: tupl
 PROVIDERS: dict[
     str,
     tuple[
-        Kind | Literal["dataset", "tasks", "command"],
+        Kind | Literal["dataset", "model", "tasks", "command"],
         Callable[[str, HookImpl], list[Any]],
         Callable[[PluginRecord, Any], PluginRecord],
     ],
@@ -253,6 +263,7 @@ PROVIDERS: dict[
     "stage1_adapters": ("adapter", _returned, partial(_check_class, base=Adapter, reserved=("name",))),
     "stage1_losses": ("loss", _returned, partial(_check_class, base=Loss, reserved=("weight", "ramp"))),
     "stage1_datasets": ("dataset", _returned, _check_dataset),
+    "stage1_models": ("model", _returned, _check_model),
     "stage1_tasks": ("tasks", _returned, _check_folder),
     "stage1_commands": ("command", _added, _check_command),
 }

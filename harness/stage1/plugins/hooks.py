@@ -14,6 +14,7 @@ if TYPE_CHECKING:  # `stage1 --help` must not load torch
 
     from stage1.config import RunConfig
     from stage1.plugins.interfaces import Adapter, Compressor, Dataset, Loss
+    from stage1.plugins.models import Model
 
 hookspec = HookspecMarker("stage1")
 
@@ -36,6 +37,11 @@ def stage1_losses() -> type[Loss] | list[type[Loss]]:  # type: ignore[empty-body
 @hookspec
 def stage1_datasets() -> type[Dataset] | list[type[Dataset]]:  # type: ignore[empty-body]
     """Return a data set's class, or a list of them."""
+
+
+@hookspec
+def stage1_models() -> type[Model] | list[type[Model]]:  # type: ignore[empty-body]
+    """Return a class that says where a model lies, or a list of them."""
 
 
 @hookspec

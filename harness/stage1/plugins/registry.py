@@ -8,14 +8,15 @@ from typing import Any, Literal, NamedTuple, overload
 
 from pluggy import HookCaller, HookImpl, PluginManager
 
-from stage1.errors import UsageError, suggest
+from stage1.errors import PluginError, UsageError, suggest
 from stage1.plugins import hooks as specifications
-from stage1.plugins.faults import FaultError, call, first_line, logger
+from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
 from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss
+from stage1.plugins.models import Model
 
 Kind = Literal["compressor", "adapter", "loss"]
 
-NAMED = ("compressor", "adapter", "loss", "dataset", "command")
+NAMED = ("compressor", "adapter", "loss", "dataset", "model", "command")
 """Kinds that a user asks for by name."""
 
 COMMANDS = (
@@ -43,7 +44,7 @@ class PluginRecord(NamedTuple):
 
     name: str  # what the user types; the entry point's name for task folders, listeners and failures
     # "plugin": it failed before it told
-    kind: Literal["compressor", "adapter", "loss", "dataset", "tasks", "command", "events", "plugin"]
+    kind: Literal["compressor", "adapter", "loss", "dataset", "model", "tasks", "command", "events", "plugin"]
     distribution: str
     version: str
     summary: str  # first line of the docstring
@@ -52,6 +53,7 @@ class PluginRecord(NamedTuple):
     plugin: str  # `distribution:entry-point`
     cls: type[Component] | None = None  # of a component that is ok
     dataset: type[Dataset] | None = None  # that is ok
+    model: type[Model] | None = None  # of a model that is ok
     folder: Path | None = None  # of task files that are ok
     command: Any = None  # typer's, of a command that is ok
 
@@ -67,8 +69,8 @@ class PluginRecord(NamedTuple):
 
     def failed(self, reason: object) -> "PluginRecord":
         """The record of the same thing when it cannot be used."""
-        named = self._replace(status="failed", reason=str(reason))
-        return named._replace(cls=None, dataset=None, folder=None, command=None)
+        unusable = self._replace(cls=None, dataset=None, model=None, folder=None, command=None)
+        return unusable._replace(status="failed", reason=str(reason))
 
     def as_dict(self) -> dict[str, str]:
         """The record for JSON."""
@@ -120,7 +122,9 @@ class Registry:
         return record
 
     def names(
-        self, kind: Kind | Literal["dataset", "command"], suits: Callable[[Any], bool] = lambda cls: True
+        self,
+        kind: Kind | Literal["dataset", "model", "command"],
+        suits: Callable[[Any], bool] = lambda cls: True,
     ) -> list[str]:
         """What a user can type for a component of `kind` whose class suits, or for a plugin's command."""
         return [r.name for r in self.components if r.kind == kind and r.status == "ok" and suits(r.cls)]
@@ -170,6 +174,31 @@ class Registry:
             raise self._unknown("dataset", name, self.names("dataset"))
         return record.dataset
 
+    def model(self, name: str) -> Path | None:
+        """Where the model lies that `name`, or `distribution:name`, stands for; None if no plugin brings it.
+
+        Raises:
+            UsageError: its plugin failed to load, or the model is not installed.
+            PluginError: its plugin raised, or named what is not there.
+        """
+        record = self._named.get(("model", _normal(name)))
+        if record is None or record.model is None:
+            if self._broken("model", name):
+                raise self._unknown("model", name, self.names("model"))
+            return None
+        try:
+            path = guarded("its path raised", record.model().path)
+        except FaultError as fault:
+            if isinstance(fault.__cause__, UsageError):
+                raise fault.__cause__ from None
+            raise PluginError(f"The model {name!r} of {record.owner} cannot be found: {fault}.") from fault
+        if not (isinstance(path, Path) and path.is_absolute() and path.exists()):
+            raise PluginError(
+                f"The model {name!r} of {record.owner} cannot be found: its path is {path!r}, which is no "
+                "absolute path of a folder or file."
+            )
+        return path
+
     def command(self, name: str) -> PluginRecord:
         """The plugins' command that `name`, or `distribution:name`, stands for.
 
@@ -182,21 +211,24 @@ class Registry:
         return record
 
     def _unknown(self, kind: str, name: str, choices: list[str]) -> UsageError:
-        broken = [r for r in self.components if r.status == "failed" and r.kind in (kind, "plugin")]
-        for record in broken:
-            if _normal(name) in (record.name, record.qualified):
-                return UsageError(
-                    f"The {kind} {name!r} of {record.owner} failed to load: {record.reason}.",
-                    f"Repair or uninstall {record.distribution}, or use another one: "
-                    f"{', '.join(choices) or '(none)'}.",
-                )
+        for record in self._broken(kind, name):
+            return UsageError(
+                f"The {kind} {name!r} of {record.owner} failed to load: {record.reason}.",
+                f"Repair or uninstall {record.distribution}, or use another one: "
+                f"{', '.join(choices) or '(none)'}.",
+            )
         remedy = suggest(name, choices)
         for other in NAMED:
             if other != kind and (other, _normal(name)) in self._named:
                 remedy = f"{name!r} is the name of a plugin of another kind: {other}. {remedy}"
-        if broken:
+        if broken := self._broken(kind):
             remedy += f" Plugins that failed to load: {len(broken)}; see `stage1 plugins list`."
         return UsageError(f"Unknown {kind} {name!r}.", remedy)
+
+    def _broken(self, kind: str, name: str | None = None) -> list[PluginRecord]:
+        """The plugins that failed and are, or could be, of `kind`; with a `name`, those called so."""
+        failed = [r for r in self.components if r.status == "failed" and r.kind in (kind, "plugin")]
+        return [r for r in failed if name is None or _normal(name) in (r.name, r.qualified)]
 
     def qualified(self, kind: str, name: str, distribution: str) -> str | None:
         """`distribution:name` if that package is installed and provides such a component."""

@@ -4,19 +4,11 @@ stopped, and what no bottleneck changes is asked once.
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from stage1.files import append, expanded, read_bytes
+from stage1.files import append, read_bytes
 from stage1.progress import Progress
-
-
-def default_cache() -> Path:
-    """The user's cache folder: `$STAGE1_CACHE`, else `stage1` under `$XDG_CACHE_HOME` or `~/.cache`."""
-    if own := os.environ.get("STAGE1_CACHE"):
-        return expanded(own)
-    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "stage1"
 
 
 class Journal:

@@ -15,10 +15,9 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from stage1.errors import Stage1Error, UsageError
-from stage1.files import expanded, write_json
+from stage1.files import default_cache, expanded, write_json
 from stage1.plugins import Registry
 from stage1.progress import Progress
-from stage1.runs.journal import default_cache
 
 LM_EVAL = f"lm-eval {version('lm-eval')}"
 

@@ -179,7 +179,7 @@ def _refuse_impossible(name: str, task: Any, session: Session) -> None:
         raise UsageError(f"The task {name} runs code that the model writes.", remedy)
     if getattr(task, "MULTIMODAL", False):
         raise UsageError(f"The task {name} needs a model that sees images.", "Choose a task of text.")
-    room = session.model.context_length
+    room = session.context_length
     wanted = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
     if wanted >= room:
         raise UsageError(

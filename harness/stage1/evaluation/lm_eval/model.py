@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from stage1.errors import Stage1Error
 from stage1.evaluation.generation import Embed, endings
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
+from stage1.llm.table import require_rows
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
 from stage1.session import Session
@@ -122,6 +123,9 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             return torch.ones_like(ids, dtype=torch.bool)
         return ~torch.isin(ids, torch.tensor(self.tokenizer.all_special_ids, device=ids.device))
 
+    def _require_rows(self, ids: Tensor) -> None:
+        require_rows(int(ids.max()), self.model.get_input_embeddings().num_embeddings)
+
     # -- generation -----------------------------------------------------------------------------------------
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
@@ -161,6 +165,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         self, ids: Tensor, attention: Tensor, room: int, stop: list[str], options: Mapping[str, Any]
     ) -> Tensor:
         """At most `room` new tokens [B, T] for each prompt."""
+        self._require_rows(ids)
         prompt: dict[str, Tensor] = {"input_ids": ids, "attention_mask": attention}
         start = ids.shape[1]
         cross = self.crossing(ids, attention)
@@ -255,6 +260,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
     ) -> Tensor:
         """Logits [B, L, V] of right-padded ids [B, L]."""
+        self._require_rows(inps)
         as_ids = partial(super()._model_call, inps, attn_mask, labels)
         if self.embed is None:
             return as_ids()  # type: ignore[no-any-return]

@@ -1,0 +1,153 @@
+"""The whole LLM, frozen, on its device."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from transformers import GenerationConfig, PreTrainedModel
+
+from stage1.errors import Stage1Error, UsageError, suggest
+from stage1.llm.architecture import align_embeddings, find_decoder
+from stage1.llm.attention import forbid_cudnn_attention
+from stage1.llm.configuration import origin, read_config, unusable
+from stage1.llm.gguf_file import forget, read_once
+from stage1.llm.quiet import quiet_transformers
+from stage1.llm.table import CAUSAL_LM
+from stage1.llm.weights import check_folder, is_gguf, opened, weight_map
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def pick_device(name: str) -> torch.device:
+    """The device called `name`; `auto` takes the first of cuda, mps, cpu that is there.
+
+    Of several processes, as `accelerate launch` starts them, each gets the GPU of its own local rank.
+
+    Raises:
+        UsageError: it is not there.
+    """
+    there = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if _cuda() else []
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    there += ["cpu"]
+    kind = there[0].split(":")[0]
+    if name in ("auto", kind):
+        own = f"cuda:{os.environ['LOCAL_RANK']}" if kind == "cuda" and "LOCAL_RANK" in os.environ else kind
+        return torch.device(own)
+    if name in there:
+        return torch.device(name)
+    raise UsageError(f"There is no device {name!r} here.", f"Use one of: auto, {', '.join(there)}.")
+
+
+def _cuda() -> bool:
+    return torch.cuda.is_available()
+
+
+def load_llm(
+    source: Path, *, dtype: str, device: torch.device, trust_remote_code: bool = False
+) -> PreTrainedModel:
+    """The whole model, frozen, in `dtype` (`auto`: float32 on the CPU, its own elsewhere) on `device`.
+
+    Given embeddings mean what its `get_input_embeddings()` returns (`align_embeddings`), and nothing that the
+    folder suggests for generation is taken over but the tokens that begin and end a text.
+
+    Raises:
+        UsageError: unknown `dtype`, or weights that are damaged or belong to another configuration.
+        Stage1Error: it does not fit into the device's memory.
+    """
+    if dtype != "auto" and dtype not in DTYPES:
+        raise UsageError(f"Unknown dtype {dtype!r}.", suggest(dtype, ["auto", *DTYPES]))
+    chosen = DTYPES["float32"] if dtype == "auto" and device.type == "cpu" else DTYPES.get(dtype, "auto")
+    ends = _generation_settings(source, trust_remote_code)
+    if not is_gguf(source):
+        _check_weights(source)
+    model, loading = _load(source, chosen, device, trust_remote_code, ends)
+    if lacking := sorted(loading["missing_keys"]):
+        raise UsageError(
+            f"The weights in {source} lack {len(lacking)} parameters, {lacking[0]} among them.",
+            "Check that config.json and the safetensors belong to one model.",
+        )
+    model.generation_config = ends  # that of a GGUF file is not the one that was passed
+    frozen: PreTrainedModel = model.eval().requires_grad_(False)
+    # All are called on their own: to generate, and by what reads states.
+    for part in {frozen, frozen.base_model, find_decoder(frozen).module}:
+        forbid_cudnn_attention(part)
+    align_embeddings(frozen)
+    return frozen
+
+
+def _check_weights(folder: Path) -> None:
+    """Raise UsageError for a damaged file: transformers' own errors do not name it."""
+    check_folder(folder)
+    for name in sorted(set(weight_map(folder).values())):
+        with opened(folder / name):
+            pass
+
+
+def _load(
+    source: Path,
+    dtype: torch.dtype | str,
+    device: torch.device,
+    trust_remote_code: bool,
+    ends: GenerationConfig,
+) -> tuple[Any, dict[str, Any]]:
+    """The model on `device`, and what transformers says of its weights."""
+    folder, options = origin(source, trust_remote_code)
+    if not is_gguf(source):
+        options["use_safetensors"] = True
+    try:
+        with quiet_transformers(), read_once():
+            model, loading = CAUSAL_LM.from_pretrained(
+                folder,
+                config=read_config(source, trust_remote_code),
+                generation_config=ends,
+                dtype=dtype,
+                output_loading_info=True,
+                **options,
+            )
+        forget()  # nobody asks for the file again
+        return model.to(device), loading
+    except torch.OutOfMemoryError:
+        raise Stage1Error(
+            f"The model in {source} does not fit into the memory of {device}.",
+            "Use a smaller --dtype, another --device, or a smaller model.",
+        ) from None
+    except RuntimeError as error:
+        if "ignore_mismatched_sizes" not in str(error):
+            raise
+        raise UsageError(
+            f"The weights in {source} do not have the sizes that its config.json says.",
+            "Pass a folder whose config.json and safetensors belong together.",
+        ) from None
+    except Stage1Error:
+        raise
+    except (OSError, ValueError, KeyError, ImportError, AssertionError) as error:
+        raise unusable(source, error) from None
+
+
+def _generation_settings(source: Path, trust_remote_code: bool) -> GenerationConfig:
+    """The tokens that begin and end a text, as the model's generation settings or its configuration say.
+
+    Sampling and penalties that a folder suggests are no part of the protocol, and a repetition penalty cannot
+    even see a prompt that arrives as embeddings.
+    """
+    text = read_config(source, trust_remote_code).get_text_config()
+    said: dict[str, Any] = {name: getattr(text, name, None) for name in ("bos_token_id", "eos_token_id")}
+    file = source / "generation_config.json"
+    if not is_gguf(source) and file.is_file():
+        try:
+            tree = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            tree = None
+        if not isinstance(tree, dict):
+            raise UsageError(f"{file} holds no JSON object.", "Correct it, or remove it: it is optional.")
+        said = {name: tree.get(name) for name in said}
+        for name, value in said.items():
+            ids = value if isinstance(value, list) else [value]
+            if value is not None and not all(isinstance(id_, int) for id_ in ids):
+                raise UsageError(
+                    f"{file}: {name}: {value!r} is no token id and no list of them.",
+                    "Correct it, or remove the file: it is optional.",
+                )
+    return cast(Any, GenerationConfig)(**said)  # type: ignore[no-any-return]

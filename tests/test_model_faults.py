@@ -1,0 +1,234 @@
+"""What is wrong with a model folder is said of the file and the field that are wrong, in one line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer
+
+from conftest import Result, settings_args
+from random_llama import random_llama
+from stage1.errors import UsageError
+from stage1.llm.model import load_llm
+from stage1.llm.table import load_table
+from stage1.llm.tokenizer import load_tokenizer
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return random_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def folder(llama: Path, tmp_path: Path) -> Path:
+    """A copy of the model that a test may damage."""
+    return Path(shutil.copytree(llama, tmp_path / "model"))
+
+
+def refusal(step: Callable[[Path], Any], folder: Path) -> str:
+    with pytest.raises(UsageError) as refused:
+        step(folder)
+    assert refused.value.remedy
+    assert str(refused.value).count("\n") == 1
+    return refused.value.problem
+
+
+def load(folder: Path) -> Any:
+    return load_llm(folder, dtype="auto", device=torch.device("cpu"))
+
+
+CONFIGS: list[tuple[dict[str, Any], str, str]] = [
+    ({"hidden_size": 32.0}, "hidden_size", "expected int, got float"),
+    ({"num_hidden_layers": "2"}, "num_hidden_layers", "expected int, got str"),
+    ({"vocab_size": None}, "vocab_size", "expected int, got NoneType"),
+    ({"num_attention_heads": 5}, "hidden_size", "not a multiple of the number of attention heads"),
+    ({"num_attention_heads": 0}, "", "cannot be used: integer modulo by zero"),
+    ({"dtype": "float99"}, "dtype", "float99"),
+    ({"hidden_act": "wow"}, "hidden_act", "'wow' is unknown"),
+    ({"rope_parameters": {"rope_type": "wiggly"}}, "rope_parameters.rope_type", "'wiggly' is unknown"),
+    ({"rope_parameters": {"rope_type": "yarn"}}, "rope_parameters.rope_type", "factor"),
+    ({"attn_implementation": "flash_attention_2"}, "attn_implementation", "FlashAttention2"),
+    ({"attn_implementation": "sideways"}, "attn_implementation", "sideways"),
+    ({"quantization_config": {"quant_method": "gptq", "bits": 4}}, "quantization_config", "gptq weights"),
+    ({"quantization_config": {"quant_method": "zip"}}, "quantization_config", "zip weights"),
+]
+
+
+def test_no_tokenizer_is_blamed_for_the_configuration(folder: Path) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_size": 256.0}))
+    problem = refusal(load_tokenizer, folder)
+    assert problem == f"{file}: hidden_size: Field 'hidden_size' expected int, got float (value: 256.0)"
+
+
+@pytest.mark.parametrize(("changes", "field", "reason"), CONFIGS)
+def test_a_configuration_that_transformers_rejects_is_blamed_itself(
+    changes: dict[str, Any], field: str, reason: str, folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = folder / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    for step in (load_table, load):
+        problem = refusal(step, folder)
+        assert problem.startswith(f"{file}: {field}: " if field else f"{file} ")
+        assert reason in problem
+    with suppress(UsageError):  # it needs no more of the configuration than that it can be read
+        load_tokenizer(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+SETTINGS = [
+    ("[1]", "holds no JSON object"),
+    ("{", "holds no JSON object"),
+    ('{"eos_token_id": "x"}', "eos_token_id: 'x' is no token id"),
+    ('{"eos_token_id": [1, 2.5]}', "eos_token_id: [1, 2.5] is no token id"),
+    ('{"bos_token_id": {}}', "bos_token_id: {} is no token id"),
+]
+
+
+@pytest.mark.parametrize(("content", "reason"), SETTINGS)
+def test_malformed_generation_settings_are_blamed(content: str, reason: str, folder: Path) -> None:
+    file = folder / "generation_config.json"
+    file.write_text(content)
+    problem = refusal(load, folder)
+    assert problem.startswith(str(file))
+    assert reason in problem
+
+
+def test_generation_settings_that_we_do_not_use_cannot_stop_us(folder: Path) -> None:
+    (folder / "generation_config.json").write_text('{"max_new_tokens": -1, "eos_token_id": [5, 6]}')
+    assert load(folder).generation_config.eos_token_id == [5, 6]
+    (folder / "generation_config.json").unlink()
+    assert load(folder).generation_config.eos_token_id == 1  # as config.json says
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_rows_that_are_no_numbers_are_refused_for_what_they_are(value: float, folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    weights["model.embed_tokens.weight"][[7, 2000], 3] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    problem = refusal(load_table, folder)
+    assert "model.embed_tokens.weight" in problem
+    assert "NaN or infinite in 2 rows, that of id 7 first" in problem
+
+
+def test_a_tokenizers_own_code_is_not_run_unless_asked(folder: Path) -> None:
+    marker = folder / "ran"
+    code = (
+        f"open({str(marker)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as Strange\n"
+    )
+    (folder / "strange.py").write_text(code)
+    settings = folder / "tokenizer_config.json"
+    mapped = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": [None, "strange.Strange"]}}
+    settings.write_text(json.dumps({**json.loads(settings.read_text()), **mapped}))
+    with suppress(UsageError):
+        load_tokenizer(folder)
+    assert not marker.exists()
+
+
+# -- tokens without a row ---------------------------------------------------------------------------------
+
+NEW = "<|extra|>"
+
+
+@pytest.fixture
+def asked(folder: Path, tmp_path: Path) -> Path:
+    """Twelve questions, two of which hold a token that the tokenizer has beyond the table's last row."""
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens([*(f"<|{number}|>" for number in range(tokenizer.get_vocab_size(), 2997)), NEW])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    paragraphs = [
+        {
+            "context": f"The keeper of mill {number} was Anna{number}.",
+            "qas": [
+                {
+                    "id": str(number),
+                    "question": f"{NEW if number in (3, 4) else ''} Who kept it?",
+                    "answers": [{"text": f"Anna{number}", "answer_start": 0}],
+                }
+            ],
+        }
+        for number in range(12)
+    ]
+    file = tmp_path / "mills.json"
+    data = {"version": "1.1", "data": [{"title": "Mills", "paragraphs": paragraphs}]}
+    file.write_text(json.dumps(data))
+    return file
+
+
+@pytest.mark.parametrize("scope", ["prompt", "context"])
+def test_a_token_without_a_row_is_refused_wherever_it_stands(
+    scope: str, asked: Path, folder: Path, invoke: Callable[..., Result]
+) -> None:
+    done = invoke(
+        *("train", "--model", str(folder), "--data", str(asked), "--scope", scope, "--output", "run"),
+        *settings_args(("train.steps=2", "data.train=8")),
+    )
+    assert done.code == 2
+    assert "The tokenizer yields id 2997, but the embedding table has 2997 rows." in done.err
+
+
+TASK = """
+task: mills
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+test_split: test
+output_type: {kind}
+doc_to_text: "{{{{question}}}}"
+doc_to_target: "{{{{answer}}}}"
+{rest}
+metric_list: [{{metric: {metric}}}]
+"""
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "multiple_choice"])
+def test_a_task_with_a_token_without_a_row_is_refused(
+    kind: str, asked: Path, folder: Path, invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    plain = ("data.train=40", "data.selection=8", "train.steps=2")
+    trained = ("train", "--model", str(folder), "--no-eval", "--output", "run", *settings_args(plain))
+    assert invoke(*trained).code == 0
+    documents = tmp_path / "documents.jsonl"
+    lines = [{"question": f"{NEW} who?", "answer": "Anna", "choices": ["Anna", "Bob"], "gold": 0}]
+    documents.write_text("\n".join(map(json.dumps, lines)))
+    generated = kind == "generate_until"
+    rest = "generation_kwargs: {until: ['\\n'], max_gen_toks: 3}" if generated else "doc_to_choice: choices"
+    text = TASK.format(file=documents, kind=kind, rest=rest, metric="exact_match" if generated else "acc")
+    task = tmp_path / "mills.yaml"
+    task.write_text(text if generated else text.replace('"{{answer}}"', "gold"))
+    done = invoke("eval", "run", "--tasks", str(task))
+    assert done.code == 2, done.err
+    assert "The tokenizer yields id 2997, but the embedding table has 2997 rows." in done.err
+
+
+# -- the terminal -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("own", "wanted"), [(None, "40"), ("info", "20")])
+def test_notices_of_transformers_do_not_reach_the_terminal(own: str | None, wanted: str) -> None:
+    """Unless the user asks for them."""
+    program = """
+import sys
+from stage1.cli import main
+sys.argv = ["stage1", "--version"]
+try:
+    main()
+except SystemExit:
+    from transformers.utils import logging
+    print(logging.get_verbosity())
+"""
+    environment = {key: value for key, value in os.environ.items() if key != "TRANSFORMERS_VERBOSITY"}
+    if own:
+        environment["TRANSFORMERS_VERBOSITY"] = own
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.stdout.split()[-1] == wanted, done.stderr
