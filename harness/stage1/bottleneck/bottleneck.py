@@ -93,7 +93,7 @@ class Bottleneck(nn.Module):
         self.adapter = adapter
         self.magnitude = magnitude
         self.seed = seed  # of what the components draw while they are fitted
-        self.vocab_rms: Tensor
+        self.vocab_rms: Tensor  # mean RMS of the rows of the LLM's table
         self.mean_embedding: Tensor
         self.register_buffer("vocab_rms", torch.ones(()))
         self.register_buffer("mean_embedding", torch.zeros(compressor.embed_dim))  # [D]
