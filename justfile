@@ -21,7 +21,7 @@ check:
     ruff format --check .
     mypy
     lint-imports
-    mkdocs build --strict --quiet
+    mkdocs build --strict
 
 # Put every file into shape
 format:

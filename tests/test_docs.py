@@ -17,6 +17,7 @@ import stage1
 from conftest import ROOT
 from stage1 import testing
 from stage1.cli import app
+from stage1.config.presets import PROTOCOLS, RECIPES
 from stage1.plugins import docs, load_plugins
 from stage1.plugins import hooks as specifications
 
@@ -149,7 +150,7 @@ def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md", "docs/python.md"])
 def test_python_blocks_compile_and_name_what_exists(page: str) -> None:
     blocks = python_blocks((ROOT / page).read_text())
     assert blocks
@@ -157,6 +158,35 @@ def test_python_blocks_compile_and_name_what_exists(page: str) -> None:
         compile(block, page, "exec")
         for names in re.findall(r"^from stage1 import (.+)$", block, re.M):
             assert all(hasattr(stage1, name.strip()) for name in names.split(",")), names
+
+
+def test_the_readme_is_short_and_names_every_method() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) < 150
+    ours = [record for record in load_plugins().components if record.distribution == "stage1"]
+    methods = {record.name for record in ours if record.kind in ("compressor", "adapter", "loss")}
+    presets = {preset.name for presets in (RECIPES, PROTOCOLS) for preset in presets.all()}
+    assert {"pca", "residual", "recon"} < methods
+    assert {name for name in methods | presets if f"`{name}`" not in page} == set()
+
+
+def test_the_architecture_names_what_exists() -> None:
+    """Files by their path in the core, and behind some of them what to look for there."""
+    page = (DOCS / "architecture.md").read_text()
+    named = re.findall(r"`(\w+/\w+\.py)`(?:,? `([\w.]+)`)?", page)
+    assert len(named) > 30
+    for path, name in named:
+        file = next(place for root in ("harness/stage1", ".") if (place := ROOT / root / path).exists())
+        assert all(f"{part}" in file.read_text() for part in name.split(".")), f"{path} has no {name}"
+    rooms = {each.name for each in (ROOT / "harness" / "stage1").iterdir() if each.suffix != ".typed"}
+    for room in rooms - {"__init__.py", "__main__.py", "__pycache__"}:
+        assert re.search(rf"\b{re.escape(room)}[/ ]?", page), f"{room} is not in docs/architecture.md"
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == stage1.__version__
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
 
 
 def test_links_lead_somewhere() -> None:
