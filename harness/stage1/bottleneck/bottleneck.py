@@ -82,6 +82,7 @@ class Bottleneck(nn.Module):
         compressor, adapter: the plugins; a `Chain` where there are several compressors.
         magnitude: who says how long a rebuilt vector is: the adapter (`free`), the vocabulary (`vocab`:
             its mean RMS), or the sender (`sent`: the original's RMS, transmitted in bfloat16).
+        vocab_rms: mean RMS of the rows of the LLM's table.
         mean_embedding: [D] mean of the training prompts' embeddings, what the `mean` row shows the LLM.
     """
 
@@ -93,7 +94,7 @@ class Bottleneck(nn.Module):
         self.adapter = adapter
         self.magnitude = magnitude
         self.seed = seed  # of what the components draw while they are fitted
-        self.vocab_rms: Tensor  # mean RMS of the rows of the LLM's table
+        self.vocab_rms: Tensor
         self.mean_embedding: Tensor
         self.register_buffer("vocab_rms", torch.ones(()))
         self.register_buffer("mean_embedding", torch.zeros(compressor.embed_dim))  # [D]
