@@ -21,15 +21,17 @@ check:
     ruff format --check .
     mypy
     lint-imports
+    mkdocs build --strict
 
 # Put every file into shape
 format:
     ruff check --fix .
     ruff format .
 
-# What is generated: the command reference
+# The command reference, and the site, in site/
 docs:
     python tools/make_docs.py
+    mkdocs build --strict
 
 # docs/results.md and the figure (about 15 minutes on 2 cores)
 results:

@@ -4,22 +4,27 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import griffe
 import make_docs
-import plugin_reference
 import pytest
 import typer
+import yaml
 
 import stage1
 from conftest import ROOT
+from stage1 import testing
 from stage1.cli import app
-from stage1.plugins import docs, interfaces, load_plugins, tensors
+from stage1.config.presets import PROTOCOLS, RECIPES
+from stage1.plugins import docs, load_plugins
 from stage1.plugins import hooks as specifications
 
 DOCS = ROOT / "docs"
+SITE = yaml.safe_load((ROOT / "mkdocs.yml").read_text())
+[PLUGIN] = [each["mkdocstrings"] for each in SITE["plugins"] if "mkdocstrings" in each]
+OPTIONS = PLUGIN["handlers"]["python"]["options"]
 
 
 def walk(command: Any, path: str = "stage1") -> Iterator[tuple[str, Any]]:
@@ -59,30 +64,70 @@ def test_every_plugin_and_every_option_explains_itself() -> None:
             assert all(option.description for option in docs(record.cls.Config)), record.name
 
 
-def test_the_reference_of_plugins_is_what_the_code_says() -> None:
-    page = plugin_reference.TARGET.read_text(encoding="utf-8")
-    assert page == plugin_reference.reference(), "run tools/make_docs.py"
+def members(documented: griffe.Object) -> Iterator[griffe.Object]:
+    """What the site shows of a directive: the thing itself and, all the way down, its public members."""
+    yield documented
+    hidden = re.compile("|".join(each.removeprefix("!") for each in OPTIONS["filters"]))
+    if isinstance(documented, griffe.Module | griffe.Class):
+        for name, member in documented.members.items():
+            if isinstance(member, griffe.Object) and not hidden.search(name):
+                yield from members(member)
 
 
-def test_the_reference_of_plugins_has_every_hook_interface_and_check() -> None:
-    """Names as Python finds them, which the generator, reading the sources, may have overlooked."""
-    page = plugin_reference.TARGET.read_text(encoding="utf-8")
-    sections = dict(re.findall(r"^### `(\w+)(.*?)(?=^##|\Z)", page, re.M | re.S))
-    hooks = {name for name in vars(specifications) if name.startswith("stage1_")}
-    public = {name for name in stage1.__all__ if name not in ("__version__", "hookimpl")}
-    for module in (interfaces, tensors):
-        for name, value in vars(module).items():
-            if name.startswith("_") or getattr(value, "__module__", None) != module.__name__:
-                continue
-            public.add(name)
-            members = {**vars(value), **value.__annotations__} if isinstance(value, type) else {}
-            wanted = {member for member in members if not member.startswith("_")} - plugin_reference.INNER
-            assert {member for member in wanted if f"`{member}" not in sections[name]} == set(), name
-    for name, suite in plugin_reference.suites().items():
-        assert {check for check in suite.checks() if f"`{check}`" not in sections[name]} == set(), name
-    assert {"CompressorSuite", "AdapterSuite", "LossSuite", "TaskSuite"} < sections.keys()
+def explained(member: griffe.Object) -> bool:
+    """It has a docstring; or overrides what is explained, or is told of in its class's docstring."""
+    if member.has_docstring:
+        return True
+    if not isinstance(owner := member.parent, griffe.Class):
+        return False
+    told = owner.docstring.value if owner.docstring else ""
+    bases = [base.members[member.name] for base in owner.mro() if member.name in base.members]
+    return re.search(
+        rf"^    [\w, ]*\b{member.name}\b[\w, ]*:|`{member.name}`", told, re.M
+    ) is not None or any(isinstance(base, griffe.Object) and explained(base) for base in bases)
+
+
+@pytest.fixture(scope="module")
+def reference() -> dict[str, griffe.Object]:
+    """What docs/plugins-reference.md shows, by the path under which the code knows it."""
+    page = (DOCS / "plugins-reference.md").read_text()
+    loaded = load("stage1", ROOT / "harness")
+    named = [loaded[path.removeprefix("stage1.")] for path in re.findall(r"^::: (\S+)$", page, re.M)]
+    shown = [each.final_target if isinstance(each, griffe.Alias) else each for each in named]
+    return {member.path: member for top in shown for member in members(top)}
+
+
+def load(package: str, folder: Path) -> griffe.Module:
+    """A package as the site reads it: its sources, through the extensions of mkdocs.yml."""
+    extensions = [str(ROOT / name) if name.endswith(".py") else name for name in OPTIONS["extensions"]]
+    found = griffe.load(package, search_paths=[folder], extensions=griffe.load_extensions(*extensions))
+    assert isinstance(found, griffe.Module)
+    return found
+
+
+def test_the_reference_of_plugins_has_every_hook_interface_and_suite(
+    reference: dict[str, griffe.Object],
+) -> None:
+    """Names as Python finds them, which griffe, reading the sources, may have overlooked."""
+    hooks = {
+        f"{specifications.__name__}.{name}" for name in vars(specifications) if name.startswith("stage1_")
+    }
     assert hooks
-    assert (hooks | public) - sections.keys() == set()
+    assert hooks - reference.keys() == set()
+    names = {path.rpartition(".")[2] for path in reference}
+    assert set(stage1.__all__) - names == {"__version__", "hookimpl"}
+    suites = {name for name in vars(testing) if name.endswith("Suite")}
+    assert {"CompressorSuite", "AdapterSuite", "LossSuite", "TaskSuite"} <= suites <= names
+    for name in vars(testing.CompressorSuite):
+        if name.startswith("test_"):
+            assert f"{testing.CompressorSuite.__module__}.CompressorSuite.{name}" in reference
+
+
+def test_everything_in_the_reference_of_plugins_is_explained(
+    reference: dict[str, griffe.Object],
+) -> None:
+    assert len(reference) > 100
+    assert [path for path, member in reference.items() if not explained(member)] == []
 
 
 @pytest.mark.parametrize(
@@ -92,25 +137,20 @@ def test_the_reference_of_plugins_has_every_hook_interface_and_check() -> None:
         "class Added:\n    'Something.'\n    size: int = 0",
         "class Added:\n    'Something.'\n    def forward(self): pass",
         "class Added: pass",
-        "class Added:\n    def __init__(self): pass",
+        "class Added:\n    'Something.'\n    def __init__(self): self.size = 3",
         "ADDED = 3",
     ],
 )
-def test_what_is_not_documented_stops_the_reference(
-    source: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "undocumented.py").write_text(source)
-    monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.delitem(sys.modules, "undocumented", raising=False)
-    with pytest.raises(ValueError, match="has no documentation"):
-        plugin_reference.Source(import_module("undocumented")).entries(set())
+def test_what_is_not_explained_is_found(source: str, tmp_path: Path) -> None:
+    (tmp_path / "undocumented.py").write_text(f'"""A module."""\n{source}')
+    assert not all(map(explained, members(load("undocumented", tmp_path))))
 
 
 def python_blocks(text: str) -> list[str]:
     return re.findall(r"```python\n(.*?)```", text, re.S)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/plugins.md", "docs/python.md"])
 def test_python_blocks_compile_and_name_what_exists(page: str) -> None:
     blocks = python_blocks((ROOT / page).read_text())
     assert blocks
@@ -118,6 +158,36 @@ def test_python_blocks_compile_and_name_what_exists(page: str) -> None:
         compile(block, page, "exec")
         for names in re.findall(r"^from stage1 import (.+)$", block, re.M):
             assert all(hasattr(stage1, name.strip()) for name in names.split(",")), names
+
+
+def test_the_readme_is_short_and_names_every_method() -> None:
+    page = (ROOT / "README.md").read_text()
+    assert len(page.splitlines()) < 150
+    ours = [record for record in load_plugins().components if record.distribution == "stage1"]
+    methods = {record.name for record in ours if record.kind in ("compressor", "adapter", "loss")}
+    presets = {preset.name for presets in (RECIPES, PROTOCOLS) for preset in presets.all()}
+    assert {"pca", "residual", "recon"} < methods
+    assert {name for name in methods | presets if f"`{name}`" not in page} == set()
+
+
+def test_the_architecture_names_what_exists() -> None:
+    """Files by their path in the core, and behind some of them what to look for there."""
+    page = (DOCS / "architecture.md").read_text()
+    named = re.findall(r"`(\w+/\w+\.py)`(?:,? `([\w.]+)`)?", page)
+    assert len(named) > 30
+    for path, name in named:
+        file = next(place for root in ("harness/stage1", ".") if (place := ROOT / root / path).exists())
+        assert all(part in file.read_text() for part in name.split(".")), f"{path} has no {name}"
+    [tree] = re.findall(r"```text\n(harness/stage1/.*?)```", page, re.S)
+    core = {each.name for each in (ROOT / "harness" / "stage1").iterdir()}
+    shown = set(re.findall(r"[\w.]+", tree))
+    assert core - shown <= {"__init__.py", "__main__.py", "__pycache__", "py.typed"}
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert citation["version"] == stage1.__version__
+    assert {"cff-version", "message", "title", "authors"} <= citation.keys()
 
 
 def test_links_lead_somewhere() -> None:

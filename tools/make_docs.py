@@ -1,4 +1,4 @@
-"""Write docs/commands.md, every command, setting and plugin option, and docs/plugins-reference.md.
+"""Write docs/commands.md: every command, setting and option of the built-in plugins.
 
 python tools/make_docs.py
 """
@@ -8,7 +8,6 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import plugin_reference
 from pydantic import BaseModel
 
 from stage1.config import ComponentChoice, Phase, RunConfig
@@ -69,10 +68,9 @@ def settings() -> Iterator[str]:
 
 
 def main() -> None:
-    """Write the pages."""
+    """Write the page."""
     page = f"<!-- Written by tools/make_docs.py; do not edit. -->\n\n{commands()}\n" + "\n".join(settings())
     TARGET.write_text(page.rstrip() + "\n", encoding="utf-8")
-    plugin_reference.TARGET.write_text(plugin_reference.reference(), encoding="utf-8")
 
 
 if __name__ == "__main__":

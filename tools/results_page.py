@@ -93,6 +93,7 @@ def _bottlenecks(runs: list[Entry]) -> Iterator[str]:
         yield f"| `{name}` | {shown(first[name]['f1'], first[name]['f1_ci95'])} |"
     yield ""
     yield f"The study's target, 85 % of the ceiling at 8×, is F1 {0.85 * text:.1f} here."
+    yield ""
     for ratio in sorted({run["ratio"] for run in runs}):
         trained = [r for r in runs if r["ratio"] == ratio and r["adapter"] in ("mlp", "residual")]
         best = max(trained, key=lambda r: float(r["rows"]["bottleneck"]["f1"]))

@@ -8,7 +8,10 @@ from stage1.text import one_line
 
 
 class Stage1Error(Exception):
-    """Something went wrong that the user can understand; `exit_code` is what the program ends with."""
+    """Something went wrong that the user can understand; `exit_code` is what the program ends with.
+
+    `problem` says what is wrong, and `remedy` what to do about it.
+    """
 
     exit_code = 1
 
@@ -38,7 +41,7 @@ MOST_ISSUES = 50
 
 
 class ConfigError(UsageError):
-    """Everything that is wrong with a configuration, found in one pass."""
+    """Everything that is wrong with a configuration, found in one pass: its `issues`."""
 
     def __init__(self, issues: Sequence[ConfigIssue]) -> None:
         self.issues = list(issues)

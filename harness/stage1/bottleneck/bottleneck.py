@@ -83,6 +83,7 @@ class Bottleneck(nn.Module):
         compressor, adapter: the plugins; a `Chain` where there are several compressors.
         magnitude: who says how long a rebuilt vector is: the adapter (`free`), the vocabulary (`vocab`:
             its mean RMS), or the sender (`sent`: the original's RMS, transmitted in bfloat16).
+        vocab_rms: mean RMS of the rows of the LLM's table.
         mean_embedding: [D] mean of the training prompts' embeddings, what the `mean` row shows the LLM.
     """
 
