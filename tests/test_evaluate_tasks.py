@@ -355,6 +355,31 @@ def test_a_task_that_asks_for_too_much_is_named(runs: dict[str, Run], tmp_path: 
         asked(runs["identity"], str(tmp_path / "greedy.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("setting", "refused"),
+    [
+        ("no_repeat_ngram_size: 2", True),
+        ("repetition_penalty: 1.2", True),
+        ("penalty_alpha: 0.6", True),
+        ("no_repeat_ngram_size: 0", False),
+        ("repetition_penalty: 1.0", False),
+    ],
+)
+def test_a_penalty_that_reads_the_prompt_is_refused_before_anything_is_asked(
+    setting: str, refused: bool, runs: dict[str, Run], tmp_path: Path
+) -> None:
+    shutil.copy(TASKS / "documents.py", tmp_path)
+    text = Path(SMALL_TASKS[0]).read_text().replace("  max_gen_toks:", f"  {setting}\n  max_gen_toks:")
+    assert setting in text
+    (tmp_path / "penalty.yaml").write_text(text)
+    file = str(tmp_path / "penalty.yaml")
+    if refused:
+        with pytest.raises(UsageError, match=rf"sets {setting.partition(':')[0]}.*prompt's token ids"):
+            asked(runs["identity"], file)
+    else:
+        assert asked(runs["identity"], file, limit=2).results["tasks"]
+
+
 def test_scope_all_is_refused_where_positions_are_lost(runs: dict[str, Run]) -> None:
     from stage1.evaluation.lm_eval.evaluate import refuse_other_length
     from test_likelihoods import pooling

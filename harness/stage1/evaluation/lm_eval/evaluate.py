@@ -34,6 +34,16 @@ from stage1.session import Session
 
 ROWS = ("text", "bottleneck")
 
+READ_THE_PROMPT = {
+    "repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0,
+    "encoder_repetition_penalty": 1.0,
+    "encoder_no_repeat_ngram_size": 0,
+    "prompt_lookup_num_tokens": None,
+    "penalty_alpha": None,
+}
+"""Settings of generation that look at the prompt's tokens, with the value under which they do nothing."""
+
 
 class TaskOptions(NamedTuple):
     """How tasks are asked, beside what the run's configuration says."""
@@ -179,8 +189,15 @@ def _refuse_impossible(name: str, task: Any, session: Session) -> None:
         raise UsageError(f"The task {name} runs code that the model writes.", remedy)
     if getattr(task, "MULTIMODAL", False):
         raise UsageError(f"The task {name} needs a model that sees images.", "Choose a task of text.")
+    settings = task.get_config("generation_kwargs") or {}
+    if seeing := [key for key, neutral in READ_THE_PROMPT.items() if settings.get(key, neutral) != neutral]:
+        raise UsageError(
+            f"The task {name} sets {seeing[0]}: it reads the prompt's token ids, which embeddings do not have, "
+            "so a bottleneck would differ from the text without any loss.",
+            "Take a copy of the task without it, and name that file: --tasks FILE.yaml.",
+        )
     room = session.context_length
-    wanted = (task.get_config("generation_kwargs") or {}).get("max_gen_toks", 0)
+    wanted = settings.get("max_gen_toks", 0)
     if wanted >= room:
         raise UsageError(
             f"The task {name} asks for {wanted} new tokens, and the model's context holds {room}.",
