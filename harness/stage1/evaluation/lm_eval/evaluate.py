@@ -192,8 +192,8 @@ def _refuse_impossible(name: str, task: Any, session: Session) -> None:
     settings = task.get_config("generation_kwargs") or {}
     if seeing := [key for key, neutral in READ_THE_PROMPT.items() if settings.get(key, neutral) != neutral]:
         raise UsageError(
-            f"The task {name} sets {seeing[0]}: it reads the prompt's token ids, which embeddings do not have, "
-            "so a bottleneck would differ from the text without any loss.",
+            f"The task {name} sets {seeing[0]}: it reads the prompt's token ids, which embeddings do not "
+            "have, so a bottleneck would differ from the text without any loss.",
             "Take a copy of the task without it, and name that file: --tasks FILE.yaml.",
         )
     room = session.context_length
