@@ -4,11 +4,16 @@ from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
+from rich.table import Table
 
 from stage1.text import visible
 
 WIDE = 200
 """Columns where there is no terminal: a file or a pipe should get whole lines."""
+
+
+WIDEST = 1_000
+"""Columns in which a table is measured, so that it shows how wide it would like to be."""
 
 
 class _Console(Console):
@@ -20,6 +25,16 @@ class _Console(Console):
                 yield segment
             else:
                 yield segment._replace(text="\n".join(map(visible, segment.text.split("\n"))))
+
+
+def print_fitting(console: Console, tables: Iterable[Table]) -> None:
+    """Print the first of `tables` that is not wider than the terminal, or else the last."""
+    table = None
+    for table in tables:
+        if console.measure(table, options=console.options.update(width=WIDEST)).maximum <= console.width:
+            break
+    if table is not None:
+        console.print(table)
 
 
 def make_console(*, stderr: bool = False) -> Console:

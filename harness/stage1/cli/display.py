@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from stage1.cli.console import make_console
+from stage1.cli.console import make_console, print_fitting
 from stage1.files import to_json
 from stage1.progress import Advance, Progress
 from stage1.report import report
@@ -52,7 +52,7 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     console = make_console()
     results = evaluation.results if evaluation else None
     if results is not None:
-        console.print(report.table(results))
+        print_fitting(console, report.tables(results))
         console.print()
         for line in report.summary(results):
             console.print(line, markup=False, soft_wrap=True)
@@ -85,7 +85,7 @@ def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool
         typer.echo(to_json(results), nl=False)
         return
     console = make_console()
-    console.print(report.tasks_table(results))
+    print_fitting(console, report.tasks_tables(results))
     console.print()
     for line in report.tasks_summary(results):
         console.print(line, markup=False, soft_wrap=True)
@@ -99,7 +99,7 @@ def show_sweep(record: Mapping[str, Any], folder: Path, *, json: bool) -> None:
         typer.echo(to_json(record), nl=False)
         return
     console = make_console()
-    console.print(report.sweep_table(record))
+    print_fitting(console, report.sweep_tables(record))
     failed = [cell for cell in record["cells"] if cell["error"]]
     if failed:
         console.print(f"\n{len(failed)} of {len(record['cells'])} runs failed:", markup=False)
@@ -116,7 +116,7 @@ def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
         typer.echo(to_json(diagnosis), nl=False)
         return
     console = make_console()
-    console.print(show.stages(diagnosis))
+    print_fitting(console, show.stages(diagnosis))
     console.print()
     for text in show.numbers(diagnosis):
         console.print(text, markup=False, soft_wrap=True)
@@ -125,7 +125,7 @@ def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
         console.print(
             "A prompt, over the nearest tokens of its rebuilt vectors where they differ:", style="dim"
         )
-        for line in show.prompt(tokens["prompts"][0]):
+        for line in show.prompt(tokens["prompts"][0], min(console.width, 100)):
             console.print(line, soft_wrap=True)
         console.print()
     for line in show.findings(diagnosis):

@@ -9,8 +9,6 @@ from rich.text import Text
 
 LONGEST = 60
 """Characters of a text from a data set that are shown."""
-WIDTH = 100
-"""Columns of a prompt before it is broken."""
 TOKENS = 150
 """Tokens of a prompt that are shown."""
 
@@ -55,21 +53,24 @@ def findings(diagnosis: Mapping[str, Any]) -> Iterator[Text]:
             yield Text(f"   Try: {finding['command']}", style="bold")
 
 
-def stages(diagnosis: Mapping[str, Any]) -> Table:
-    """F1, perplexity and agreement after each stage, and with one thing changed."""
+def stages(diagnosis: Mapping[str, Any]) -> Iterator[Table]:
+    """F1, perplexity and agreement after each stage, and with one thing changed; narrower ones follow."""
+    yield _stages(diagnosis, "F1 [95 %]", "prompt perplexity", "agrees with text")
+    yield _stages(diagnosis, "F1 [95 %]", "agrees")
+    yield _stages(diagnosis, "F1 [95 %]")
+
+
+def _stages(diagnosis: Mapping[str, Any], *heads: str) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(
-        ("what the LLM receives", "F1 [95 %]", "prompt perplexity", "agrees with text")
-    ):
+    for number, name in enumerate(("what the LLM receives", *heads)):
         table.add_column(name, no_wrap=True, justify="left" if number == 0 else "right")
     ablation = diagnosis["measured"]["ablation"]
     for entry in ablation["stages"] + ablation["variants"]:
         low, high = entry["f1_ci95"]
         perplexity = "" if entry["perplexity"] is None else f"{entry['perplexity']:.2f}"
         agreement = "" if entry["agreement"] is None else f"{100 * entry['agreement']:.1f} %"
-        table.add_row(
-            MEANINGS[entry["name"]], f"{entry['f1']:.1f}  [{low:.1f}, {high:.1f}]", perplexity, agreement
-        )
+        shown = {"F": f"{entry['f1']:.1f}  [{low:.1f}, {high:.1f}]", "p": perplexity, "a": agreement}
+        table.add_row(MEANINGS[entry["name"]], *(shown[head[0]] for head in heads))
     return table
 
 
@@ -142,19 +143,22 @@ def _objective(objective: Mapping[str, Any]) -> Iterator[str]:
         yield f"Objective   {shares}{f'; gradients {agree}' if agree else ''}"
 
 
-def prompt(tokens: list[Mapping[str, Any]]) -> Iterator[Text]:
-    """A prompt over what its rebuilt vectors are nearest to; what differs is marked. A long one is cut."""
-    above, below, width = Text(), Text(), 0
+def prompt(tokens: list[Mapping[str, Any]], width: int = 100) -> Iterator[Text]:
+    """A prompt over what its rebuilt vectors are nearest to, in lines of `width` columns.
+
+    What differs is marked; a long prompt is cut.
+    """
+    above, below, used = Text(), Text(), 0
     for token in tokens[:TOKENS]:
         original = visible(token["original"], 20)
         nearest = visible(token["nearest"], 20)
         columns = max(len(original), len(nearest)) + 1
-        if width + columns > WIDTH:
+        if used + columns > width:
             yield from (above, below)
-            above, below, width = Text(), Text(), 0
+            above, below, used = Text(), Text(), 0
         above.append(original.ljust(columns))
         below.append(("" if _read_right(token) else nearest).ljust(columns), style="bold red")
-        width += columns
+        used += columns
     yield from (above, below)
     if rest := tokens[TOKENS:]:
         misread = sum(not _read_right(token) for token in rest)

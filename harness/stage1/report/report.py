@@ -48,25 +48,32 @@ HEADER = ("row", "what the LLM receives", "F1 [95 %]", "exact match [95 %]", "F1
 
 
 def _marked(results: Mapping[str, Any]) -> bool:
-    return bool(results.get("teacher_forced"))  # runs of stage1 0.1 do not say; none was
+    return bool(results.get("teacher_forced"))
 
 
-def table(results: Mapping[str, Any]) -> Table:
-    """The six rows."""
-    columns = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(HEADER):
-        columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
-    for row in results["rows"]:
-        style = "bold" if row["row"] == "bottleneck" else ""
-        columns.add_row(*cells(row, teacher_forced=_marked(results)), style=style)
-    return columns
+def tables(results: Mapping[str, Any]) -> Iterator[Table]:
+    """All conditions, a line each: every column first, then fewer, for terminals where all do not fit.
+
+    What a row means goes first, then exact match, then the difference: F1 with its interval is never cut.
+    """
+    for kept in ((0, 1, 2, 3, 4), (0, 2, 3, 4), (0, 2, 4), (0, 2)):
+        columns = Table(box=None, pad_edge=False, header_style="bold")
+        for number in kept:
+            columns.add_column(HEADER[number], no_wrap=True, justify="left" if number < 2 else "right")
+        for row in results["rows"]:
+            style = "bold" if row["row"] == "bottleneck" else ""
+            whole = cells(row, teacher_forced=_marked(results))
+            columns.add_row(*(escape(whole[number]) for number in kept), style=style)
+        yield columns
 
 
 def summary(results: Mapping[str, Any]) -> Iterator[str]:
     """What crossed, rate, reconstruction and verdict, a line each."""
     rate, rebuilt = results["rate"], results["reconstruction"]
-    if rules := results.get("protocol"):  # results of earlier versions do not say
-        yield f"Rules  {_rules(rules)}"
+    asked, rules = results["questions"], results["protocol"]
+    cut = f", {asked['truncated_prompts']} of the prompts truncated" if asked["truncated_prompts"] else ""
+    yield f"Asked  {asked['n']} questions about {asked['passages']} passages as {rules['name']}{cut}"
+    yield f"Rules  {_rules(rules)}"
     yield (
         f"Rate   {rate['bits_per_token']:.1f} bits per token: {_times(rate['vs_bf16'])} bf16 embeddings, "
         f"{_times(rate['vs_token_ids'])} token ids, {_times(rate['vs_text'])} UTF-8 text"
@@ -80,10 +87,19 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
     yield f"Verdict: {results['verdict']['text']}{_origin(results)}"
 
 
-def tasks_table(results: Mapping[str, Any]) -> Table:
-    """One line for each metric of each task and group: bare model, bottleneck, paired difference."""
+def tasks_tables(results: Mapping[str, Any]) -> Iterator[Table]:
+    """One line for each metric of each task and group: bare model, bottleneck, paired difference.
+
+    In narrow terminals without the number of documents and examples.
+    """
+    yield _tasks_table(results, counts=True)
+    yield _tasks_table(results, counts=False)
+
+
+def _tasks_table(results: Mapping[str, Any], *, counts: bool) -> Table:
     columns = Table(box=None, pad_edge=False, header_style="bold")
-    for number, name in enumerate(("task", "metric", "n", "shots", "text", "bottleneck", "difference")):
+    heads = ("task", "metric", *(("n", "shots") if counts else ()), "text", "bottleneck", "difference")
+    for number, name in enumerate(heads):
         columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
     for entry in [*results["tasks"], *results["groups"]]:
         name = entry.get("task") or f"{entry['group']} (group)"
@@ -95,7 +111,8 @@ def tasks_table(results: Mapping[str, Any]) -> Table:
                 _with_error(metric[key], metric[f"{key}_stderr"])
                 for key in ("text", "bottleneck", "difference")
             ]
-            columns.add_row(*map(escape, [name, f"{metric['metric']}{kept}{arrow}", *counted, *measured]))
+            shown = [name, f"{metric['metric']}{kept}{arrow}", *(counted if counts else []), *measured]
+            columns.add_row(*map(escape, shown))
             name, counted = "", ["", ""]
     return columns
 
@@ -135,21 +152,38 @@ def _origin(results: Mapping[str, Any]) -> str:
     return f"{said} {TEACHER_FORCED}" if _marked(results) else said
 
 
-def sweep_table(record: Mapping[str, Any]) -> Table:
-    """One line for each cell of a sweep, averaged over its seeds."""
+def sweep_tables(record: Mapping[str, Any]) -> Iterator[Table]:
+    """One line for each cell of a sweep, averaged over its seeds; with fewer columns for narrow terminals."""
+    yield _sweep_table(record, detailed=True, cost=True)
+    yield _sweep_table(record, detailed=False, cost=True)
+    yield _sweep_table(record, detailed=False, cost=False)
+
+
+def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Table:
     compare = record["compare"]
     columns = Table(box=None, pad_edge=False, header_style="bold")
     for axis in record["axes"]:
-        columns.add_column(escape(axis), no_wrap=True)
-    heads = ["runs", "bits/token", "F1 [95 %]", "spread"]
-    against = [f"F1 − {compare['axis']}={format_setting(compare['value'])} [95 %]"] if compare else []
-    for head in (*heads, *against):
+        columns.add_column(escape(axis if detailed else axis.rpartition(".")[2]), no_wrap=True)
+    heads = [
+        *(["runs", "bits/token"] if cost else []),
+        "F1 [95 %]",
+        "of text",
+        *(["text F1", "spread"] if detailed else []),
+    ]
+    if compare:
+        against = f"{compare['axis']}={format_setting(compare['value'])}"
+        heads.append(f"F1 − {against} [95 %]" if detailed else "difference [95 %]")
+    for head in heads:
         columns.add_column(escape(head), no_wrap=True, justify="right")
     for average in record["averages"]:
-        spread = average["f1_spread"]
+        spread, text = average["f1_spread"], average["text_f1"]
         line = [format_setting(value) for value in average["settings"].values()]
-        line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
-        line += [_interval(average["f1"], average["f1_ci95"]), "" if spread is None else f"{spread:.2f}"]
+        if cost:
+            line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
+        line += [_interval(average["f1"], average["f1_ci95"])]
+        line += [f"{100 * average['f1'] / text:.0f} %" if text else ""]
+        if detailed:
+            line += [f"{text:.1f}", "" if spread is None else f"{spread:.2f}"]
         if compare:
             found = average["compared"]
             line.append(_interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")

@@ -155,11 +155,14 @@ class Sweep:
     def _average(self, group: Sequence[Cell], done: Sequence[Cell]) -> dict[str, Any]:
         comparison = self._comparison(group[0])
         ours = self._by_seed(group)
-        bits = [cell.run.read_results()["rate"]["bits_per_token"] for cell in group]  # type: ignore[index]
+        results = [cell.run.read_results() or {} for cell in group]
+        bits = [found["rate"]["bits_per_token"] for found in results]
+        text = [row["f1"] for found in results for row in found["rows"] if row["row"] == "text"]
         average = {
             "settings": group[0].settings,
             "seeds": list(ours),
             "bits_per_token": sum(bits) / len(bits),
+            "text_f1": sum(text) / len(text),
             **comparison.average(list(ours.values())),
         }
         if self.baseline is not None:
