@@ -71,7 +71,7 @@ def test_results_are_never_cut(width: int) -> None:
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_sweeps_and_diagnoses_are_never_cut(width: int) -> None:
     for tables, heads in (
-        (report.sweep_tables(SWEEP), ["bits/token", "of text"]),
+        (report.sweep_tables(SWEEP), ["of text"]),
         (show.stages(DIAGNOSIS), []),
     ):
         shown = printed(tables, width)
