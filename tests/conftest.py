@@ -106,7 +106,7 @@ class Notes(Progress):
 
 
 class CtrlC(Progress):
-    """Ctrl-C at the `nth` unit of the work called `label`."""
+    """Ctrl-C when the `nth` unit of the work called `label` is done."""
 
     def __init__(self, label: str, nth: int) -> None:
         self.label, self.nth = label, nth
@@ -115,8 +115,8 @@ class CtrlC(Progress):
     def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
         def advance(done: int) -> None:
             if label == self.label:
-                self.nth -= done
-                if self.nth == 0:
+                before, self.nth = self.nth, self.nth - done
+                if self.nth <= 0 < before:
                     signal.raise_signal(signal.SIGINT)
 
         yield advance
