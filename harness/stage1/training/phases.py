@@ -226,7 +226,7 @@ def _provenance(trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.accelerator.num_processes,
         "plugins": plugins,
         "hashes": {"embedding_table": inputs.model.table_hash, "test_questions": inputs.data.sha256},
-        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.counts.sum())},
+        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.weights.sum())},
         "batches": "distinct tokens" if trainer.fast else "prompts",
         # Weights that saw the answers once carry the mark, whatever they were trained on later.
         "teacher_forced": trainer.objective.teacher_forced or before.get("teacher_forced", False),
