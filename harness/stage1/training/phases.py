@@ -134,9 +134,7 @@ class Training:
         return data._replace(passages=data.passages | Run(self.config.init).read_trained_on().passages)
 
     def _run(self, trainer: Trainer, run: Run, **more: Any) -> None:
-        if trainer.main:
-            run.write_manifest({**_provenance(trainer), **more})
-        trainer.train(run)
+        trainer.train(run, {**_provenance(trainer), **more})
 
     def _two_phases(self, run: Run, then: Phase) -> None:
         first = Run(run.path / FIRST)

@@ -4,6 +4,8 @@ What a training works on is put together here, before there is a folder; `loop` 
 """
 
 import os
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -13,7 +15,6 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens, training_shares
 from stage1.config import RunConfig
 from stage1.data.prompts import Prompt, note_truncation
-from stage1.files import write_json
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Registry, Resolved
 from stage1.plugins.interfaces import Component
@@ -131,8 +132,13 @@ class Trainer:
 
     # -- the run --------------------------------------------------------------------------------------
 
-    def train(self, run: Run) -> None:
-        """Run (or resume) the training; the best checkpoint is saved in `run`."""
+    def train(self, run: Run, provenance: Mapping[str, Any] | None = None) -> None:
+        """Run (or resume) the training; the best checkpoint is saved in `run`, and a manifest.
+
+        The manifest holds `provenance` and, at the end, what came of the training (`Course.summary`).
+        """
+        if self.main:
+            run.write_manifest(provenance or {})
         state = run.load_state()
         if state is None:
             self._start()
@@ -148,7 +154,7 @@ class Trainer:
             self.progress.note(message)
         self.bottleneck.load_state_dict(loop.course.best)
         if self.main:
-            write_json(run.path / "manifest.json", {**run.read_manifest(), "training": summary})
+            run.write_manifest({**(provenance or {}), "training": summary})
             self.bottleneck.save_pretrained(
                 run.path,
                 model=self.config.model,
