@@ -25,7 +25,7 @@ from stage1.progress import Progress
 from stage1.session import Session
 from stage1.training.batches import Batches, PromptBatches, TokenBatches
 from stage1.training.objective import Objective
-from stage1.training.trainer import learning_rate
+from stage1.training.schedule import learning_rate
 
 BATCH_PROMPTS = 16
 
@@ -43,7 +43,7 @@ def train(bottleneck: Bottleneck, batches: Batches, config: RunConfig, variance:
     optimizer = torch.optim.AdamW(bottleneck.parameters(), lr=config.train.lr, weight_decay=0.0)
     for step in range(config.train.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = learning_rate(step, config.train)
         batch = batches.batch(step)
         rebuilt = bottleneck(batch.embeds, batch.cross)
         total: Any = objective.total(
@@ -107,7 +107,7 @@ def main() -> None:
 
     result = {
         "prompts": len(prompts),
-        "positions": int(stats.counts.sum()),
+        "positions": int(stats.weights.sum()),
         "distinct_tokens": len(stats.ids),
         "selection_error_before": start,
         "fast": {

@@ -23,7 +23,7 @@ from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
 from stage1.training.batches import TokenBatches
 from stage1.training.objective import Objective
-from stage1.training.trainer import learning_rate
+from stage1.training.schedule import learning_rate
 
 VOCABULARY, WIDTH, USED, DIM = 128_256, 4096, 25_000, 512
 
@@ -73,7 +73,7 @@ def main() -> None:
     begun = time.perf_counter()
     for step in range(args.steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = learning_rate(step, config.train)
         batch = batches.batch(step)
         rebuilt = bottleneck(batch.embeds, batch.cross)
         inputs = LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
@@ -84,7 +84,7 @@ def main() -> None:
         losses.append(float(total.detach()))
     times["training"] = time.perf_counter() - begun
     begun = time.perf_counter()
-    weighted = replace(stats, counts=training_shares(stats, 0.5))
+    weighted = replace(stats, weights=training_shares(stats, 0.5))
     with torch.no_grad():
         bottleneck.adapter.refit(bottleneck.encode_rows, weighted)
     times["closed_form_last_layer"] = time.perf_counter() - begun

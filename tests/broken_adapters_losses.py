@@ -144,6 +144,7 @@ class Squared(Loss):
     """Mean squared error: what each broken one below differs from."""
 
     name = "squared"
+    tokenwise = True
     Config: ClassVar[Any] = KeepConfig
 
     def error(self, inputs: LossInputs) -> Tensor:
@@ -216,7 +217,7 @@ class Root(Squared):
 class AnyLength(Squared):
     """It does compare position with position."""
 
-    aligned = False
+    requires_same_length = False
 
 
 class NoGradient(Squared):
@@ -272,6 +273,9 @@ class LastStates(Squared):
     def forward(self, inputs: LossInputs) -> Tensor:
         return self.error(inputs)
 
+    def denominator(self, inputs: LossInputs) -> Tensor:
+        return inputs.llm.ordinary.sum()
+
 
 class LLMBySurprise(LastStates):
     """It does not say that it reads the LLM."""
@@ -305,11 +309,11 @@ class NoLeastSquares(Squared):
 BROKEN_LOSSES: list[tuple[type[Loss], set[str], str]] = [
     (Reward, {"value"}, "lower has to be better"),
     (OneEach, {"value", "bf16"}, "the shape (1,), not a scalar"),
-    (CountsPadding, {"bare_positions"}, "positions of weight 0 count"),
-    (Sum, {"batch_invariance"}, "average, do not sum"),
-    (UnitOfWeights, {"batch_invariance"}, "the unit of the weights"),
-    (Smoothness, {"tokenwise_promise"}, "the order of the positions"),
-    (Root, {"tokenwise_promise"}, "not the weighted mean of its prompts' losses"),
+    (CountsPadding, {"bare_positions", "parts"}, "positions of weight 0 count"),
+    (Sum, {"batch_invariance", "parts"}, "average, do not sum"),
+    (UnitOfWeights, {"batch_invariance", "parts"}, "the unit of the weights"),
+    (Smoothness, {"tokenwise_promise", "parts"}, "the order of the positions"),
+    (Root, {"parts"}, "averaged with their denominators"),
     (AnyLength, {"changed_length"}, "RuntimeError"),
     (NoGradient, {"gradients"}, "do not detach the reconstruction"),
     (Learns, {"nothing_is_kept"}, "factor would never be trained"),

@@ -49,6 +49,7 @@ SMALL = (
     "train.steps=40",
     "train.check_every=10",
     "train.check_questions=8",
+    "train.check_prompts=8",
     "eval.limit=24",
 )
 """Settings that make a whole run on the embedded model a matter of seconds."""

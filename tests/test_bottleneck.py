@@ -157,7 +157,7 @@ def test_damaged_checkpoints_are_refused(stats: TokenStats, tmp_path: Path) -> N
 
 def test_a_checkpoint_of_another_table_is_refused(stats: TokenStats, tmp_path: Path) -> None:
     folder = saved(build(stats), stats, tmp_path)
-    other = TokenStats(stats.ids, stats.counts, stats.embeds + 1e-3)
+    other = TokenStats(stats.ids, stats.weights, stats.embeds + 1e-3)
     refused(folder, other, "another embedding table", "somewhere/else")
 
 

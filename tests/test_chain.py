@@ -13,6 +13,7 @@ from chain_toys import installed
 from conftest import SMALL, Result, settings_args, small_config
 from plugin_sites import Site
 from stage1.api import evaluate_run, resume_run, train_run
+from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.bottleneck import Bottleneck, _digest
 from stage1.bottleneck.chain import Chain
 from stage1.config import ModelConfig, RunConfig, validate
@@ -24,6 +25,7 @@ from stage1.plugins.tensors import Code, TokenStats
 from stage1.progress import Progress
 from stage1.report import publish, report
 from stage1.runs.run import Run
+from stage1.training.step import Stepper
 
 Invoke = Callable[..., Result]
 
@@ -58,7 +60,7 @@ def test_a_chain_does_what_its_stages_do_by_hand(toys: Registry, stats: TokenSta
     pca, steps = alone.compressor, toys.get("compressor", "steps")
     codes = pca(*whole(stats)).vectors
     by_hand: Any = steps(steps.Config(bits=5), 6)
-    by_hand.fit(TokenStats(stats.ids, stats.counts, codes[0]))
+    by_hand.fit(TokenStats(stats.ids, stats.weights, codes[0]))
     expected = by_hand(codes, whole(stats)[1])
     code = chained.encode(*whole(stats))
     assert torch.equal(code.vectors, expected.vectors)  # not rounded on the way, neither before nor behind
@@ -318,21 +320,19 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
 def test_an_interrupted_chain_ends_with_the_same_weights(
     toys: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from stage1.training.trainer import Trainer
-
     def config(name: str) -> RunConfig:
         return small_config(*FEW, *CHAINED, f"output={tmp_path / name}")
 
     train_run(config("whole"), Progress(), with_evaluation=False)
-    optimise = Trainer._optimise
+    own = Stepper.step
 
-    def interrupted(self: Trainer) -> dict[str, Any]:
-        if self.step == 4:
+    def interrupted(stepper: Stepper, batch: Batch, number: int, *, compare: bool) -> dict[str, Any]:
+        if number == 4:
             raise KeyboardInterrupt
-        return optimise(self)
+        return own(stepper, batch, number, compare=compare)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_optimise", interrupted)
+        patch.setattr(Stepper, "step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             train_run(config("cut"), Progress(), with_evaluation=False)
     run = Run(tmp_path / "cut")

@@ -96,7 +96,7 @@ def test_residual_starts_at_the_linear_optimum(stats: TokenStats) -> None:
 
 @pytest.mark.parametrize("scale", [1e-3, 1.0, 120.0])
 def test_mlp_starts_at_the_embeddings_own_scale(scale: float, stats: TokenStats) -> None:
-    scaled = TokenStats(stats.ids, stats.counts, stats.embeds * scale)
+    scaled = TokenStats(stats.ids, stats.weights, stats.embeds * scale)
     assert 0.5 < recon(build("pca", "mlp", scaled), scaled) < 2
 
 
@@ -107,7 +107,7 @@ def test_codebook_is_exact_while_codes_are_distinct(stats: TokenStats) -> None:
 
 
 def test_codebook_gives_the_first_of_equal_codes(stats: TokenStats) -> None:
-    twins = TokenStats(stats.ids, stats.counts, stats.embeds.clone())
+    twins = TokenStats(stats.ids, stats.weights, stats.embeds.clone())
     twins.embeds[150] = twins.embeds[20]
     bottleneck = build("pca", "codebook", twins, "compressor.dim=6")
     rebuilt = bottleneck(twins.embeds[None, [150, 20, 3]], torch.ones(1, 3, dtype=torch.bool))
@@ -159,7 +159,7 @@ def test_losses_are_zero_when_perfect_and_recon_is_one_at_the_mean(stats: TokenS
 def test_recon_does_not_depend_on_the_scale_of_the_model(stats: TokenStats) -> None:
     errors = []
     for scale in (0.01, 1.0, 50.0):
-        scaled = TokenStats(stats.ids, stats.counts, stats.embeds * scale)
+        scaled = TokenStats(stats.ids, stats.weights, stats.embeds * scale)
         errors.append(recon(build("pca", "linear", scaled, "compressor.dim=6"), scaled))
     assert errors == pytest.approx([errors[0]] * 3, rel=1e-2)
 

@@ -21,6 +21,7 @@ from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import Embedded, LossInputs
 from stage1.progress import Progress
 from stage1.session import Session
+from stage1.training.inputs import RoundTrip
 from stage1.training.trainer import Trainer
 from stage1_compressors.pca import PCA
 
@@ -271,7 +272,7 @@ def test_the_llms_losses_see_the_same(change: dict[str, Any], session: Session) 
     trainer = Trainer(resolved, session.under(config), registry, Progress())
     trainer.bottleneck.fit(trainer.stats, session.table)
     batch = trainer.batches.batch(0)
-    outputs = trainer._loss_inputs(batch, trainer.bottleneck).llm
+    outputs = trainer.present(batch, RoundTrip(trainer.bottleneck)).llm
     assert outputs.student.prompt.isfinite().all()
     assert torch.equal(outputs.original.embeds, batch.embeds)
     assert torch.equal(outputs.rebuilt.attention, batch.attention)

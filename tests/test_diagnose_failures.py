@@ -353,8 +353,15 @@ def test_training_that_never_bettered_its_start(clean: dict[str, Any]) -> None:
     worse = staged(clean, raw=85, bottleneck=5, true_norms=5, inverse=80, closed_form=80)
     found = causes(worse, "objective", kept_step=0)
     assert "the checkpoint kept is the start" in found["harmed"].evidence[1]
+    assert "unimproved" not in found
     found = causes(worse, "objective", kept_step=10)
     assert len(found["harmed"].evidence) == 1
+    # Kept at its start, it did no harm: that training brought nothing is a finding all the same.
+    alone = causes(clean, "objective", kept_step=0, score_first=0.07, score_last=12.3, lr=0.02)
+    assert list(alone) == ["unimproved"]
+    assert alone["unimproved"].severity == "warning"
+    assert "from 0.07 to 12.3" in alone["unimproved"].evidence[1]
+    assert alone["unimproved"].command == "stage1 train --set train.lr=0.002"
 
 
 def test_lengths_that_training_ruined_with_all_else(clean: dict[str, Any]) -> None:

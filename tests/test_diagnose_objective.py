@@ -23,6 +23,7 @@ from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
+from stage1.training.inputs import RoundTrip
 from stage1.training.objective import Objective
 from stage1.training.trainer import Trainer
 
@@ -239,7 +240,7 @@ def test_the_losses_see_what_training_shows_them(case: Case, monkeypatch: pytest
     trainer = Trainer(resolved, watched.session, load_plugins(), Progress())
     trainer.bottleneck.load_state_dict(case.bottleneck.state_dict())
     batch = objective._training_batch(watched, Objective(resolved))
-    theirs = trainer._loss_inputs(batch, trainer.bottleneck)
+    theirs = trainer.present(batch, RoundTrip(trainer.bottleneck))
     assert len(batch.ids) == 16
     weights = trainer.batches.weight  # type: ignore[attr-defined]
     assert torch.equal(plain.weights, weights[plain.ids] * (plain.weights > 0))
@@ -279,17 +280,16 @@ def test_other_data_than_the_run_was_trained_on(case: Case) -> None:
 def checked(case: Case, *points: tuple[float, float], questions: int = 50) -> dict[str, Any]:
     """`divergence.measure` where the checkpoints have these (recon, F1)."""
     metrics = [
-        {"step": 10 * k, "selection": {"recon": recon, "f1": f1, "score": recon}}
+        {"step": 10 * k, "selection": {"recon": recon, "f1": f1, "questions": questions, "score": recon}}
         for k, (recon, f1) in enumerate(points)
     ]
-    settings = (f"train.check_questions={questions}",)
-    return divergence.measure(replace(under(case, *settings), metrics=metrics))
+    return divergence.measure(replace(case, metrics=metrics))
 
 
 def test_reconstruction_improves_while_f1_falls(case: Case) -> None:
     measured = checked(case, (0.5, 60), (0.4, 70), (0.3, 45), (0.2, 20), (0.1, 5))
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
-    assert measured["checkpoints"][1] == {"step": 10, "recon": 0.4, "f1": 70}
+    assert measured["checkpoints"][1] == {"step": 10, "recon": 0.4, "f1": 70, "questions": 50}
     assert measured["diverged"][0] == {
         "from": 10,
         "to": 40,
@@ -315,11 +315,8 @@ def test_noise_is_no_divergence(case: Case) -> None:
     assert 3 * math.sqrt(2) * 100 * math.sqrt(0.25 / 50) == pytest.approx(30, abs=0.01)
     assert checked(case, (0.5, 64.5), (0.4, 35.5))["diverged"] == []
     assert len(checked(case, (0.5, 65.5), (0.4, 34.5))["diverged"]) == 1
-    # The selection split has 60 questions, whatever the configuration asks for.
-    assert checked(case, (0.5, 63), (0.4, 37), questions=1000)["diverged"] == []
-    empty = replace(case.session, questions=case.session.data._replace(selection=[]))
-    assert len(checked(replace(case, session=empty), (0.5, 63), (0.4, 37), questions=60)["diverged"]) == 0
-    assert len(checked(replace(case, session=empty), (0.5, 63), (0.4, 37), questions=1000)["diverged"]) == 1
+    assert checked(case, (0.5, 63), (0.4, 37), questions=60)["diverged"] == []
+    assert len(checked(case, (0.5, 63), (0.4, 37), questions=1000)["diverged"]) == 1
 
 
 def test_ten_checkpoints_of_a_constant_f1_seldom_diverge(case: Case) -> None:

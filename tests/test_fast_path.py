@@ -32,7 +32,7 @@ def prompts(session: Session) -> list[Prompt]:
 def test_moments_equal_those_over_all_positions(session: Session, prompts: list[Prompt]) -> None:
     stats = count_tokens(prompts, session.table)
     rows = crossing_rows(prompts, session.table)
-    assert int(stats.counts.sum()) == len(rows)
+    assert int(stats.weights.sum()) == len(rows)
     assert len(stats.ids) < len(rows) / 10  # otherwise there is nothing fast about the fast path
     torch.testing.assert_close(stats.mean, rows.mean(0), rtol=0, atol=1e-12)
     torch.testing.assert_close(stats.covariance(), torch.cov(rows.T, correction=0), rtol=0, atol=1e-12)
@@ -107,11 +107,19 @@ def test_expected_gradient_equals_that_of_all_prompts(
 def test_drawn_batches_have_the_shares_as_expectation() -> None:
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     stats = TokenStats(torch.tensor([3, 5, 8, 9]), shares * 100, torch.eye(4))
-    source = TokenBatches(stats, shares, size=2000, seed=1, rank=0, processes=2)
-    drawn = torch.cat([source.batch(step).ids[0] for step in range(20)])
-    assert len(drawn) == 20 * 1000  # half of each batch, the other process draws the rest
+    source = TokenBatches(stats, shares, size=3, seed=1, rank=0, processes=2)
+    drawn = torch.cat([source.batch(step).ids[0] for step in range(4000)])
+    assert len(drawn) == 4000 * 2  # of three, the other process draws the rest
     frequencies = torch.stack([(drawn == i).double().mean() for i in stats.ids])
-    torch.testing.assert_close(frequencies, shares, rtol=0, atol=0.015)
+    torch.testing.assert_close(frequencies, shares, rtol=0, atol=0.02)
+
+
+def test_processes_share_the_tokens_where_all_fit_into_a_batch() -> None:
+    shares = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
+    stats = TokenStats(torch.tensor([3, 5, 8, 9]), shares * 100, torch.eye(4))
+    parts = [TokenBatches(stats, shares, 4, 1, rank=rank, processes=3).batch(7) for rank in range(3)]
+    assert sorted(i for part in parts for i in part.ids[0].tolist()) == stats.ids.tolist()
+    assert float(sum(part.weights.sum() for part in parts)) == pytest.approx(1)
 
 
 def test_processes_share_a_batch_without_overlap(session: Session, prompts: list[Prompt]) -> None:

@@ -167,16 +167,12 @@ def slow_hidden(case: Case, rebuilt: Tensor) -> Tensor:
     every = list(readings(case, rebuilt))
     errors = []
     for layer in (1, 3):
-        pairs = [
-            (r.states[layer][i], r.wanted[layer][i])
-            for r in every
-            for i in range(len(r.ids))
-            if r.ordinary[i]
-        ]
-        mean = torch.stack([t for _, t in pairs]).mean(0)
-        error = torch.stack([(s - t).square().sum() for s, t in pairs]).sum()
-        errors.append(error / torch.stack([(t - mean).square().sum() for _, t in pairs]).sum())
-    return (errors[0] + errors[1]) / 2
+        for r in every:
+            at = [i for i in range(len(r.ids)) if r.ordinary[i]]
+            mean = torch.stack([r.wanted[layer][i] for i in at]).mean(0)
+            spread = torch.stack([(r.wanted[layer][i] - mean).square().sum() for i in at]).mean()
+            errors += [(r.states[layer][i] - r.wanted[layer][i]).square().sum() / spread for i in at]
+    return torch.stack(errors).mean()
 
 
 def slow_answer_ce(case: Case, rebuilt: Tensor) -> Tensor:
@@ -245,21 +241,20 @@ def test_a_prompt_alone_has_the_value_it_has_in_a_padded_batch(name: str, case: 
         length = int(attends.sum())
         assert case.batch.answers is not None
         own = slice(row, row + 1)
-        prompt = {name: getattr(case.batch, name)[own, -length:] for name in FIELDS}
+        prompt = {name: getattr(case.batch, name)[own, :length] for name in FIELDS}
         answers = Answers(*(field[own] for field in case.batch.answers))
         batch = case.batch._replace(**prompt, answers=answers)
-        lonely = Case(case.model, batch, case.ordinary[own, -length:], case.noise[own, -length:])
-        alone = loss(lonely.inputs(rebuilt[own, -length:], llm))
+        lonely = Case(case.model, batch, case.ordinary[own, :length], case.noise[own, :length])
+        alone = loss(lonely.inputs(rebuilt[own, :length], llm))
         assert float(alone) == pytest.approx(float(together), rel=1e-5, abs=1e-6)
 
 
 def test_hidden_is_one_at_the_mean_state(case: Case) -> None:
     loss = build_loss("hidden", layers=[2])
     inputs = case.inputs(case.reconstruction(), frozen(case, loss))
-    states = inputs.llm.teacher.layers[2]
-    length = case.ordinary.shape[1]
-    mean = states[:, :length][case.ordinary].mean(0).expand_as(states)
-    inputs.llm.student = States(None, {2: mean})
+    states, here = inputs.llm.teacher.layers[2], case.ordinary[..., None]
+    mean = ((states * here).sum(1, keepdim=True) / here.sum(1, keepdim=True)).expand_as(states)
+    inputs.llm.student = States(None, {2: mean}, case.batch.attention.sum(1))
     assert float(loss(inputs)) == pytest.approx(1, rel=1e-5)
 
 
@@ -370,6 +365,7 @@ FEW = (
     "train.save_every=1",
     "train.batch_prompts=4",
     "train.check_questions=4",
+    "train.check_prompts=4",
     "data.train=40",
 )
 

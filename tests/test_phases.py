@@ -57,6 +57,7 @@ class Told(Progress):
     """Collects notes; stops at the `nth` unit of the work called `label`, counted over the run, or before."""
 
     def __init__(self, label: str = "", nth: int = 0, stop: Callable[[], object] | None = None) -> None:
+        super().__init__()
         self.notes: list[str] = []
         self.label, self.nth, self.stop = label, nth, stop
         self.count = 0

@@ -19,7 +19,7 @@ from stage1.plugins import load_plugins, resolve
 from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]
-NAMES = ["distill", "phase1", "phase2", "teacher_forced", "two_phase"]
+NAMES = ["distill", "distill_answers", "phase1", "phase2", "teacher_forced", "two_phase"]
 
 
 def configured(recipe: Preset) -> RunConfig:
@@ -40,7 +40,7 @@ def test_a_recipe_fits_the_installed_plugins_and_leaves_the_choice_of_them_open(
     resolved = resolve(configured(recipe), load_plugins())
     marked = [name for name, loss in resolved.losses.items() if loss.cls.teacher_forced]
     marked += [name for name, loss in resolved.then_losses.items() if loss.cls.teacher_forced]
-    assert bool(marked) == (recipe.name == "teacher_forced")
+    assert bool(marked) == (recipe.name in ("teacher_forced", "distill_answers"))
 
 
 def test_what_the_recipes_differ_in() -> None:
@@ -50,6 +50,7 @@ def test_what_the_recipes_differ_in() -> None:
     assert losses["phase2"] == auto
     assert losses["teacher_forced"] == {"recon": 1.0, "answer_ce": 1.0}
     assert losses["distill"]["kl"] == 1.0
+    assert losses["distill_answers"] == {"kl": 1.0, "answer_kl": 1.0}
     then, alone = configured(RECIPES.find("two_phase")).then, configured(RECIPES.find("phase2"))
     assert then is not None
     assert (then.losses, then.train, then.below) == (alone.losses, alone.train, 0.85)

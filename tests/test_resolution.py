@@ -66,7 +66,7 @@ GLOBAL_LOSS = '''
     class Overall(stage1.Loss):
         """Looks at the whole."""
         name = "overall"
-        aligned = False
+        requires_same_length = False
         def forward(self, inputs):
             return inputs.reconstruction.mean()
 
@@ -88,7 +88,7 @@ def test_combinations_that_make_no_sense_are_refused_with_what_would_go(site: Si
             "a compressor that keeps the length (identity, learned_linear, mix, pca, random_projection)"
             in found[path]
         )
-    assert "another loss (answer_ce, answer_kl)" in found["losses.recon"]
+    assert "another loss (answer_ce, answer_kl, hidden, kl)" in found["losses.recon"]
     assert "(free, vocab)" in found["magnitude"]
     assert "a token-wise compressor (identity, learned_linear, pca, random_projection)" in found["adapter"]
     assert "residual" in found["adapter"]

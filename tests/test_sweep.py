@@ -14,6 +14,7 @@ import pytest
 
 from conftest import SMALL, Result, settings_args, small_config
 from stage1.api import train_run
+from stage1.bottleneck.batches import Batch
 from stage1.errors import ConfigError, TrainingError, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.squad import f1
@@ -25,7 +26,7 @@ from stage1.sweep import sweep as module
 from stage1.sweep.compare import Comparison, asked, question_f1, same_questions
 from stage1.sweep.grid import Axis, Cell, folder_name, label, plan
 from stage1.sweep.sweep import Baseline, Sweep
-from stage1.training.trainer import Trainer
+from stage1.training.step import Stepper
 
 Invoke = Callable[..., Result]
 FEW = (*SMALL, "data.train=100", "train.steps=4", "train.check_every=4", "train.check_questions=1")
@@ -185,15 +186,15 @@ def test_interrupted_and_gone_on(
     missing = [f"ratio=16_adapter=residual_seed={seed}" for seed in (0, 1)]
     for name in missing:
         shutil.rmtree(copied / name)
-    own = Trainer._optimise
+    own = Stepper.step
 
-    def interrupted(trainer: Trainer) -> dict[str, Any]:
-        if trainer.step == 2:
+    def interrupted(stepper: Stepper, batch: Batch, number: int, *, compare: bool) -> dict[str, Any]:
+        if number == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return own(trainer)
+        return own(stepper, batch, number, compare=compare)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_optimise", interrupted)
+        patch.setattr(Stepper, "step", interrupted)
         first = invoke("sweep", *OPTIONS, "-q")
     assert first.code == 130
     assert "Go on with the same `stage1 sweep` command." in first.err

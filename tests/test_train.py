@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import SMALL, Cli, Notes, settings_args, small_config
+from conftest import SMALL, Cli, CtrlC, Notes, settings_args, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig
-from stage1.errors import TrainingError
+from stage1.errors import ConfigError, TrainingError
 from stage1.plugins import Resolved, ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
-from stage1.plugins.tensors import LossInputs
+from stage1.plugins.tensors import LossInputs, TokenStats
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
-from stage1.training.trainer import Trainer, learning_rate
+from stage1.training.course import unimproved
+from stage1.training.schedule import learning_rate
+from stage1.training.trainer import Trainer
 
 
 def trainer_for(
@@ -130,7 +133,7 @@ def test_seed_decides_everything(tmp_path: Path) -> None:
 
 def test_learning_rate_warms_up_and_decays() -> None:
     config = small_config("train.steps=100", "train.lr=1", "train.warmup=0.1")
-    rates = [learning_rate(step, config) for step in range(100)]
+    rates = [learning_rate(step, config.train) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
     assert rates[10] == 1
     assert all(a > b for a, b in pairwise(rates[10:]))
@@ -192,6 +195,7 @@ class NanAtStepFive(Loss):
     """Becomes NaN after a few calls."""
 
     name = "test"
+    tokenwise = True
     calls = 0
 
     def forward(self, inputs: LossInputs) -> torch.Tensor:
@@ -216,6 +220,7 @@ class Hungry(Loss):
     """Runs out of memory on batches of more than 300 positions."""
 
     name = "test"
+    tokenwise = True
 
     def forward(self, inputs: LossInputs) -> torch.Tensor:
         if inputs.ids.numel() > 300:
@@ -228,8 +233,7 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing_else(tmp_path: Path)
     notes = Notes()
     hungry = trainer_for(config, loss=Hungry, progress=notes)
     hungry.train(Run.create(config))
-    assert hungry.parts >= 2
-    assert any("Out of memory" in note for note in notes.notes)
+    assert any("Out of memory: working in 2 parts" in note for note in notes.notes)
     plain = weights(trained(tmp_path / "plain", "train.steps=3"))
     for name, value in weights(Run(tmp_path / "hungry")).items():
         torch.testing.assert_close(value, plain[name], rtol=1e-3, atol=1e-5)
@@ -346,10 +350,114 @@ def test_resuming_with_other_settings_is_refused(tmp_path: Path, cli: Cli) -> No
     assert "Traceback" not in result.stderr
 
 
+# -- which parameters are trained ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def keeps_its_bias(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
+    """`learned_linear` as it would be if its `fit` froze the bias."""
+    cls = load_plugins().get("compressor", "learned_linear")
+    fit = cls.fit
+
+    def fit_and_freeze(self: Any, stats: TokenStats) -> None:
+        fit(self, stats)
+        self.bias.fill_(0.25).requires_grad_(False)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(cls, "fit", fit_and_freeze)
+        yield patch
+
+
+LEARNED = ("compressor=learned_linear", "train.steps=20", "train.save_every=5")
+
+
+def test_what_a_component_froze_stays_frozen_after_a_resume_and_an_init(
+    keeps_its_bias: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    whole = trained(tmp_path / "whole", *LEARNED)
+    config = small_config(*LEARNED, f"output={tmp_path / 'cut'}")
+    cut = Run.create(config)
+    with pytest.raises(KeyboardInterrupt):
+        trainer_for(config, progress=CtrlC("Training", 7)).train(cut)
+    state = cut.load_state()
+    assert state is not None
+    assert {"compressor.bias"} <= set(state[1]["frozen"])
+    assert "optimizer.compressor.weight.exp_avg" in state[0]
+    trainer_for(config).train(cut)
+    assert same(weights(cut), weights(whole))
+    keeps_its_bias.undo()
+    after = trained(tmp_path / "after", *LEARNED, f"init={whole.path}")
+    assert torch.equal(
+        weights(after)["compressor.bias"], torch.full_like(weights(whole)["compressor.bias"], 0.25)
+    )
+    third = trained(tmp_path / "third", *LEARNED, f"init={after.path}", "losses={cosine: 1}")
+    assert torch.equal(weights(third)["compressor.bias"], weights(whole)["compressor.bias"])
+    assert not torch.equal(weights(third)["compressor.weight"], weights(whole)["compressor.weight"])
+
+
+def test_learning_rate_factors_by_part(tmp_path: Path) -> None:
+    few = (
+        "compressor=learned_linear",
+        "adapter=mlp",
+        "losses={cosine: 1}",
+        "train.steps=4",
+        "train.check_every=4",
+    )
+    start, plain, slow, frozen = (
+        weights(trained(tmp_path / name, *few, *more))
+        for name, more in {
+            "start": ["train.steps=0"],
+            "plain": [],
+            "slow": ["train.lr_factors.compressor=0.01"],
+            "frozen": ["train.lr_factors.compressor=0"],
+        }.items()
+    )
+
+    def moved(one: dict[str, torch.Tensor], name: str) -> float:
+        return float((one[name] - start[name]).abs().max())
+
+    assert moved(frozen, "compressor.weight") == 0
+    assert 0 < moved(slow, "compressor.weight") < 0.1 * moved(plain, "compressor.weight")
+    assert moved(frozen, "adapter.net.0.weight") > 0.5 * moved(plain, "adapter.net.0.weight")
+    with pytest.raises(ConfigError, match="lr_factors"):
+        small_config("train.lr_factors.los=1")
+
+
+# -- training that makes nothing better ---------------------------------------------------------------
+
+
+def test_training_that_only_gets_worse_says_so(tmp_path: Path) -> None:
+    notes = Notes()
+    config = small_config(
+        "train.lr=1", "train.warmup=0", "losses={cosine: 0.001}", f"output={tmp_path / 'run'}"
+    )
+    run = Run.create(config)
+    trainer_for(config, progress=notes).train(run)
+    training = run.read_manifest()["training"]
+    assert training["best_step"] == 0
+    assert training["improved"] is False
+    assert training["last_error"] > training["first_error"] == training["best_error"]
+    [said] = [note for note in notes.notes if "made nothing better" in note]
+    assert f"{training['last_error']:.4g}" in said
+    good = trained(tmp_path / "good").read_manifest()["training"]
+    assert (good["improved"], good["steps"], good["stopped"]) == (True, 40, "steps")
+    assert unimproved(good) is None
+
+
 # -- several processes --------------------------------------------------------------------------------
 
 
-def test_two_processes_train_one_run(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["train.batch_tokens=200"],  # draws
+        ["data.train=100", "train.steps=10"],  # all tokens, dealt out
+        ["losses={answer_ce: 1, recon: 1}", "train.steps=3", "train.batch_prompts=5", "data.train=40"],
+    ],
+    ids=["draws", "tokens", "answers"],
+)
+def test_two_processes_train_one_run(settings: list[str], tmp_path: Path) -> None:
+    """The run of one process that has all of each batch, but for the order in which float32 is summed."""
     run = tmp_path / "run"
     launch = [
         "launch",
@@ -361,8 +469,7 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
         "--mixed_precision",
         "no",
     ]
-    settings = settings_args([*SMALL, "train.batch_tokens=200"])
-    args = ["train", "--no-eval", "--json", "--output", str(run), *settings]
+    args = ["train", "--no-eval", "--json", "--output", str(run), *settings_args([*SMALL, *settings])]
     command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch, "-m", "stage1", *args]
     env = {**os.environ, "OMP_NUM_THREADS": "1"}
     result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, check=False)
@@ -371,9 +478,11 @@ def test_two_processes_train_one_run(tmp_path: Path) -> None:
     assert shown["run"] == str(run)
     manifest = Run(run).read_manifest()
     assert manifest["processes"] == 2
-    alone = trained(tmp_path / "alone", "train.batch_tokens=200")
-    for name, value in weights(Run(run)).items():  # the same draws, averaged over two halves
+    alone = trained(tmp_path / "alone", *settings)
+    for name, value in weights(Run(run)).items():
         torch.testing.assert_close(value, weights(alone)[name], rtol=1e-2, atol=1e-4)
+    ours, theirs = ([e["loss"] for e in one.metrics() if "loss" in e][-1] for one in (Run(run), alone))
+    assert ours == pytest.approx(theirs, rel=1e-4)
 
 
 def test_ctrl_c_while_the_last_layer_is_solved_is_heeded(

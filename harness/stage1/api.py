@@ -211,8 +211,7 @@ def _evaluate(
     evaluation = evaluate(session.load_bottleneck(run), session, cache=default_cache(), rows=rows)
     manifest = run.read_manifest()
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
-    if "phases" in manifest:
-        evaluation.results["phases"] = manifest["phases"]
+    evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
     if keep:
         run.write_evaluation(evaluation.results, evaluation.predictions)
     load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)

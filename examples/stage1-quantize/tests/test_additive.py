@@ -55,7 +55,7 @@ def test_two_knots_are_the_linear_decoder(stats: TokenStats) -> None:
 def test_curves_rebuild_what_straight_lines_cannot(stats: TokenStats) -> None:
     bent = stats.embeds.clone()
     bent[:, 4:8] = 10 * bent[:, :4].square()
-    stats = TokenStats(stats.ids, stats.counts, bent)
+    stats = TokenStats(stats.ids, stats.weights, bent)
     straight, curved = (warm(lambda rows: rows[:, :4], stats, knots=knots) for knots in (2, 16))
     ours, theirs = (rebuilt(adapter, bent[:, :4])[:, 4:8] for adapter in (curved, straight))
     assert (ours - bent[:, 4:8]).norm() < 0.2 * (theirs - bent[:, 4:8]).norm()
@@ -71,7 +71,7 @@ def test_a_vector_for_each_level_where_there_are_as_many_knots(stats: TokenStats
     codes = encode(stats.embeds)
     for level in torch.unique(codes):
         members = (codes == level).squeeze(1)
-        shares = stats.counts[members] / stats.counts[members].sum()
+        shares = stats.weights[members] / stats.weights[members].sum()
         mean = (shares @ stats.embeds[members].double()).float()
         found = rebuilt(adapter, level.reshape(1, 1))[0]
         torch.testing.assert_close(found, mean, rtol=1e-3, atol=1e-5)

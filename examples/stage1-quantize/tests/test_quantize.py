@@ -120,9 +120,9 @@ def test_each_part_goes_to_the_nearest_centroid(stats: TokenStats) -> None:
 def test_clipping_the_rare_is_better_than_covering_all(stats: TokenStats) -> None:
     embeds = stats.embeds.clone()
     embeds[0] += 1  # one token far away …
-    counts = stats.counts.clone()
+    counts = stats.weights.clone()
     counts[0] = 1e-3  # … that hardly ever comes
-    stats = replace(stats, embeds=embeds, counts=counts)
+    stats = replace(stats, embeds=embeds, weights=counts)
     low, high = embeds.amin(0), embeds.amax(0)
     step = (high - low) / 15
     covering = low + ((embeds - low) / step).round() * step
@@ -131,11 +131,11 @@ def test_clipping_the_rare_is_better_than_covering_all(stats: TokenStats) -> Non
 
 
 def test_counts_decide_what_is_close(stats: TokenStats) -> None:
-    often = replace(stats, counts=torch.where(stats.ids < 40, 1000.0, 1.0).double())
+    often = replace(stats, weights=torch.where(stats.ids < 40, 1000.0, 1.0).double())
     for options in ({"bits": 3}, {"method": "product", "bits": 5, "parts": 4}):
         of_counts, of_none = (
             fitted(often, **options),
-            fitted(replace(often, counts=often.counts**0), **options),
+            fitted(replace(often, weights=often.weights**0), **options),
         )
         assert error(of_counts, often) < error(of_none, often)
 
@@ -145,7 +145,7 @@ def test_product_beats_scalar_at_the_same_bits_where_dimensions_are_correlated(s
 
 
 def test_few_distinct_tokens_lose_nothing(stats: TokenStats) -> None:
-    few = TokenStats(stats.ids, stats.counts, stats.embeds[torch.arange(400) % 7])
+    few = TokenStats(stats.ids, stats.weights, stats.embeds[torch.arange(400) % 7])
     torch.testing.assert_close(received(fitted(few, method="product", bits=3), few.embeds), few.embeds)
     one = replace(stats, embeds=torch.full((400, 12), 0.3))  # a dimension without spread has no range
     for options in ({"bits": 4}, {"method": "product"}):

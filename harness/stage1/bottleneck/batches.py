@@ -62,16 +62,16 @@ def collate(
     weight: Tensor,
     answers: Sequence[list[int]] | None = None,
 ) -> Batch:
-    """Left-padded prompts with their embeddings in float32; `weight` [V] is what each token counts."""
+    """Right-padded prompts with their embeddings in float32; `weight` [V] is what each token counts."""
     length = max(len(prompt.ids) for prompt in prompts)
     ids = np.zeros((len(prompts), length), dtype=np.int64)
     attention, cross = np.zeros(ids.shape, dtype=bool), np.zeros(ids.shape, dtype=bool)
     for row, prompt in enumerate(prompts):
-        start = length - len(prompt.ids)
-        ids[row, start:], attention[row, start:], cross[row, start:] = prompt.ids, True, prompt.cross
+        own = slice(len(prompt.ids))
+        ids[row, own], attention[row, own], cross[row, own] = prompt.ids, True, prompt.cross
     tokens, attends, crosses = (torch.from_numpy(a).to(table.device) for a in (ids, attention, cross))
-    own = collate_answers(answers, table) if answers else None
-    return Batch(tokens, table[tokens].float(), attends, crosses, weight[tokens] * crosses, answers=own)
+    gold = collate_answers(answers, table) if answers else None
+    return Batch(tokens, table[tokens].float(), attends, crosses, weight[tokens] * crosses, answers=gold)
 
 
 def collate_answers(answers: Sequence[list[int]], table: Tensor) -> Answers:

@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import json
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,35 +35,48 @@ Rebuild = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
 """Packed embeddings [B, N, D] and their mask [B, N] to rebuilt ones [B, M, D] and their mask [B, M]."""
 
 
-def splice(prompts: Embedded, cross: Tensor, rebuild: Rebuild, *, packed: bool = False) -> Embedded:
+def pack(embeds: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
+    """Each prompt's crossing positions moved together, right-padded: [B, N, D], and their mask [B, N]."""
+    together = pad_sequence([row[own] for row, own in zip(embeds, cross, strict=True)], batch_first=True)
+    return together, torch.arange(together.shape[1], device=cross.device) < cross.sum(1, keepdim=True)
+
+
+def splice(
+    prompts: Embedded,
+    cross: Tensor,
+    rebuild: Rebuild,
+    *,
+    packed: bool = False,
+    padding: Literal["left", "right"] = "left",
+) -> Embedded:
     """The prompts with their crossing positions rebuilt; the others stay as they are.
 
     Args:
-        prompts: left-padded prompts [B, L, D].
+        prompts: padded prompts [B, L, D].
         cross: [B, L] bool, the positions that cross the bottleneck.
         rebuild: what happens to them.
         packed: for a compressor that changes the length. Each prompt's crossing positions are moved
-            together (right-padded) before `rebuild`, and its vectors, however many, take their place
-            after the raw positions in front of the first crossing one. The result is left-padded anew.
+            together (`pack`) before `rebuild`, and its vectors, however many, take their place after the
+            raw positions in front of the first crossing one. The result is padded anew.
+        padding: where it then is: generation wants it on the left, training on the right.
     """
     if not packed:
         rebuilt, _ = rebuild(prompts.embeds, cross)
         return Embedded(
             torch.where(cross[..., None], rebuilt.to(prompts.embeds.dtype), prompts.embeds), prompts.attention
         )
-    runs = [row[where] for row, where in zip(prompts.embeds, cross, strict=True)]
-    lengths = torch.tensor([len(run) for run in runs], device=cross.device)
-    together = pad_sequence(runs, batch_first=True)  # [B, N, D]
-    rebuilt, kept = rebuild(together, torch.arange(together.shape[1], device=cross.device) < lengths[:, None])
+    rebuilt, kept = rebuild(*pack(prompts.embeds, cross))
     rows = []
     for row, attends, where, vectors, mask in zip(*prompts, cross, rebuilt, kept, strict=True):
         started = where.cumsum(0) > 0
         head, tail = row[attends & ~started], row[attends & started & ~where]
         rows.append(torch.cat([head, vectors[mask].to(row.dtype), tail]))
-    lengths = torch.tensor([len(row) for row in rows], device=cross.device)
-    embeds = pad_sequence(rows, batch_first=True, padding_side="left")
+    lengths = torch.tensor([[len(row)] for row in rows], device=cross.device)
+    embeds = pad_sequence(rows, batch_first=True, padding_side=padding)
     position = torch.arange(embeds.shape[1], device=cross.device)
-    return Embedded(embeds, position >= embeds.shape[1] - lengths[:, None])
+    if padding == "left":
+        position = position.flip(0)
+    return Embedded(embeds, position < lengths)
 
 
 def rms(vectors: Tensor) -> Tensor:
@@ -85,6 +98,8 @@ class Bottleneck(nn.Module):
             its mean RMS), or the sender (`sent`: the original's RMS, transmitted in bfloat16).
         vocab_rms: mean RMS of the rows of the LLM's table.
         mean_embedding: [D] mean of the training prompts' embeddings, what the `mean` row shows the LLM.
+        frozen: names of the parameters that training leaves alone, because a component said so when it was
+            built or fitted.
     """
 
     def __init__(
@@ -95,6 +110,7 @@ class Bottleneck(nn.Module):
         self.adapter = adapter
         self.magnitude = magnitude
         self.seed = seed  # of what the components draw while they are fitted
+        self.frozen: frozenset[str] = frozenset()
         self.vocab_rms: Tensor
         self.mean_embedding: Tensor
         self.register_buffer("vocab_rms", torch.ones(()))
@@ -141,6 +157,7 @@ class Bottleneck(nn.Module):
         if issues:
             raise ConfigError(issues)
         self.load_state_dict(other.state_dict())
+        self.freeze(other.frozen)
         self.attach(table)
 
     @property
@@ -163,6 +180,13 @@ class Bottleneck(nn.Module):
             self.compressor.fit(stats)
             self.attach(table)
             self.adapter.warm_start(self.encode_rows, stats)
+        self.freeze(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
+
+    def freeze(self, names: Iterable[str]) -> None:
+        """Train all parameters but these."""
+        self.frozen = frozenset(names)
+        for name, parameter in self.named_parameters():
+            parameter.requires_grad_(name not in self.frozen)
 
     @torch.no_grad()
     def attach(self, table: Tensor) -> None:
@@ -251,6 +275,7 @@ class Bottleneck(nn.Module):
             "chain": links,
             "adapter": _component_record(self.adapter, registry),
             "magnitude": self.magnitude,
+            "frozen": sorted(self.frozen),
             "embed_dim": self.compressor.embed_dim,
             "model": model.model_dump(mode="json"),
             "table_sha256": table_hash,
@@ -303,6 +328,7 @@ class Bottleneck(nn.Module):
         try:
             bottleneck = cls.build(resolved, record["magnitude"], record["embed_dim"], seed=0)
             bottleneck.load_state_dict(tensors, strict=True)
+            bottleneck.freeze(record["frozen"])
         except (RuntimeError, ConfigError) as error:
             raise _damaged(folder, str(error).splitlines()[0]) from None
         bottleneck.attach(table)

@@ -206,6 +206,10 @@ class TrainConfig(_Section):
     batch_tokens: int = Field(4096, gt=0, description="Distinct tokens per step on the token-wise path.")
     batch_prompts: int = Field(16, gt=0, description="Prompts per step where the order of tokens matters.")
     lr: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
+    lr_factors: dict[Literal["compressor", "adapter"], Annotated[float, Field(ge=0)]] = Field(
+        {},
+        description="Part of the bottleneck → what its learning rate is multiplied by; 0 freezes it.",
+    )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
     warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps with rising learning rate.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
@@ -215,11 +219,14 @@ class TrainConfig(_Section):
     check_every: int = Field(50, gt=0, description="Steps between measurements on the selection split.")
     patience: int = Field(6, gt=0, description="Measurements without improvement before training stops.")
     save_every: int = Field(100, gt=0, description="Steps between resumable states.")
-    check_questions: int = Field(
-        100,
+    check_prompts: int = Field(
+        100, gt=0, description="Selection prompts that an objective which reads the LLM is measured on."
+    )
+    check_questions: int | None = Field(
+        None,
         gt=0,
-        description="Selection questions of a measurement where the LLM is at hand: their F1 is logged, and "
-        "objectives that read the LLM are measured on them.",
+        description="Selection questions whose F1 is logged at a measurement, where the LLM is at hand; "
+        "default: as many as take a tenth of the training's arithmetic, at most 100, or none if under 8.",
     )
     checkpointing: bool = Field(
         False, description="Compute the LLM's activations twice instead of keeping them: less memory."

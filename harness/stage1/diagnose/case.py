@@ -145,7 +145,7 @@ class Case:
     # -- the prompts themselves ----------------------------------------------------------------------------
 
     def batches(self, prompts: Sequence[Prompt] | None = None) -> Iterator[Batch]:
-        """The prompts, left-padded, some at a time; every crossing position weighs 1."""
+        """The prompts, right-padded, some at a time; every crossing position weighs 1."""
         return in_order(prompts or self.prompts, self.session.table, PROMPTS_AT_ONCE)
 
     @cached_property
@@ -171,13 +171,13 @@ class Case:
         llm = FrozenLLM(self.session.model.llm)
         nll, guesses, final = [], [], []
         for batch in self.batches():
-            states = llm(embed(batch.ids, batch.cross, batch.attention)).prompt
+            states = llm(embed(batch.ids, batch.cross, batch.attention))
             counted = batch.attention[:, :-1] & batch.ordinary(self.special)[:, 1:]
-            chosen = torch.split(states[:, :-1][counted], POSITIONS)
+            chosen = torch.split(states.prompt[:, :-1][counted], POSITIONS)
             goals = torch.split(batch.ids[:, 1:][counted], POSITIONS)
             for part, goal in zip(chosen, goals, strict=True):
                 logits = llm.head(part).float()
                 nll.append(cross_entropy(logits, goal, reduction="none"))
                 guesses.append(logits.argmax(-1))
-            final.append(llm.head(states[:, -1]).argmax(-1))
+            final.append(llm.head(states.final).argmax(-1))
         return NextTokens(torch.cat(nll), torch.cat(guesses), torch.cat(final))

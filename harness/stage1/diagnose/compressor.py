@@ -58,7 +58,7 @@ def measure(case: Case) -> dict[str, Any]:
         **_matter(_directions(case)),
         "estimate": {
             "prompts": len(case.session.data.train),
-            "positions": int(fitted.counts.sum()),
+            "positions": int(fitted.weights.sum()),
             "distinct_tokens": len(fitted.ids),
             "code_dim": code_dim,
             "tokens_per_dimension": len(fitted.ids) / code_dim,

@@ -28,22 +28,19 @@ def measure(case: Case) -> dict[str, Any]:
     checkpoints here, nor have those whose compressor changes the length.
     """
     checkpoints = [
-        {"step": entry["step"], "recon": entry["selection"]["recon"], "f1": entry["selection"]["f1"]}
+        {"step": entry["step"]} | {name: entry["selection"][name] for name in ("recon", "f1", "questions")}
         for entry in case.metrics
         if {"recon", "f1"} <= entry["selection"].keys()
     ]
-    asked = case.session.config.train.check_questions
-    if case.session.data.selection:  # there is none where other data than the run's is asked
-        asked = min(asked, len(case.session.data.selection))
-    pairs = [_pair(a, b) for a, b in combinations(checkpoints, 2) if _diverged(a, b, asked)]
+    pairs = [_pair(a, b) for a, b in combinations(checkpoints, 2) if _diverged(a, b)]
     pairs.sort(key=lambda pair: pair["f1_to"] - pair["f1_from"])
     recon, f1 = ([point[name] for point in checkpoints] for name in ("recon", "f1"))
     return {"checkpoints": checkpoints, "diverged": pairs[:SHOWN], "correlation": spearman(recon, f1)}
 
 
-def _diverged(early: dict[str, float], late: dict[str, float], asked: int) -> bool:
+def _diverged(early: dict[str, float], late: dict[str, float]) -> bool:
     p = (early["f1"] + late["f1"]) / 200
-    noise = 100 * math.sqrt(p * (1 - p) / asked)
+    noise = 100 * math.sqrt(p * (1 - p) / early["questions"])
     fall = early["f1"] - late["f1"]
     return late["recon"] <= (1 - IMPROVED) * early["recon"] and fall >= FELL and fall > CERTAIN * noise
 

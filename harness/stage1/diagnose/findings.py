@@ -14,7 +14,7 @@ from typing import Any
 from stage1.diagnose import rules_bottleneck, rules_protocol, rules_training
 from stage1.diagnose.facts import Facts, Finding
 
-RULES = (*rules_protocol.RULES, rules_bottleneck.ladder, rules_training.splits, rules_training.forced)
+RULES = (*rules_protocol.RULES, rules_bottleneck.ladder, *rules_training.RULES)
 
 PROTOCOL = ("raw_differs", "cut", "no_bos", "no_stop", "no_ceiling", "trailing_space")
 """Causes that come before all others; of those that explain equally much, the first here is first."""
@@ -31,6 +31,7 @@ CAUSES = (
     "collapse",
     "diverged",
     "harmed",
+    "unimproved",
     "format",
     "too_lossy",
     "training_on_test",
@@ -45,6 +46,7 @@ CONSEQUENCES = {
     "truncated": ("cut",),
     "unstopped": ("cut", "no_ceiling"),
     "format": ("no_stop",),
+    "unimproved": ("drowning", "collapse", "harmed"),
 }
 """What follows from other findings and is left out beside any of them."""
 

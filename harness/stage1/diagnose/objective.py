@@ -12,8 +12,9 @@ from stage1.data.records import Question
 from stage1.diagnose.case import Case
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Resolved, load_plugins, resolve
-from stage1.plugins.tensors import Embedded, LLMOutputs, LossInputs
+from stage1.plugins.tensors import Code
 from stage1.training.batches import PromptBatches
+from stage1.training.inputs import Presenter, RoundTrip
 from stage1.training.objective import Objective
 
 PROMPTS = 16
@@ -45,6 +46,8 @@ def measure(case: Case) -> dict[str, Any]:
         "dominating": _dominating(terms),
         "gradients": _gradients(steps),
         **_recon(case.metrics),
+        **_score(case.metrics),
+        "lr": case.session.config.train.lr,
         "teacher_forced": forced,
         "teacher_forced_accuracy": _accuracy(case) if forced else None,
         **_blindness(case, last),
@@ -120,10 +123,20 @@ def _recon(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
     `recon_last` is where the optimiser ended; the last layer's closed form after it counts for the best.
     """
     found = [entry["selection"]["recon"] for entry in metrics if "recon" in entry["selection"]]
+    first, last = _ends(metrics, "recon")
+    return {"recon_first": first, "recon_last": last, "recon_best": min(found, default=None)}
+
+
+def _score(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
+    """What chose the checkpoint, at the start and where the optimiser ended."""
+    return dict(zip(("score_first", "score_last"), _ends(metrics, "score"), strict=True))
+
+
+def _ends(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None, float | None]:
+    found = [entry["selection"][name] for entry in metrics if name in entry["selection"]]
     if not found:
-        return {"recon_first": None, "recon_last": None, "recon_best": None}
-    last = found[-2] if metrics[-1].get("refit") and len(found) > 1 else found[-1]
-    return {"recon_first": found[0], "recon_last": last, "recon_best": min(found)}
+        return None, None
+    return found[0], found[-2] if metrics[-1].get("refit") and len(found) > 1 else found[-1]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -164,15 +177,23 @@ def _blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
     """Whether the objective notices that all rebuilt vectors are half or twice as long; terms that do not."""
     objective = Objective(resolved).to(case.session.device)
     moved = case.bottleneck.compressor.changes_length
-    if not case.session.data.train or (moved and any(loss.aligned for loss in objective.losses.values())):
+    bound = any(loss.requires_same_length for loss in objective.losses.values())
+    if not case.session.data.train or (moved and bound):
         return {"magnitude_blind": None, "blind_terms": None}
-    batch = _training_batch(case, objective)
+    batch, cross = _training_batch(case, objective), RoundTrip(case.bottleneck)
     llm = None
     if objective.needs_llm:
         llm = FrozenLLM(case.session.model.llm, layers=objective.layers, last=objective.reads_last_states)
+    present = Presenter(case.fitted.variance, case.special, moved, llm)
 
     def values(scale: float) -> dict[str, Tensor]:
-        found: dict[str, Tensor] = objective(_loss_inputs(case, batch, llm, scale))
+        """The terms, if every rebuilt vector were `scale` times as long."""
+
+        def scaled(embeds: Tensor, mask: Tensor) -> tuple[Code, Tensor]:
+            code, rebuilt = cross(embeds, mask)
+            return code, scale * rebuilt
+
+        found: dict[str, Tensor] = objective(present(batch, scaled))
         return found
 
     plain, scaled = values(1.0), [values(scale) for scale in SCALES]
@@ -204,24 +225,6 @@ def _training_batch(case: Case, objective: Objective) -> Batch:
         inputs.config.seed,
         answers=inputs.answer_ids(questions, prompts) if objective.teacher_forced else None,
     ).batch(0)
-
-
-def _loss_inputs(case: Case, batch: Batch, llm: FrozenLLM | None, scale: float) -> LossInputs:
-    """What training would show the losses if every rebuilt vector were `scale` times as long."""
-    bottleneck = case.bottleneck
-
-    def rebuild(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        rebuilt, kept = bottleneck.rebuild(embeds, mask)
-        return scale * rebuilt, kept
-
-    outputs = None
-    if llm is not None:
-        original = Embedded(batch.embeds, batch.attention)
-        spliced = bottleneck.splice(original, batch.cross, rebuild)
-        ordinary = batch.ordinary(case.special)
-        outputs = LLMOutputs(llm, llm.head, original, spliced, ordinary, batch.answers)
-    rebuilt, _ = rebuild(batch.embeds, batch.cross)
-    return LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, case.fitted.variance, outputs)
 
 
 def _shared(one: Sequence[Question], other: Sequence[Question]) -> int:

@@ -191,7 +191,28 @@ def splits(facts: Facts, run: str) -> Iterator[Finding]:
             )
 
 
+def unmoved(facts: Facts, run: str) -> Iterator[Finding]:
+    """Training that ended with its start is said to have, though no training does no harm."""
+    evidence = _unimproved(facts)
+    if facts.objective["terms"] is None or not evidence:
+        return
+    first, last, lr = (facts.objective[name] for name in ("score_first", "score_last", "lr"))
+    yield make(
+        "unimproved",
+        0.0,
+        facts,
+        "No training step was better than the start",
+        [*evidence, f"the selection error went from {first:.4g} to {last:.4g}"],
+        "Train again with a lower learning rate.",
+        f"stage1 train --set train.lr={lr / 10:g}",
+        least="warning",
+    )
+
+
 def forced(facts: Facts, run: str) -> Iterator[Finding]:
     """A teacher-forced run is said to be one even where it did no harm that was measured."""
     if facts.objective["teacher_forced"]:
         yield _teacher_forced(facts, 0.0, [])
+
+
+RULES = (splits, forced, unmoved)

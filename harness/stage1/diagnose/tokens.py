@@ -55,7 +55,7 @@ def _by_frequency(
     crossing: Positions, right: Tensor, fitted: TokenStats, vocabulary: int
 ) -> list[dict[str, Any]]:
     seen = torch.zeros(vocabulary, dtype=torch.float64, device=fitted.ids.device)
-    seen[fitted.ids] = fitted.counts
+    seen[fitted.ids] = fitted.weights
     occurrences = seen[crossing.ids]
     found, above = [], -1.0
     for name, most in BUCKETS.items():

@@ -28,7 +28,7 @@ def rate(
         table: the embedding table [V, D].
     """
     tokens = sum(len(prompt.ids) for prompt in prompts)
-    raw = tokens - int(stats.counts.sum())
+    raw = tokens - int(stats.weights.sum())
     id_bits = math.log2(len(table))
     per_token = (sum(code_bits(bottleneck, prompts, stats, table)) + raw * id_bits) / tokens
     text_bits = 8 * sum(len(prompt.text.encode()) for prompt in prompts) / tokens

@@ -66,7 +66,7 @@ def positions(
         return None
     if bottleneck.tokenwise:
         rebuilt = rebuilt_rows(bottleneck.rebuild, stats.embeds)
-        return Positions(stats.ids, stats.counts, stats.embeds, rebuilt.float())
+        return Positions(stats.ids, stats.weights, stats.embeds, rebuilt.float())
     ids, rows = [], []
     for batch in in_order(prompts, table, PROMPTS_AT_ONCE):
         ids.append(batch.ids[batch.cross])

@@ -56,15 +56,26 @@ class FrozenLLM:
                 self.model.gradient_checkpointing_enable({"use_reentrant": False})
 
     def __call__(self, prompts: Embedded, answers: Answers | None = None) -> States:
-        """The states on `prompts` [B, M, D], left-padded, followed by `answers` [B, A, D]."""
-        embeds, attention = prompts.embeds, prompts.attention
+        """The states on `prompts` [B, M, D], each followed directly by its `answers` [B, A, D].
+
+        Whatever the padding was, it is moved to the end. So no query row is masked whole, which some
+        attention kernels answer with NaN, and causality alone keeps padding out: nothing is masked.
+        """
+        embeds, there = prompts.embeds, prompts.attention
         if answers is not None:
             embeds = torch.cat([embeds, answers.embeds.to(embeds.dtype)], dim=1)
-            attention = torch.cat([attention, answers.mask], dim=1)
+            there = torch.cat([there, answers.mask], dim=1)
+        order = (~there).long().argsort(dim=1, stable=True)  # [B, M + A]
+        embeds = torch.take_along_dim(embeds, order[..., None], dim=1)
         with self._recorded() as recorded, self._checkpointed():
-            states = self._decoder.run(embeds.to(self.model.dtype), attention)
-        last = states if self.last else None
-        return States(last, recorded, 0 if answers is None else answers.ids.shape[1])
+            last = self._decoder.run(embeds.to(self.model.dtype), torch.ones_like(there))
+        length = prompts.embeds.shape[1]
+        return States(
+            last if self.last else None,
+            {layer: states[:, :length] for layer, states in recorded.items()},
+            prompts.attention.sum(1),
+            0 if answers is None else answers.ids.shape[1],
+        )
 
     @contextmanager
     def _recorded(self) -> Iterator[dict[int, Tensor]]:

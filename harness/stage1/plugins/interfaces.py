@@ -134,7 +134,7 @@ class Adapter(Component):
         """Solve in closed form what is linear given the rest, the last layer for example. Optional.
 
         Called once, after the last step of training on distinct tokens under an objective with a loss that
-        says `least_squares`; `stats.counts` are weighted as training weighs them. The result is kept only
+        says `least_squares`; `stats.weights` are what training weighs tokens by. The result is kept only
         if it lowers the selection error.
         """
 
@@ -153,7 +153,15 @@ class Adapter(Component):
 
 
 class Loss(Component):
-    """A term of the training objective."""
+    """A term of the training objective.
+
+    What a loss says of itself it says on its class. The flags imply each other: `teacher_forced` makes
+    `needs_llm` true, and `needs_llm` makes `tokenwise` false.
+    """
+
+    tokenwise: bool = False
+    """True if it looks at one position at a time and is `inputs.mean(…)` of what it finds: tokens may then
+    come from anywhere, and training goes over distinct tokens, hundreds of times faster than over prompts."""
 
     needs_llm: ClassVar[bool] = False
     """True if it reads `inputs.llm`; the LLM is loaded only then, and training goes prompt by prompt."""
@@ -162,11 +170,19 @@ class Loss(Component):
     """True if it reads `inputs.llm.answers`: the gold answer's own embeddings, which no evaluation has.
     Runs trained so are marked wherever they are shown."""
 
-    aligned: ClassVar[bool] = True
-    """True if it compares position with position, which a length-changing compressor rules out."""
+    requires_same_length: ClassVar[bool] = True
+    """True if it compares each position with its own reconstruction, which a compressor that changes the
+    length rules out. False if it reads the code, the answers, or what `inputs.llm.compared` says alone."""
 
     least_squares: ClassVar[bool] = False
     """True if weighted least squares minimises it, so that training may end with `Adapter.refit`."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if cls.teacher_forced:
+            cls.needs_llm = True
+        if cls.needs_llm:
+            cls.tokenwise = False
 
     def __init__(self, config: Any) -> None:
         super().__init__()
@@ -183,6 +199,15 @@ class Loss(Component):
     def forward(self, inputs: LossInputs) -> Tensor:
         """A scalar, lower is better; the docstring says its unit (nats, or none)."""
         raise NotImplementedError
+
+    def denominator(self, inputs: LossInputs) -> Tensor:
+        """What `forward` divides by, a scalar: the summed weights of the positions that crossed.
+
+        A loss that averages over something else (the answer's tokens, say) returns their number. A batch
+        that is worked off in parts, by several processes, or both has the parts' values for its own, each
+        weighted by its denominator.
+        """
+        return inputs.weights.sum()
 
 
 class Dataset:

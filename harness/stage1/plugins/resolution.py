@@ -152,9 +152,9 @@ def _clashes(
     if name is None:
         return
     keep = registry.names("compressor", lambda cls: not cls.changes_length)
-    unaligned = registry.names("loss", lambda cls: not cls.aligned)
+    unaligned = registry.names("loss", lambda cls: not cls.requires_same_length)
     for path, loss in others.items():
-        if loss.aligned:
+        if loss.requires_same_length:
             yield ConfigIssue(
                 path,
                 f"it compares position with position, and the compressor {name!r} changes the length. "

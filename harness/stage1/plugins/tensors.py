@@ -26,17 +26,17 @@ class TokenStats:
     """A corpus as the bottleneck sees it: which tokens, and how often.
 
     Embeddings enter the bottleneck before any context exists, so for a token-wise component a corpus of
-    10,000 prompts is a histogram over the vocabulary. All moments are weighted by count and in float64.
+    10,000 prompts is a histogram over the vocabulary. All moments are weighted and in float64.
     """
 
     ids: Tensor  # [U] vocabulary ids, ascending
-    counts: Tensor  # [U] float64, > 0: how often each crosses the bottleneck
+    weights: Tensor  # [U] float64, > 0: how often each crosses, or what else makes one count more
     embeds: Tensor  # [U, D] their rows of the embedding table
 
     @property
     def shares(self) -> Tensor:
         """[U] float64: each token's share of all positions; sums to 1."""
-        return self.counts / self.counts.sum()
+        return self.weights / self.weights.sum()
 
     @cached_property
     def mean(self) -> Tensor:
@@ -99,7 +99,8 @@ class States:
     """What the frozen LLM makes of a batch of prompts, before any logit is computed."""
 
     last: Tensor | None  # [B, M + A, D] after the final norm: what the LLM's head turns into logits
-    layers: Mapping[int, Tensor]  # layer k (1 is the first) → its output [B, M + A, D]
+    layers: Mapping[int, Tensor]  # layer k (1 is the first) → its output [B, M, D] on the prompts
+    lengths: Tensor  # [B] positions of each prompt; its answer follows directly, padding comes last
     answer_length: int = 0  # A
 
     @property
@@ -110,7 +111,16 @@ class States:
     @property
     def answering(self) -> Tensor:
         """[B, A, D] last states at the positions that predict the answer's tokens."""
-        return self._last[:, -self.answer_length - 1 : -1]
+        return self._from_the_end(self.answer_length)
+
+    @property
+    def final(self) -> Tensor:
+        """[B, D] last state at each prompt's end: it predicts the answer's first token."""
+        return self._from_the_end(1)[:, 0]
+
+    def _from_the_end(self, positions: int) -> Tensor:
+        places = self.lengths[:, None] - 1 + torch.arange(positions, device=self.lengths.device)
+        return torch.take_along_dim(self._last, places[..., None], dim=1)
 
     @property
     def _last(self) -> Tensor:
@@ -127,8 +137,11 @@ class LLMOutputs:
 
     Attributes:
         head: last states [N, D] to logits [N, V], in the LLM's own type.
-        original, rebuilt: the prompts [B, L, D] and [B, M, D]; raw positions are the same in both.
+        original, rebuilt: the prompts [B, L, D] and [B, M, D], right-padded; raw positions hold the same in
+            both.
         ordinary: [B, L] bool, tokens of the original prompts that are neither padding nor special.
+        places: [B, L] where each position of the original prompts is in the rebuilt ones, −1 where nothing
+            stands for it alone; None where the length is the same, and so is every place.
     """
 
     def __init__(
@@ -139,11 +152,13 @@ class LLMOutputs:
         rebuilt: Embedded,
         ordinary: Tensor,
         answers: Answers | None = None,
+        places: Tensor | None = None,
     ) -> None:
         self._forward = forward
         self.head = head
         self.original, self.rebuilt = original, rebuilt
         self.ordinary = ordinary
+        self.places = places
         self._answers = answers
 
     @property
@@ -152,6 +167,25 @@ class LLMOutputs:
         if self._answers is None:
             raise ValueError("A loss that reads the answers must say so: teacher_forced = True.")
         return self._answers
+
+    @cached_property
+    def compared(self) -> Tensor:
+        """[B, L] bool: ordinary positions of the original prompts with a counterpart in the rebuilt ones.
+
+        All of them, where the length is the same. Behind a compressor that changes it: what did not cross,
+        and the last position that did, after which both have said all that crossed.
+        """
+        return self.ordinary if self.places is None else self.ordinary & (self.places >= 0)
+
+    def counterparts(self, states: Tensor) -> Tensor:
+        """[N, D] of the student's states [B, M, D]: those at the counterparts of the `compared` positions.
+
+        The teacher's, in the same order, are `states[compared]`.
+        """
+        if self.places is None:
+            return states[self.compared]
+        rows = self.compared.nonzero()[:, 0]
+        return states[rows, self.places[self.compared]]
 
     @cached_property
     def student(self) -> States:
@@ -176,6 +210,18 @@ class LossInputs:
     ids: Tensor  # [B, L] token ids
     variance: float  # token-weighted variance of the embeddings (`TokenStats.variance`)
     llm_outputs: LLMOutputs | None = None  # of a loss that `needs_llm`, which reads them as `llm`
+    crossed: Code | None = None  # which every loss reads as `code`; inputs made by hand may lack it
+
+    @property
+    def code(self) -> Code:
+        """What crossed: vectors [B, M, d] as they come off the wire, their mask, and the side bits.
+
+        Penalties on the code itself (commitment, sparsity, rate, entropy) read it; gradients reach the
+        compressor.
+        """
+        if self.crossed is None:
+            raise ValueError("These inputs were made without a code: pass crossed=Code(…).")
+        return self.crossed
 
     @property
     def llm(self) -> LLMOutputs:
@@ -185,5 +231,8 @@ class LossInputs:
         return self.llm_outputs
 
     def mean(self, values: Tensor) -> Tensor:
-        """Weighted mean of per-position `values` [B, L] over the positions that crossed: a scalar."""
+        """Weighted mean of per-position `values` [B, L] over the positions that crossed: a scalar.
+
+        A loss that averages over anything else says so in `Loss.denominator`.
+        """
         return (values * self.weights).sum() / self.weights.sum()

@@ -8,6 +8,7 @@ from rich.table import Table
 
 from stage1.config import format_setting
 from stage1.runs.run import Run
+from stage1.training.course import unimproved
 
 ROWS = {
     "text": "ceiling: token ids",
@@ -84,6 +85,8 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
             f"norm ratio {rebuilt['norm_ratio']:.3f}, "
             f"tokens recovered {100 * rebuilt['token_recovery']:.1f} %"
         )
+    if unmoved := unimproved(results.get("training")):
+        yield unmoved
     yield f"Verdict: {results['verdict']['text']}{_origin(results)}"
 
 

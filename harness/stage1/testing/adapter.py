@@ -96,7 +96,7 @@ class AdapterSuite(ComponentSuite, suite=True):
         """`warm_start`, `attach` and `refit` leave finite tensors and the embeddings as they are."""
         bottleneck = self._bottleneck()
         table, stats = make_sample()
-        weighted = replace(stats, counts=stats.shares)  # as training hands them over
+        weighted = replace(stats, weights=stats.shares)  # as training hands them over
         kept = table.clone(), stats.embeds.clone()
         bottleneck.fit(stats, table)
         with torch.no_grad():

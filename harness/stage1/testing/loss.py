@@ -12,12 +12,13 @@ from stage1.bottleneck.batches import Batch, collate
 from stage1.config import DataConfig, RunConfig
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.interfaces import Loss
-from stage1.plugins.tensors import Answers, Embedded, LLMOutputs, LossInputs
+from stage1.plugins.tensors import Answers, Code, LossInputs
 from stage1.progress import Progress
 from stage1.session import Session
 from stage1.testing.base import expect
 from stage1.testing.component import SEED, ComponentSuite
 from stage1.testing.sample import poisoned
+from stage1.training.inputs import Presenter
 
 AGREE = 1e-4
 """Relative difference between values that should be equal: an LLM adds up more rounding than one product."""
@@ -148,22 +149,32 @@ class LossSuite(ComponentSuite, suite=True):
             _agree(mixed, value),
             "the loss changes with the order of the positions; set tokenwise = False, or use inputs.mean(…)",
         )
-        parts = [
-            piece.weights.sum() / batch.weights.sum() * _value(made, _inputs(made, piece, piece_rebuilt))
-            for piece, piece_rebuilt in zip(batch.split(3), rebuilt.chunk(3), strict=True)
-        ]
+
+    def test_parts(self) -> None:
+        """A batch worked off prompt by prompt, as where memory is short, has the loss of the whole."""
+        made, batch, rebuilt = self._fitted(), setting().batch, _noisy()
+        whole = _inputs(made, batch, rebuilt)
+        total, sums = made.denominator(whole), torch.zeros(())
+        expect(total.shape == (), f"denominator returned the shape {tuple(total.shape)}, not a scalar")
+        for piece, piece_rebuilt in zip(batch.split(3), rebuilt.chunk(3), strict=True):
+            inputs = _inputs(made, piece, piece_rebuilt)
+            sums = sums + made.denominator(inputs) * _value(made, inputs)
         expect(
-            _agree(torch.stack(parts).sum(), value),
-            "the loss of a batch is not the weighted mean of its prompts' losses; set tokenwise = False",
+            _agree(sums / total, _value(made, whole)),
+            "the loss of a batch is not its prompts' losses averaged with their denominators; average with "
+            "inputs.mean(…), or define denominator as what forward divides by",
         )
 
     def test_changed_length(self) -> None:
         """Where it does not compare position with position, the code may have another length."""
         made, batch = self._fitted(), setting().batch
-        if made.aligned:
+        if made.requires_same_length:
             raise SkipTest("it compares position with position")
         value = _value(made, _inputs(made, batch, _noisy()[:, ::2], batch.attention[:, ::2]))
-        expect(bool(value.isfinite()), "aligned = False, but codes of another length give no finite loss")
+        expect(
+            bool(value.isfinite()),
+            "requires_same_length = False, but codes of another length give no finite loss",
+        )
 
     # -- gradients -----------------------------------------------------------------------------------------
 
@@ -253,18 +264,15 @@ def _inputs(made: Loss, batch: Batch, rebuilt: Tensor, length: Tensor | None = N
     """What training hands to a loss that says of itself what this one says.
 
     `rebuilt` [B, L, D] is put into the prompts, or [B, M, D] in their place, with the mask `length` [B, M].
+    The code is the reconstruction itself.
     """
     model, _, special, _, variance = setting()
-    outputs = None
-    if made.needs_llm:
-        llm = FrozenLLM(model, layers=made.layers or (), last=made.layers is None)
-        prompts = Embedded(rebuilt, batch.attention if length is None else length)
-        if length is None:
-            prompts = prompts._replace(embeds=rebuilt.where(batch.cross[..., None], batch.embeds))
-        original = Embedded(batch.embeds, batch.attention)
-        answers = batch.answers if made.teacher_forced else None
-        outputs = LLMOutputs(llm, llm.head, original, prompts, batch.ordinary(special), answers)
-    return LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, variance, outputs)
+    llm = FrozenLLM(model, layers=made.layers or (), last=made.layers is None) if made.needs_llm else None
+    mask = batch.cross if length is None else length
+    code = Code(rebuilt, mask, torch.zeros(mask.shape))
+    if not made.teacher_forced:
+        batch = batch._replace(answers=None)
+    return Presenter(variance, special, length is not None, llm)(batch, lambda *_: (code, rebuilt))
 
 
 def _value(made: Loss, inputs: LossInputs) -> Tensor:

@@ -33,15 +33,14 @@ class TokenBatches:
     ) -> None:
         self.stats, self.shares, self.size, self.seed = stats, shares, size, seed
         self.rank, self.processes = rank, processes
-        # All tokens at once give the exact gradient. Several processes average their gradients evenly,
-        # which is right for draws, not for slices of unequal weight.
-        self.everything = processes == 1 and len(stats.ids) <= size
+        # All tokens at once give the exact gradient; of several processes, each has its part of them.
+        self.everything = processes <= len(stats.ids) <= size
 
     def batch(self, step: int) -> Batch:
         """See `Batches`."""
         if self.everything:
-            picked = torch.arange(len(self.stats.ids), device=self.shares.device)
-            weights = self.shares.float()
+            picked = torch.arange(self.rank, len(self.stats.ids), self.processes, device=self.shares.device)
+            weights = self.shares[picked].float()
         else:
             generator = torch.Generator(self.shares.device).manual_seed(step_seed(self.seed, step))
             drawn = torch.multinomial(self.shares, self.size, replacement=True, generator=generator)
@@ -54,7 +53,7 @@ class TokenBatches:
 
 
 class PromptBatches:
-    """Whole prompts, left-padded, in an order shuffled anew each epoch.
+    """Whole prompts, right-padded, in an order shuffled anew each epoch.
 
     `answers` are the prompts' gold continuations as token ids, in the same order.
     """

@@ -55,7 +55,7 @@ class Objective(nn.Module):
     @property
     def tokenwise(self) -> bool:
         """True if every term is a weighted mean over positions that looks at one position at a time."""
-        return not self.needs_llm and all(loss.tokenwise for loss in self.losses.values())
+        return all(loss.tokenwise for loss in self.losses.values())
 
     @property
     def least_squares(self) -> bool:
@@ -72,6 +72,10 @@ class Objective(nn.Module):
             sound = getattr(value, "ndim", None) == 0
             values[name] = expect(loss, "forward", value, Tensor, "a scalar tensor", sound)
         return values
+
+    def denominators(self, inputs: LossInputs) -> dict[str, Tensor]:
+        """What each term divides by, float64: values of parts, weighted by these, are that of the whole."""
+        return {name: loss.denominator(inputs).double() for name, loss in self.losses.items()}
 
     @staticmethod
     def total(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -134,9 +134,7 @@ class Training:
         return data._replace(passages=data.passages | Run(self.config.init).read_trained_on().passages)
 
     def _run(self, trainer: Trainer, run: Run, **more: Any) -> None:
-        if trainer.main:
-            run.write_manifest({**_provenance(trainer), **more})
-        trainer.train(run)
+        trainer.train(run, {**_provenance(trainer), **more})
 
     def _two_phases(self, run: Run, then: Phase) -> None:
         first = Run(run.path / FIRST)
@@ -226,7 +224,7 @@ def _provenance(trainer: Trainer) -> dict[str, Any]:
         "processes": trainer.accelerator.num_processes,
         "plugins": plugins,
         "hashes": {"embedding_table": inputs.model.table_hash, "test_questions": inputs.data.sha256},
-        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.counts.sum())},
+        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.weights.sum())},
         "batches": "distinct tokens" if trainer.fast else "prompts",
         # Weights that saw the answers once carry the mark, whatever they were trained on later.
         "teacher_forced": trainer.objective.teacher_forced or before.get("teacher_forced", False),

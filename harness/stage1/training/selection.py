@@ -1,21 +1,23 @@
 """What is measured on the selection split at every check: errors, the objective, F1."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stage1.bottleneck.batches import Batch, in_order
+from stage1.bottleneck.batches import in_order
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import ReconstructionError, count_tokens
 from stage1.data.datasets import spread
+from stage1.data.prompts import Prompt
+from stage1.data.records import Question
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
-from stage1.plugins.tensors import LossInputs
 from stage1.progress import Progress
 from stage1.session import Session
+from stage1.training.inputs import Cross, Presenter, RoundTrip
 from stage1.training.objective import Objective
 
 ROWS = 4096
@@ -27,26 +29,29 @@ class Selection:
 
     Args:
         inputs: model, table and questions.
-        ask: have the LLM answer `train.check_questions` of the questions; otherwise F1 is not measured.
+        questions: how many the LLM is asked; 0: none, F1 is not measured.
     """
 
-    def __init__(self, inputs: Session, *, ask: bool) -> None:
-        self.inputs, self.ask = inputs, ask
+    def __init__(self, inputs: Session, questions: int) -> None:
+        self.inputs = inputs
         self.size = inputs.config.train.batch_prompts
         self.prompts = inputs.prompts(inputs.data.selection)
         self.stats = count_tokens(self.prompts, inputs.table)
-        self.questions = spread(inputs.data.selection, inputs.config.train.check_questions)
-        asked = {question.id for question in self.questions}
-        self.asked = [prompt for prompt in self.prompts if prompt.id in asked]
+        self.questions = spread(inputs.data.selection, questions) if questions else []
+        self.asked = self._prompts_of(self.questions)
+        self.judged = spread(inputs.data.selection, inputs.config.train.check_prompts)
         self.typical: dict[str, float] = {}  # term → its value at the first check
-        self._answers: list[list[int]] | None = None
+
+    def _prompts_of(self, questions: Sequence[Question]) -> list[Prompt]:
+        chosen = {question.id for question in questions}
+        return [prompt for prompt in self.prompts if prompt.id in chosen]
 
     @torch.no_grad()
     def measure(
         self,
         bottleneck: Bottleneck,
         objective: Objective,
-        loss_inputs: Callable[[Batch], LossInputs],
+        present: Presenter,
     ) -> dict[str, Any]:
         """Reconstruction errors; `objective` and its `terms` where prompts are needed for it; `f1`.
 
@@ -58,19 +63,19 @@ class Selection:
         if not bottleneck.compressor.changes_length:
             measured |= self._errors(bottleneck)
         if objective.needs_llm or bottleneck.compressor.changes_length:
-            terms = self._terms(objective, loss_inputs)
+            terms = self._terms(objective, present, RoundTrip(bottleneck))
             self.typical = self.typical or terms
             scales = objective.scales(self.typical)
             measured["terms"] = terms
             measured["objective"] = sum(scales[name] * value for name, value in terms.items())
-        if self.ask:
-            measured["f1"] = self.f1(bottleneck)
+        if self.questions:
+            measured |= {"f1": self.f1(bottleneck), "questions": len(self.questions)}
         return {**measured, "score": measured.get("objective", measured.get("recon"))}
 
     def _errors(self, bottleneck: Bottleneck) -> dict[str, float]:
         errors, stats = ReconstructionError(), self.stats
         if bottleneck.tokenwise:
-            chunks = zip(torch.split(stats.embeds, ROWS), torch.split(stats.counts, ROWS), strict=True)
+            chunks = zip(torch.split(stats.embeds, ROWS), torch.split(stats.weights, ROWS), strict=True)
             for rows, counts in chunks:
                 mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
                 errors.add(rows, bottleneck(rows[None], mask)[0], counts)
@@ -80,20 +85,19 @@ class Selection:
                 errors.add(batch.embeds[batch.cross], rebuilt, batch.weights[batch.cross])
         return errors.summary(stats.variance)
 
-    def _terms(self, objective: Objective, loss_inputs: Callable[[Batch], LossInputs]) -> dict[str, float]:
-        """Each term's mean over the prompts, weighted by how much of a prompt crosses."""
-        prompts = self.asked if objective.needs_llm else self.prompts
-        if objective.teacher_forced and self._answers is None:
-            self._answers = self.inputs.answer_ids(self.questions, self.asked)
-        sums: dict[str, float] = {}
-        seen = 0.0
-        for batch in in_order(prompts, self.inputs.table, self.size, self._answers):
-            weight = float(batch.weights.sum())
-            values: Mapping[str, Tensor] = objective(loss_inputs(batch))
-            seen += weight
-            for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + weight * float(value)
-        return {name: total / seen for name, total in sums.items()}
+    def _terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
+        """Each term's value over all the prompts together."""
+        prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
+        answers = self.inputs.answer_ids(self.judged, prompts) if objective.teacher_forced else None
+        sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
+        for batch in in_order(prompts, self.inputs.table, self.size, answers):
+            inputs = present(batch, cross)
+            values: Mapping[str, Tensor] = objective(inputs)
+            for name, denominator in objective.denominators(inputs).items():
+                if weight := float(denominator):
+                    seen[name] += weight
+                    sums[name] += weight * float(values[name])
+        return {name: total / seen[name] for name, total in sums.items()}
 
     def f1(self, bottleneck: Bottleneck) -> float:
         """F1 of the questions through `bottleneck`, 0 to 100."""

@@ -13,16 +13,17 @@ class AnswerCE(Loss):
     """
 
     name = "answer_ce"
-    needs_llm = True
     teacher_forced = True
-    aligned = False
-    tokenwise = False
+    requires_same_length = False
 
     def forward(self, inputs: LossInputs) -> Tensor:
         llm = inputs.llm
         answers = llm.answers
         states = llm.student.answering[answers.mask]  # [N, D]
         return token_cross_entropy(states, answers.ids[answers.mask], llm.head).mean()
+
+    def denominator(self, inputs: LossInputs) -> Tensor:
+        return inputs.llm.answers.mask.sum()
 
 
 @hookimpl

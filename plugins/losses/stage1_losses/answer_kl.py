@@ -23,18 +23,23 @@ class AnswerKL(Loss):
 
     name = "answer_kl"
     Config = AnswerKLConfig
-    needs_llm = True
     teacher_forced = True
-    aligned = False
-    tokenwise = False
+    requires_same_length = False
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        llm, first, temperature = inputs.llm, self.config.tokens, self.config.temperature
-        counted = llm.answers.mask[:, :first]  # [B, K]
+        llm, temperature = inputs.llm, self.config.temperature
+        counted = self._counted(inputs)
         both = (llm.student, llm.teacher)
-        student, teacher = (states.answering[:, :first][counted] for states in both)  # [N, D]
+        student, teacher = (states.answering[:, : counted.shape[1]][counted] for states in both)  # [N, D]
         divergence = token_kl(student, teacher, llm.head, temperature).mean()
         return divergence * float(temperature**2)
+
+    def denominator(self, inputs: LossInputs) -> Tensor:
+        return self._counted(inputs).sum()
+
+    def _counted(self, inputs: LossInputs) -> Tensor:
+        """[B, K] bool: the tokens of the answers that are distilled."""
+        return inputs.llm.answers.mask[:, : self.config.tokens]
 
 
 @hookimpl

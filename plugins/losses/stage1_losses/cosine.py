@@ -13,6 +13,7 @@ class Cosine(Loss):
     """
 
     name = "cosine"
+    tokenwise = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         return inputs.mean(1 - cosine_similarity(inputs.reconstruction, inputs.original, dim=-1, eps=1e-12))

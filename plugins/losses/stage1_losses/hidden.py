@@ -27,16 +27,17 @@ class HiddenConfig(ComponentConfig):
 class Hidden(Loss):
     """Normalised squared error between the LLM's hidden states on original and rebuilt prompt. Unitless.
 
-    Per layer Σ‖s − t‖² ÷ Σ‖t − t̄‖² over the positions that are neither padding nor special, with s the state
-    on the reconstruction, t on the original and t̄ the mean of the latter; then the mean over layers. 0 is
-    perfect and 1 is as far off as the mean state. The LLM is run to the deepest of the layers only, unless
-    another loss reads its last states.
+    Per position ‖s − t‖² ÷ σ², with s the state on the reconstruction, t on the original, and σ² the mean of
+    ‖t − t̄‖² over its prompt, whose mean state is t̄; averaged over positions that are neither padding nor
+    special, and over layers. 0 is perfect and 1 is as far off as the prompt's mean state. Behind a compressor
+    that changes the length, the positions that did not cross count, and the last one that did. The LLM is
+    run to the deepest of the layers only, unless another loss reads its last states.
     """
 
     name = "hidden"
     Config = HiddenConfig
     needs_llm = True
-    tokenwise = False
+    requires_same_length = False
 
     @property
     def layers(self) -> tuple[int, ...]:
@@ -44,14 +45,25 @@ class Hidden(Loss):
 
     def forward(self, inputs: LossInputs) -> Tensor:
         llm = inputs.llm
-        length = llm.ordinary.shape[1]  # answers may follow the prompt
+        prompt = llm.compared.nonzero()[:, 0]  # [N] which one a position is of
         errors = []
         for layer in self.layers:
-            both = (llm.student.layers[layer], llm.teacher.layers[layer])
-            ours, wanted = (states[:, :length][llm.ordinary].float() for states in both)  # [N, D]
-            spread = (wanted - wanted.mean(0)).square().sum()
-            errors.append((ours - wanted).square().sum() / spread.clamp(min=1e-12))
+            wanted = llm.teacher.layers[layer].float()  # [B, L, D]
+            ours = llm.counterparts(llm.student.layers[layer]).float()  # [N, D]
+            error = (ours - wanted[llm.compared]).square().sum(-1)  # [N]
+            errors.append((error / _spread(wanted, llm.ordinary)[prompt]).mean())
         return torch.stack(errors).mean()
+
+    def denominator(self, inputs: LossInputs) -> Tensor:
+        return inputs.llm.compared.sum()
+
+
+def _spread(states: Tensor, counted: Tensor) -> Tensor:
+    """[B] mean squared distance of a prompt's `counted` [B, L] states [B, L, D] from their mean."""
+    here, number = counted[..., None], counted.sum(1).clamp(min=1)
+    mean = states.where(here, 0).sum(1, keepdim=True) / number[:, None, None]
+    spread = (states - mean).where(here, 0).square().sum((1, 2)) / number
+    return spread.clamp(min=1e-12)  # a prompt of one token has none
 
 
 @hookimpl

@@ -16,6 +16,7 @@ class Norm(Loss):
     """
 
     name = "norm"
+    tokenwise = True
 
     def forward(self, inputs: LossInputs) -> Tensor:
         return inputs.mean((_log_norm(inputs.reconstruction) - _log_norm(inputs.original)).square())

@@ -15,13 +15,18 @@ class PromptPPL(Loss):
 
     name = "prompt_ppl"
     needs_llm = True
-    tokenwise = False
 
     def forward(self, inputs: LossInputs) -> Tensor:
-        llm = inputs.llm
-        counted = llm.rebuilt.attention[:, :-1] & llm.ordinary[:, 1:]  # [B, L - 1]
-        states = llm.student.prompt[:, :-1][counted]  # [N, D]
-        return token_cross_entropy(states, inputs.ids[:, 1:][counted], llm.head).mean()
+        counted = self._counted(inputs)
+        states = inputs.llm.student.prompt[:, :-1][counted]  # [N, D]
+        return token_cross_entropy(states, inputs.ids[:, 1:][counted], inputs.llm.head).mean()
+
+    def denominator(self, inputs: LossInputs) -> Tensor:
+        return self._counted(inputs).sum()
+
+    def _counted(self, inputs: LossInputs) -> Tensor:
+        """[B, L - 1] bool: positions whose prediction counts."""
+        return inputs.llm.rebuilt.attention[:, :-1] & inputs.llm.ordinary[:, 1:]
 
 
 @hookimpl

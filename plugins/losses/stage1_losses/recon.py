@@ -12,6 +12,7 @@ class Recon(Loss):
     """
 
     name = "recon"
+    tokenwise = True
     least_squares = True
 
     def forward(self, inputs: LossInputs) -> Tensor:

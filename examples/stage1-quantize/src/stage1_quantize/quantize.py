@@ -155,7 +155,7 @@ class Product(nn.Module):
         from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
         with threadpool_limits(1):  # the order in which threads add up would show in the last digits
-            slices = [self._centroids(rows, stats.counts) for rows in self._sliced(stats.embeds)]
+            slices = [self._centroids(rows, stats.weights) for rows in self._sliced(stats.embeds)]
         self.codebook.copy_(torch.cat(slices, dim=1))
 
     def _centroids(self, rows: Tensor, counts: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ class Relative(Loss):
     """
 
     name = "relative"
+    tokenwise = True  # it looks at each position alone, so training may go over distinct tokens
 
     def forward(self, inputs: LossInputs) -> Tensor:
         noise = (inputs.reconstruction - inputs.original).square().mean(-1)  # [B, L]

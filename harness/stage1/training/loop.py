@@ -1,0 +1,173 @@
+"""The training loop: step, measure, save, until the steps or the patience run out.
+
+What step *k* does follows from the configuration and the state after step *k − 1* alone, so a run that was
+killed and resumed ends with the same weights, bit for bit.
+"""
+
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate.utils import broadcast
+
+from stage1.errors import TrainingError
+from stage1.runs.run import Run
+from stage1.training.course import Course
+from stage1.training.state import collect, restore
+from stage1.training.step import NotFiniteError, NothingToTrainError, Stepper
+
+if TYPE_CHECKING:
+    from stage1.training.trainer import Trainer
+
+
+class Interruption:
+    """Ctrl-C (or a SIGTERM) that waits until the step in hand is finished; a second Ctrl-C stops at once."""
+
+    def __init__(self) -> None:
+        self.requested = False
+
+    @contextmanager
+    def deferred(self) -> Iterator[None]:
+        """While this lasts, an interruption is noted instead of raised."""
+
+        def note(_number: int, _frame: Any) -> None:
+            self.requested = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+
+class Loop:
+    """One training of a bottleneck that has been started or restored.
+
+    Args:
+        trainer: what is trained, on what.
+        run: the folder.
+        state: what `Run.load_state` found there; None: the training is new.
+
+    Attributes:
+        course: where the training stands.
+        stepper: makes the steps.
+    """
+
+    def __init__(
+        self, trainer: "Trainer", run: Run, state: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None
+    ) -> None:
+        self.trainer, self.run, self.config = trainer, run, trainer.config.train
+        self.stepper = Stepper(
+            trainer.bottleneck,
+            trainer.objective,
+            trainer.present,
+            trainer.config,
+            trainer.accelerator,
+            trainer.progress,
+        )
+        self.interruption = Interruption()
+        self.fresh = state is None
+        self.course = Course()
+        if state is not None:
+            self.course = restore(*state, self.stepper, trainer.objective, trainer.selection)
+
+    def train(self) -> dict[str, Any]:
+        """Do what is left of it; returns `Course.summary`.
+
+        Raises:
+            TrainingError: the loss left the finite numbers.
+            KeyboardInterrupt: it was interrupted; the state is saved.
+        """
+        with self.interruption.deferred():
+            if self.fresh:
+                self._measure({})
+            stopped = self._steps()
+            steps = self.course.step
+            if steps:
+                self._refit()
+            if self.interruption.requested:  # during the closed form, which the resumed run solves again
+                raise KeyboardInterrupt
+        return self.course.summary(steps, stopped)
+
+    def _steps(self) -> str:
+        """Make the optimiser's steps; returns why there are no more."""
+        course, steps = self.course, self.config.steps if self.stepper.optimizer else 0
+        with self.trainer.progress.task("Training", steps, "steps") as advance:
+            advance(course.step)
+            while course.step < steps:
+                if course.stale >= self.config.patience:
+                    return "patience"
+                try:
+                    logged = self._step()
+                except NothingToTrainError:
+                    self.trainer.progress.note(
+                        "Nothing to train: the objective depends on no parameter "
+                        f"(no gradient passes through {self.trainer.bottleneck.adapter.name!r})."
+                    )
+                    return "nothing to train"
+                course.step += 1
+                advance(1)
+                if self._is_check(course.step):
+                    self._measure(logged)
+                if self.interruption.requested or course.step % self.config.save_every == 0:
+                    self._save()
+                if self.interruption.requested:
+                    raise KeyboardInterrupt
+        return "steps" if steps or not self.config.steps else "nothing to train"
+
+    def _step(self) -> dict[str, Any]:
+        number = self.course.step
+        batch = self.trainer.batches.batch(number)
+        try:
+            return self.stepper.step(batch, number, compare=self._is_check(number + 1))
+        except NotFiniteError as error:
+            self._save()
+            raise TrainingError(
+                f"{error} became NaN or infinite at step {number}; the weights before it are kept.",
+                f"Lower the learning rate and go on: stage1 train --resume --output {self.run.path} "
+                f"--set train.lr={self.config.lr / 10:g}",
+            ) from None
+
+    def _is_check(self, step: int) -> bool:
+        return step % self.config.check_every == 0 or step == self.config.steps
+
+    def _refit(self) -> None:
+        """End with the adapter's closed form, where least squares is what was trained for: one more step."""
+        trainer = self.trainer
+        if not (trainer.fast and trainer.objective.least_squares):
+            return
+        weighted = replace(trainer.stats, weights=trainer.shares)
+        with trainer.progress.task("Solving the last layer"), torch.no_grad():
+            try:
+                trainer.bottleneck.adapter.refit(trainer.bottleneck.encode_rows, weighted)
+            except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
+                # Hidden units that a far too high learning rate has saturated are all alike.
+                trainer.progress.note(
+                    "The last layer's closed form has no solution here: it stays as trained."
+                )
+                return
+        self.course.step += 1
+        self._measure({"refit": True})
+
+    def _measure(self, logged: Mapping[str, Any]) -> None:
+        """Measure on the selection split, remember the best weights, log."""
+        trainer, course = self.trainer, self.course
+        self.stepper.module.eval()
+        measured = trainer.selection.measure(trainer.bottleneck, trainer.objective, trainer.present)
+        error = torch.tensor(measured["score"], device=trainer.inputs.device)
+        # Every process must come to the same decision.
+        course.measured(float(broadcast(error)), trainer.bottleneck, refit="refit" in logged)
+        if trainer.main:
+            entry = {"step": course.step, **logged, "selection": measured}
+            trainer.registry.emit("stage1_step", run=self.run.path, step=course.step, metrics=entry)
+
+    def _save(self) -> None:
+        trainer = self.trainer
+        if trainer.main:
+            parts = (trainer.bottleneck, self.stepper, trainer.objective, trainer.selection)
+            self.run.save_state(*collect(self.course, *parts))
