@@ -87,7 +87,7 @@ def test_it_solves_again_what_training_has_moved(stats: TokenStats) -> None:
     with torch.no_grad():
         adapter.weight.mul_(0.5)
     assert error(adapter, encode, stats) > start
-    adapter.refit(encode, stats)
+    adapter.solve_last_layer(encode, stats)
     assert error(adapter, encode, stats) == start
 
 

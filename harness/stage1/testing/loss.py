@@ -48,7 +48,7 @@ def setting() -> Setting:
     return Setting(inputs.model.llm, batch, special, used.mean(0), variance)
 
 
-class LossSuite(ComponentSuite, suite=True):
+class LossSuite(ComponentSuite):
     """Checks that a loss keeps what `stage1.Loss` promises.
 
     Derive a class named Test…, return your loss from the property `component`, and run pytest.

@@ -5,7 +5,6 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from types import new_class
 from typing import Any, Literal, NamedTuple
 from unittest import SkipTest
 
@@ -41,12 +40,7 @@ def suite_of(record: PluginRecord, options: Mapping[str, Any]) -> type[Suite]:
     filled = {"component": record.cls, "options": dict(options), "folder": record.folder}
     suite = SUITES[record.kind]
     wanted = {name: value for name, value in filled.items() if hasattr(suite, name)}
-    properties = {name: _constant(value) for name, value in wanted.items()}
-    return new_class(f"Test{record.name}", (suite,), exec_body=lambda body: body.update(properties))
-
-
-def _constant(value: Any) -> property:
-    return property(lambda self: value)
+    return type(f"Test{record.name}", (suite,), wanted)
 
 
 def check(

@@ -17,7 +17,7 @@ BEST_EFFORT = ("loglikelihood_rolling",)
 """Kinds of task whose perplexities have no standard error in lm-eval itself."""
 
 
-class TaskSuite(Suite, suite=True):
+class TaskSuite(Suite):
     """Checks that lm-eval can run the tasks in a folder and say how sure their scores are.
 
     Derive a class named Test…, return the folder from the property `folder`, and run pytest. A task whose

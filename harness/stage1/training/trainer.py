@@ -83,7 +83,7 @@ class Trainer:
     @property
     def components(self) -> dict[str, Component]:
         """The plugins at work, by what they are to the run."""
-        paths = ["compressor", *(f"chain.{name}" for name in self.config.chain)]
+        paths = [f"compressors.{i}" for i in range(len(self.bottleneck.stages))]
         parts: dict[str, Component] = dict(zip(paths, self.bottleneck.stages, strict=True))
         parts["adapter"] = self.bottleneck.adapter
         return parts | {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
@@ -136,7 +136,7 @@ class Trainer:
             self._start()
             self._prepare()
         else:
-            self.bottleneck.attach(self.inputs.table)
+            self.bottleneck.receive_table(self.inputs.table)
             self._prepare()
             self._restore(*state)
             self.progress.note(f"Resumed after step {self.step}.")
@@ -164,7 +164,7 @@ class Trainer:
             self.bottleneck.start_from(self.config.init, self.inputs.table)
             return
         with self.progress.task(f"Fitting {self.bottleneck.compressor.name}"):
-            self.bottleneck.fit(self.stats, self.inputs.table)
+            self.bottleneck.fit(self.stats, self.inputs.table, self.progress)
 
     def _loop(self, *, fresh: bool) -> None:
         steps = self.config.train.steps if self.optimizer else 0
@@ -190,7 +190,7 @@ class Trainer:
         weighted = replace(self.stats, counts=self.shares)
         with self.progress.task("Solving the last layer"), torch.no_grad():
             try:
-                self.bottleneck.adapter.refit(self.bottleneck.encode_rows, weighted)
+                self.bottleneck.adapter.solve_last_layer(self.bottleneck.encode_rows, weighted)
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 # Hidden units that a far too high learning rate has saturated are all alike.
                 self.progress.note("The last layer's closed form has no solution here: it stays as trained.")
