@@ -15,7 +15,7 @@ class TestEntropyCoded(CompressorSuite):
 
 def test_bits_are_near_the_entropy_of_what_is_sent() -> None:
     uniform = torch.rand(20_000, 2, generator=torch.Generator().manual_seed(0)).clamp(1e-6, 1 - 1e-6)
-    rows = torch.logit(uniform) * torch.tensor([1.0, 0.1]) + torch.tensor([0.3, -2.0])  # logistic, as the prior
+    rows = torch.logit(uniform) * torch.tensor([1.0, 0.1]) + torch.tensor([0.3, -2.0])
     stats = TokenStats(torch.arange(20_000), torch.ones(20_000, dtype=torch.float64), rows)
     coded = EntropyCoded(EntropyCodedConfig(step=0.25), 2)
     coded.fit(stats)

@@ -11,15 +11,11 @@ from stage1_quantize.additive import Additive, AdditiveConfig
 
 
 class TestAdditive(AdapterSuite):
-    @property
-    def component(self) -> type[Additive]:
-        return Additive
+    component = Additive
 
 
 class TestTwoKnots(AdapterSuite):
-    @property
-    def component(self) -> type[Additive]:
-        return Additive
+    component = Additive
 
     @property
     def options(self) -> dict[str, Any]:
@@ -34,7 +30,7 @@ def warm(encode: Any, stats: TokenStats, **options: Any) -> Additive:
 
 def rebuilt(adapter: Additive, codes: Tensor) -> Tensor:
     mask = torch.ones(1, len(codes), dtype=torch.bool)
-    embeds: Tensor = adapter(Code(codes[None], mask, torch.zeros(1, len(codes))))[0]
+    embeds: Tensor = adapter(Code(codes[None], mask))[0]
     return embeds.detach()
 
 

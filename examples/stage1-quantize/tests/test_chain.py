@@ -6,15 +6,15 @@ import torch
 from torch import Tensor
 
 from stage1 import Compressor, SizeConfig, TokenStats
-from stage1.bottleneck.chain import Chain
-from stage1.plugins import load_plugins
+from stage1.testing import Chain, installed
 from stage1_quantize.quantize import Quantize, QuantizeConfig
 
 MASK = torch.ones(1, 400, dtype=torch.bool)
 
 
 def first(name: str) -> Compressor:
-    return load_plugins().get("compressor", name)(SizeConfig(dim=4), 12)
+    compressor: Compressor = installed("compressor", name)(SizeConfig(dim=4), 12)
+    return compressor
 
 
 def test_pca_then_quantize_equals_the_two_by_hand(stats: TokenStats) -> None:

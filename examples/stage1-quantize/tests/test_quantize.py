@@ -8,22 +8,17 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from stage1 import TokenStats
-from stage1.errors import ConfigError
+from stage1 import ConfigError, TokenStats
 from stage1.testing import CompressorSuite
 from stage1_quantize.quantize import Quantize, QuantizeConfig
 
 
 class TestInt8(CompressorSuite):
-    @property
-    def component(self) -> type[Quantize]:
-        return Quantize
+    component = Quantize
 
 
 class TestInt4(CompressorSuite):
-    @property
-    def component(self) -> type[Quantize]:
-        return Quantize
+    component = Quantize
 
     @property
     def options(self) -> dict[str, Any]:
@@ -31,9 +26,7 @@ class TestInt4(CompressorSuite):
 
 
 class TestProduct(CompressorSuite):
-    @property
-    def component(self) -> type[Quantize]:
-        return Quantize
+    component = Quantize
 
     @property
     def options(self) -> dict[str, Any]:
@@ -41,9 +34,7 @@ class TestProduct(CompressorSuite):
 
 
 class TestProductOfUnequalParts(CompressorSuite):
-    @property
-    def component(self) -> type[Quantize]:
-        return Quantize
+    component = Quantize
 
     @property
     def options(self) -> dict[str, Any]:

@@ -38,7 +38,9 @@ def test_so_many_values_are_sent_and_paid_for(stats: TokenStats) -> None:
         compressor, code = encoded(keep, stats)
         assert int((code.vectors != 0).sum(-1).max()) == keep
         assert torch.equal(code.vectors, code.vectors.bfloat16().float())
-        assert set(compressor.bits(code)[0].tolist()) == {16 * keep + math.ceil(math.log2(math.comb(8, keep)))}
+        assert set(compressor.bits(code)[0].tolist()) == {
+            16 * keep + math.ceil(math.log2(math.comb(8, keep)))
+        }
 
 
 def test_all_values_are_all_there_is(stats: TokenStats) -> None:

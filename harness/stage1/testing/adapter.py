@@ -40,13 +40,13 @@ class FirstDims(Compressor):
 class AdapterSuite(ComponentSuite):
     """Checks that an adapter keeps what `stage1.Adapter` promises, behind a token-wise compressor.
 
-    Derive a class named Test…, return your adapter from the property `component`, and run pytest.
+    Derive a class named Test…, give your adapter as `component = …`, and run pytest.
     """
 
     @property
     def component(self) -> type[Adapter]:
-        """The adapter's class: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns your adapter's class")
+        """The adapter's class: the one thing to fill in."""
+        raise NotImplementedError("define component: your adapter's class")
 
     def _bottleneck(self, seed: int = SEED) -> Bottleneck:
         """The adapter behind the compressor, neither fitted nor attached."""

@@ -22,8 +22,8 @@ class ComponentSuite(Suite):
 
     @property
     def component(self) -> Any:
-        """The class under test: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns the class under test")
+        """The class under test: the one thing to fill in."""
+        raise NotImplementedError("define component: the class under test")
 
     @property
     def options(self) -> dict[str, Any]:

@@ -25,13 +25,13 @@ NARROW = (1, 2, 3, 4, 8, 16, WIDTH)
 class CompressorSuite(ComponentSuite):
     """Checks that a compressor keeps what `stage1.Compressor` promises.
 
-    Derive a class named Test…, return your compressor from the property `component`, and run pytest.
+    Derive a class named Test…, give your compressor as `component = …`, and run pytest.
     """
 
     @property
     def component(self) -> type[Compressor]:
-        """The compressor's class: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns your compressor's class")
+        """The compressor's class: the one thing to fill in."""
+        raise NotImplementedError("define component: your compressor's class")
 
     def _fitted(self, seed: int = SEED, width: int = WIDTH) -> Compressor:
         return _fit(self._build(width, seed=seed), make_sample(width).stats, seed).eval()

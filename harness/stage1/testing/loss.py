@@ -51,13 +51,13 @@ def setting() -> Setting:
 class LossSuite(ComponentSuite):
     """Checks that a loss keeps what `stage1.Loss` promises.
 
-    Derive a class named Test…, return your loss from the property `component`, and run pytest.
+    Derive a class named Test…, give your loss as `component = …`, and run pytest.
     """
 
     @property
     def component(self) -> type[Loss]:
-        """The loss's class: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns your loss's class")
+        """The loss's class: the one thing to fill in."""
+        raise NotImplementedError("define component: your loss's class")
 
     def _fitted(self, seed: int = SEED) -> Loss:
         made: Loss = self._build(seed=seed)

@@ -8,7 +8,7 @@ from contextlib import redirect_stdout
 from typing import Any, Literal, NamedTuple
 from unittest import SkipTest
 
-from stage1.plugins import PluginRecord
+from stage1.plugins import Kind, PluginRecord, load_plugins
 from stage1.plugins.faults import raised
 from stage1.testing.adapter import AdapterSuite
 from stage1.testing.base import Suite
@@ -24,6 +24,15 @@ SUITES: dict[str, type[Suite]] = {
     "tasks": TaskSuite,
 }
 """The suite of each kind of plugin that has one."""
+
+
+def installed(kind: Kind, name: str) -> type[Any]:
+    """The class of an installed plugin, to test another one together with it.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    return load_plugins().get(kind, name)
 
 
 class Outcome(NamedTuple):

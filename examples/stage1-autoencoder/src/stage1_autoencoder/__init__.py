@@ -53,8 +53,8 @@ class Autoencoder(Compressor):
         rows = torch.eye(self.embed_dim)
         if self.code_dim < self.embed_dim:
             directions = torch.linalg.eigh(stats.covariance()).eigenvectors.flip(1).T
-            signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # arbitrary: fix them
-            rows = (directions * signs)[: self.code_dim]
+            peaks = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+            rows = (directions * peaks.sign())[: self.code_dim]  # a direction's sign is arbitrary: fixed
         self.pool.weight.copy_(rows[..., None].expand_as(self.pool.weight) / self.config.tokens)
         torch.nn.init.zeros_(torch.as_tensor(self.pool.bias))
 

@@ -37,7 +37,7 @@ class EntropyCoded(Compressor):
     def __init__(self, config: EntropyCodedConfig, embed_dim: int) -> None:
         super().__init__(config, embed_dim)
         self.center = nn.Parameter(torch.zeros(embed_dim))  # [D] in levels
-        self.log_width = nn.Parameter(torch.zeros(embed_dim))  # [D] logarithm of the logistic's scale in levels
+        self.log_width = nn.Parameter(torch.zeros(embed_dim))  # [D] of the logistic's scale, in levels
         self.step: Tensor
         self.register_buffer("step", torch.ones(()))
 

@@ -70,7 +70,7 @@ class TopK(Compressor):
         return torch.full(code.mask.shape, float(whole), device=code.mask.device)
 
     def inverse(self, code: Code) -> Tensor:
-        decoder = torch.linalg.pinv(self.weight.double()).T.to(code.vectors.dtype)  # [D, D]
+        decoder: Tensor = torch.linalg.pinv(self.weight.double()).T.to(code.vectors.dtype)  # [D, D]
         return code.vectors @ decoder + self.mean
 
 
