@@ -132,6 +132,10 @@ def test_all_plugins_are_listed_and_well(installed: Environment, elsewhere: Path
         ("compressor", "quantize"): ("stage1-quantize", "0.1.0"),
         ("adapter", "additive"): ("stage1-quantize", "0.1.0"),
         ("loss", "relative"): ("stage1-quantize", "0.1.0"),
+        ("compressor", "topk"): ("stage1-topk", "0.1.0"),
+        ("compressor", "autoencoder"): ("stage1-autoencoder", "0.1.0"),
+        ("compressor", "entropy_coded"): ("stage1-entropy", "0.1.0"),
+        ("loss", "rate"): ("stage1-entropy", "0.1.0"),
         **{
             ("tasks" if kind == "task" else kind, name): (whose(kind), "0.1.0")
             for kind, name in GENERATED.items()
