@@ -18,8 +18,8 @@ from stage1.bottleneck.chain import Chain
 from stage1.config import ModelConfig, RunConfig, validate
 from stage1.data.prompts import Prompt
 from stage1.errors import ConfigError, PluginError, UsageError
-from stage1.llm.table import table_sha256
 from stage1.evaluation.rate import rate
+from stage1.llm.table import table_sha256
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats

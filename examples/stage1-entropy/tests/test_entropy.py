@@ -4,9 +4,9 @@ import math
 
 import torch
 
-from stage1 import TokenStats
+from stage1 import Code, ComponentConfig, LossInputs, TokenStats
 from stage1.testing import CompressorSuite
-from stage1_entropy import EntropyCoded, EntropyCodedConfig
+from stage1_entropy import EntropyCoded, EntropyCodedConfig, Rate
 
 
 class TestEntropyCoded(CompressorSuite):
@@ -39,3 +39,24 @@ def test_finer_steps_cost_more_and_lose_less() -> None:
         errors.append(float((code.vectors[0] - rows).square().mean()))
     assert bits == sorted(bits)
     assert errors == sorted(errors, reverse=True)
+
+
+def test_the_rate_is_what_the_vectors_cost_and_makes_them_cost_less() -> None:
+    rows = torch.randn(1, 300, 4, generator=torch.Generator().manual_seed(0)) * 3
+    mask = torch.ones(1, 300, dtype=torch.bool)
+    coded, scale = EntropyCoded(EntropyCodedConfig(step=0.5), 4), torch.nn.Parameter(torch.ones(()))
+    coded.fit(TokenStats(torch.arange(300), torch.ones(300, dtype=torch.float64), rows[0]))
+    optimizer = torch.optim.Adam([*coded.parameters(), scale], lr=0.05)
+    values = []
+    for _ in range(30):
+        code: Code = coded(rows * scale, mask)
+        bits = coded.bits(code)
+        inputs = LossInputs(rows, rows, mask.float(), mask.long(), 1.0, crossed=code._replace(bits=bits))
+        value = Rate(ComponentConfig())(inputs)
+        assert math.isclose(float(value), float(bits.mean()) / 4, rel_tol=1e-5)
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        values.append(float(value.detach()))
+    assert values[-1] < 0.8 * values[0]
+    assert float(scale.detach()) < 1

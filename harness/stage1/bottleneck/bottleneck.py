@@ -269,6 +269,7 @@ class Bottleneck(nn.Module):
         table: Tensor | None = None,
         revision: str | None = None,
         magnitude: str | None = None,
+        trust_remote_code: bool = False,
     ) -> "Bottleneck":
         """Load a bottleneck from a run's folder or a Hub id.
 
@@ -277,8 +278,8 @@ class Bottleneck(nn.Module):
             table: the embedding table [V, D] it will be used with. Read from the model that the
                 bottleneck was trained on when it is not given.
             revision: branch, tag or commit of a Hub repository.
-            trust_remote_code: the model that the table is read from may run Python code of its own.
             magnitude: another one than it was trained with.
+            trust_remote_code: the model that the table is read from may run Python code of its own.
 
         Raises:
             UsageError: not a bottleneck, damaged, edited, of another model, of a missing plugin, or of a
@@ -333,7 +334,6 @@ def _width(compressor: Compressor) -> int:
     return expect(compressor, "code_dim", width, int, "a positive whole number", sound)
 
 
-def _built(component: ResolvedComponent, width: int) -> Compressor:
 def _built(component: ResolvedComponent, width: int) -> Compressor:
     try:
         compressor: Compressor = component.cls(component.config, width)

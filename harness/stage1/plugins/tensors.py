@@ -188,6 +188,18 @@ class LossInputs:
     ids: Tensor  # [B, L] token ids
     variance: float  # token-weighted variance of the embeddings (`TokenStats.variance`)
     llm_outputs: LLMOutputs | None = None  # of a loss that `needs_llm`, which reads them as `llm`
+    crossed: Code | None = None  # which every loss reads as `code`; inputs made by hand may lack it
+
+    @property
+    def code(self) -> Code:
+        """What crossed: vectors [B, M, d] as they come off the wire, their mask, and what each costs.
+
+        Penalties on the code itself (commitment, sparsity, rate, entropy) read it; gradients reach the
+        compressor.
+        """
+        if self.crossed is None:
+            raise ValueError("These inputs were made without a code: pass crossed=Code(…).")
+        return self.crossed
 
     @property
     def llm(self) -> LLMOutputs:
