@@ -92,7 +92,7 @@ def main() -> None:
     begun = time.perf_counter()
     train(fast, TokenBatches(stats, stats.shares, len(stats.ids), config.seed), config, stats.variance)
     with torch.no_grad():
-        fast.adapter.refit(fast.encode_rows, stats)
+        fast.adapter.solve_last_layer(fast.encode_rows, stats)
     fast_train = time.perf_counter() - begun
 
     begun = time.perf_counter()

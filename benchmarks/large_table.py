@@ -86,7 +86,7 @@ def main() -> None:
     begun = time.perf_counter()
     weighted = replace(stats, weights=training_shares(stats, 0.5))
     with torch.no_grad():
-        bottleneck.adapter.refit(bottleneck.encode_rows, weighted)
+        bottleneck.adapter.solve_last_layer(bottleneck.encode_rows, weighted)
     times["closed_form_last_layer"] = time.perf_counter() - begun
     with torch.no_grad():
         batch = batches.batch(0)

@@ -28,7 +28,7 @@ class Decode(Adapter):
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         self.mean.copy_(stats.mean)
 
-    def attach(self, encode: Encode, table: Tensor) -> None:
+    def receive_table(self, encode: Encode, table: Tensor) -> None:
         self.centre = table.mean(0)
 
     def decoded(self, vectors: Tensor) -> Tensor:
@@ -48,15 +48,15 @@ class ReturnsTheCode(Decode):
 class DividesByZero(Decode):
     """The last layer has no solution."""
 
-    def refit(self, encode: Encode, stats: TokenStats) -> None:
+    def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         self.weight.fill_(float("nan"))
 
 
 class CentresTheTable(Decode):
     """The LLM's own rows are moved."""
 
-    def attach(self, encode: Encode, table: Tensor) -> None:
-        super().attach(encode, table)
+    def receive_table(self, encode: Encode, table: Tensor) -> None:
+        super().receive_table(encode, table)
         table.sub_(self.centre)
 
 
@@ -121,14 +121,14 @@ class SavesTheTable(Decode):
         self.table: Tensor
         self.register_buffer("table", torch.zeros(0, embed_dim))
 
-    def attach(self, encode: Encode, table: Tensor) -> None:
-        super().attach(encode, table)
+    def receive_table(self, encode: Encode, table: Tensor) -> None:
+        super().receive_table(encode, table)
         self.table = table
 
 
 BROKEN_ADAPTERS: list[tuple[type[Adapter], set[str], str]] = [
     (ReturnsTheCode, {"shapes", "gradients"}, "forward returned (1, 1, 31) for codes (1, 1, 8)"),
-    (DividesByZero, {"closed_forms"}, "after warm_start and refit, weight holds"),
+    (DividesByZero, {"closed_forms"}, "after warm_start and solve_last_layer, weight holds"),
     (CentresTheTable, {"closed_forms", "gradients"}, "writes into the embeddings"),
     (Smooths, {"tokenwise_promise"}, "changes when other vectors do"),
     (SmoothsPadding, {"padding_invariance", "batch_invariance"}, "what stands in padded positions"),

@@ -1,5 +1,6 @@
 """Compressors that break one promise each, and honest ones, for the tests of the conformance suites."""
 
+import math
 from typing import Any, ClassVar
 
 import numpy as np
@@ -8,7 +9,7 @@ from pydantic import BaseModel, Field, field_serializer
 from torch import Tensor, nn
 
 from stage1.plugins.interfaces import ComponentConfig, Compressor
-from stage1.plugins.tensors import Code, TokenStats
+from stage1.plugins.tensors import Code, TokenStats, straight_through
 
 
 class KeepConfig(ComponentConfig):
@@ -42,7 +43,7 @@ class Keep(Compressor):
         return (embeds[..., : self.kept] - self.mean) * self.scale
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return self.pointwise(self.squeezed(embeds), mask)
+        return Code(self.squeezed(embeds), mask)
 
 
 class Loose(BaseModel, extra="ignore"):
@@ -79,16 +80,6 @@ class HidesOptions(Keep):
     Config = Silent
 
 
-class IgnoresTheSeed(Keep):
-    """Draws from a generator of nobody's seed."""
-
-    def __init__(self, config: Any, embed_dim: int) -> None:
-        super().__init__(config, embed_dim)
-        unseeded = torch.Generator()
-        unseeded.seed()
-        nn.init.uniform_(self.scale, 1, 2, generator=unseeded)
-
-
 class DrawsElsewhere(Keep):
     """The run's seed seeds torch's default generator, while fitting too, and no other."""
 
@@ -106,25 +97,17 @@ class KeepsTensorsAside(Keep):
 
 
 class MakesTensorsOnTheCpu(Keep):
-    """The side bits stay behind."""
+    """What a vector costs stays behind."""
 
-    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return Code(self.squeezed(embeds), mask, torch.zeros(mask.shape))
+    def bits(self, code: Code) -> Tensor:
+        return torch.full(code.mask.shape, 16.0 * self.kept)
 
 
 class ReturnsFloat32(Keep):
     """Whatever came in."""
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return self.pointwise(self.squeezed(embeds).float(), mask)
-
-
-class NegativeSideBits(Keep):
-    """It pays for nothing and gets something back."""
-
-    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        code = super().forward(embeds, mask)
-        return code._replace(side_bits=code.side_bits - 1)
+        return Code(self.squeezed(embeds).float(), mask)
 
 
 class DropsTheMask(Keep):
@@ -132,14 +115,6 @@ class DropsTheMask(Keep):
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         return super().forward(embeds, mask)._replace(mask=torch.ones_like(mask))
-
-
-class WrongCodeDim(Keep):
-    """One dimension more than it says."""
-
-    @property
-    def code_dim(self) -> int:
-        return self.kept - 1 or 1
 
 
 class GrowsInFit(Keep):
@@ -168,7 +143,7 @@ class MixesPositions(Keep):
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         whole = (embeds * mask[..., None]).sum(1, keepdim=True) / mask.sum(1)[:, None, None].clamp(min=1)
-        return self.pointwise(self.squeezed(embeds + 0.1 * whole), mask)
+        return Code(self.squeezed(embeds + 0.1 * whole), mask)
 
 
 class CountsPositions(Keep):
@@ -176,7 +151,7 @@ class CountsPositions(Keep):
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         place = mask.cumsum(1)[..., None].to(embeds.dtype)
-        return self.pointwise(self.squeezed(embeds) + 0.1 * place, mask)
+        return Code(self.squeezed(embeds) + 0.1 * place, mask)
 
 
 class ReadsPadding(MixesPositions):
@@ -185,7 +160,7 @@ class ReadsPadding(MixesPositions):
     tokenwise = False
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return self.pointwise(self.squeezed(embeds + 0.1 * embeds.mean(1, keepdim=True)), mask)
+        return Code(self.squeezed(embeds + 0.1 * embeds.mean(1, keepdim=True)), mask)
 
 
 class LooksAtTheBatch(Keep):
@@ -195,7 +170,7 @@ class LooksAtTheBatch(Keep):
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         squeezed = self.squeezed(embeds)
-        return self.pointwise(squeezed / (1e-3 + squeezed[mask].square().mean().sqrt()), mask)
+        return Code(squeezed / (1e-3 + squeezed[mask].square().mean().sqrt()), mask)
 
 
 class UnusedParameter(Keep):
@@ -252,9 +227,8 @@ class ForgetsABuffer(Keep):
 class CheapFloats(Keep):
     """bfloat16 for a quarter of its price."""
 
-    @property
-    def bits_per_value(self) -> float:
-        return 4
+    def bits(self, code: Code) -> Tensor:
+        return super().bits(code) / 4
 
 
 class FourBits(Keep):
@@ -262,16 +236,15 @@ class FourBits(Keep):
 
     wire_dtype = None
     levels = 16
-
-    @property
-    def bits_per_value(self) -> float:
-        return 4
+    side = 0
 
     def squeezed(self, embeds: Tensor) -> Tensor:
         whole = super().squeezed(embeds)
         half = self.levels // 2
-        rounded = (whole * 8 * half).round().clamp(-half, half - 1) / (8 * half)
-        return whole + (rounded - whole).detach()
+        return straight_through((whole * 8 * half).round().clamp(-half, half - 1) / (8 * half), whole)
+
+    def bits(self, code: Code) -> Tensor:
+        return torch.full(code.mask.shape, 4.0 * self.kept + self.side, device=code.mask.device)
 
 
 class EightBitsForFour(FourBits):
@@ -280,22 +253,87 @@ class EightBitsForFour(FourBits):
     levels = 256
 
 
+class NegativeBits(FourBits):
+    """It pays for nothing and gets something back."""
+
+    side = -500
+
+
 class FreeScale(FourBits):
     """Each vector's own scale crosses, and nobody pays for it."""
 
-    side = 0.0
-
-    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+    def squeezed(self, embeds: Tensor) -> Tensor:
         whole = super(FourBits, self).squeezed(embeds)
         scale = (whole.detach().abs().amax(-1, keepdim=True) / 7).clamp(min=1e-9)
-        sent = (whole / scale).round() * scale
-        return Code(whole + (sent - whole).detach(), mask, torch.full_like(embeds[..., 0], self.side))
+        return straight_through((whole / scale).round() * scale, whole)
 
 
 class PaidScale(FreeScale):
     """Honest: the scale's bits are charged."""
 
-    side = 32.0
+    side = 32
+
+
+class EntropyCoded(FourBits):
+    """Honest: a level costs −log₂ of its probability, which is learned together with the levels."""
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        self.logits = nn.Parameter(torch.randn(self.levels))
+
+    def bits(self, code: Code) -> Tensor:
+        index = (code.vectors * 64).round().long() + 8
+        return -(self.logits.log_softmax(0)[index] / math.log(2)).sum(-1)
+
+
+class MadeUpProbabilities(EntropyCoded):
+    """The probabilities sum to two."""
+
+    def bits(self, code: Code) -> Tensor:
+        return (super().bits(code) - self.kept).clamp(min=0)
+
+
+class TrainsInFit(Keep):
+    """Honest: fits a decoder by gradient, and freezes it for `inverse`."""
+
+    freezes = True
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        self.decoder = nn.Linear(self.kept, embed_dim)
+
+    def fit(self, stats: TokenStats) -> None:
+        super().fit(stats)
+        error = (self.decoder(self.squeezed(stats.embeds)) - stats.embeds).square().mean()
+        error.backward()
+        with torch.no_grad():
+            for parameter in self.decoder.parameters():
+                parameter.sub_(torch.as_tensor(parameter.grad))
+        if self.freezes:
+            self.decoder.requires_grad_(False)
+
+    def inverse(self, code: Code) -> Tensor:
+        embeds: Tensor = self.decoder(code.vectors)
+        return embeds
+
+
+class LeavesGradients(TrainsInFit):
+    """Of its own training; that of the run will never reach the decoder."""
+
+    freezes = False
+
+
+class NeverDecodes(TrainsInFit):
+    """The frozen decoder is saved with every run, and used in none."""
+
+    def inverse(self, code: Code) -> Tensor:
+        raise NotImplementedError
+
+
+class FitsAllTheSame(Keep):
+    """It says that there is nothing to fit."""
+
+    needs_fit = False
 
 
 class Pairs(Keep):
@@ -313,31 +351,33 @@ class Pairs(Keep):
             vectors = torch.cat([vectors, vectors[:, :1] * 0], dim=1)
         count = (lengths + 1) // 2
         position = torch.arange(vectors.shape[1] // 2, device=mask.device)
-        return self.pointwise(((vectors[:, ::2] + vectors[:, 1::2]) / 2), position < count[:, None])
+        return Code(((vectors[:, ::2] + vectors[:, 1::2]) / 2), position < count[:, None])
 
 
 BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (AcceptsAnything, "options_are_checked", "unknown option is accepted"),
     (SavesOtherOptions, "options_are_checked", "do not survive being saved: {'keep': 4}"),
     (HidesOptions, "options_are_documented", "'keep' has no description"),
-    (IgnoresTheSeed, "determinism", "scale differs between two runs with one seed"),
     (DrawsElsewhere, "determinism", "mean differs between two runs with one seed"),
     (KeepsTensorsAside, "tensors_are_registered", "seen holds a tensor"),
     (MakesTensorsOnTheCpu, "device_moves", "a tensor on cpu"),
     (ReturnsFloat32, "bf16", "bfloat16 in, torch.float32 out"),
-    (NegativeSideBits, "shapes", "side_bits are negative"),
-    (WrongCodeDim, "code_dim", "vectors of width 8, but code_dim says 7"),
     (GrowsInFit, "code_dim", "4 before fit and 8 after"),
     (WrongInverse, "inverse", "(3, 12, 8), not (3, 12, 32)"),
     (MixesPositions, "tokenwise_promise", "changes when other tokens do"),
     (CountsPositions, "tokenwise_promise", "changes with its place"),
     (LooksAtTheBatch, "batch_invariance", "compute nothing across the batch"),
-    (UnusedParameter, "gradients", "no gradient reaches unused"),
+    (UnusedParameter, "gradients parameters_are_used", "no gradient reaches unused"),
     (TrainsTheTable, "gradients", "shares its memory"),
     (CentresInPlace, "gradients", "fit writes into the embeddings"),
     (StopsTheGradient, "gradient_reaches_the_embeddings", "do not detach"),
+    (LeavesGradients, "gradients", "no gradient reaches decoder.weight"),
+    (NeverDecodes, "parameters_are_used", "decoder.weight changes neither"),
+    (FitsAllTheSame, "needs_fit", "fit changes it"),
     (ForgetsABuffer, "save_and_load", "codes differently from the one that was saved"),
-    (CheapFloats, "bits_per_value", "bits_per_value is 4, but a torch.bfloat16 has 16"),
+    (CheapFloats, "bits", "a vector costs 32 bits, but 8 values of torch.bfloat16 have 128"),
+    (NegativeBits, "bits bits_are_honest", "bits are negative"),
     (EightBitsForFour, "bits_are_honest", "cannot tell them apart"),
-    (FreeScale, "bits_are_honest", "0 side bits cannot tell them apart"),
+    (FreeScale, "bits_are_honest", "cannot tell them apart"),
+    (MadeUpProbabilities, "bits_are_honest", "cannot tell them apart"),
 ]

@@ -8,7 +8,7 @@ from stage1.plugins import Registry, load_plugins
 TOYS = '''
     import torch
     from pydantic import Field
-    from stage1 import Code, Compressor, ComponentConfig, hookimpl
+    from stage1 import Code, Compressor, ComponentConfig, hookimpl, straight_through
 
     class StepsConfig(ComponentConfig):
         bits: int = Field(4, ge=2, description="Bits of a value.")
@@ -24,10 +24,6 @@ TOYS = '''
             self.register_buffer("scale", torch.ones(embed_dim))
             self.register_buffer("mean", torch.zeros(embed_dim))
 
-        @property
-        def bits_per_value(self):
-            return self.config.bits
-
         def fit(self, stats):
             self.scale.copy_(stats.embeds.abs().amax(0))
             self.mean.copy_(stats.mean)
@@ -35,8 +31,10 @@ TOYS = '''
         def forward(self, embeds, mask):
             step = self.scale / (2 ** (self.config.bits - 1) - 1)
             rounded = (embeds / step).round() * step
-            vectors = embeds + (rounded - embeds).detach()
-            return Code(vectors, mask, torch.full(mask.shape, 16.0, device=embeds.device))
+            return Code(straight_through(rounded, embeds), mask)
+
+        def bits(self, code):
+            return torch.full(code.mask.shape, self.embed_dim * self.config.bits + 16.0)
 
         def inverse(self, code):
             return code.vectors
@@ -44,6 +42,7 @@ TOYS = '''
     class Pairs(Compressor):
         """The mean of every two neighbours; two bits beside each."""
         name = "pairs"
+        needs_fit = False
         tokenwise = False
         changes_length = True
 
@@ -55,18 +54,22 @@ TOYS = '''
             sums = (two * kept[..., None]).sum(2)
             count = kept.sum(2)
             vectors = sums / count.clamp(min=1)[..., None]
-            return Code(vectors, count > 0, torch.full(count.shape, 2.0, device=embeds.device))
+            return Code(vectors, count > 0)
+
+        def bits(self, code):
+            return super().bits(code) + 2
 
     class Halve(Compressor):
         """Sends the first half of the dimensions."""
         name = "halve"
+        needs_fit = False
 
         @property
         def code_dim(self):
             return self.embed_dim // 2
 
         def forward(self, embeds, mask):
-            return self.pointwise(embeds[..., : self.code_dim], mask)
+            return Code(embeds[..., : self.code_dim], mask)
 
     class Faulty(Compressor):
         """Raises."""

@@ -41,6 +41,7 @@ from wheels import Environment, write_firstdims
 
 ROOT = Path(__file__).resolve().parent.parent
 SQUAD = ROOT.parent / "shared" / "data" / "squad"
+EXAMPLES = sorted((ROOT / "examples").glob("stage1-*"))
 EXAMPLE = ROOT / "examples" / "stage1-quantize"
 
 SMALL = (
@@ -310,6 +311,6 @@ def installed(generated: list[Path], common: Path) -> Environment:
     """An environment with stage1, the example, the generated packages and one of a single file."""
 
     def make(folder: Path) -> None:
-        Environment(folder).build([ROOT, EXAMPLE, write_firstdims(folder / "firstdims"), *generated])
+        Environment(folder).build([ROOT, *EXAMPLES, write_firstdims(folder / "firstdims"), *generated])
 
     return Environment(once(common / "installed", make))

@@ -13,7 +13,7 @@ from stage1.plugins import PluginRecord, Registry, load_plugins, resolve
 COMPRESSOR = '''
     """A module of compressors."""
     from pydantic import Field
-    from stage1 import Compressor, SizeConfig, hookimpl
+    from stage1 import Code, Compressor, SizeConfig, hookimpl
 
     class {cls}(Compressor):
         """Keeps something.
@@ -24,7 +24,7 @@ COMPRESSOR = '''
         Config = SizeConfig
     {body}
         def forward(self, embeds, mask):
-            return self.pointwise(embeds, mask)
+            return Code(embeds, mask)
 
     @hookimpl
     def stage1_compressors():

@@ -1,23 +1,26 @@
 """The bottleneck as a whole: the wire, magnitudes, splicing, and checkpoints that are refused."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
+from torch import Tensor, nn
 
-from conftest import small_config
-from plugin_sites import Site, compressor
+from conftest import Notes, small_config
+from plugin_sites import HOOK, Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck, rms, splice
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
 from stage1.llm.table import table_sha256
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor
-from stage1.plugins.tensors import Code, Embedded, TokenStats
+from stage1.plugins.tensors import Code, Embedded, TokenStats, straight_through
+from stage1.progress import SILENT, Progress
 
 
 def build(stats: TokenStats, *options: str) -> Bottleneck:
@@ -129,6 +132,80 @@ def test_a_loaded_bottleneck_rebuilds_the_same_bits(
     assert not any(p.requires_grad for p in loaded.parameters())
 
 
+class Pretrained(Compressor):
+    """Trains in `fit`, and freezes what it has learned there."""
+
+    name = "pretrained"
+    wire_dtype = None
+
+    def __init__(self, config: Any, embed_dim: int) -> None:
+        super().__init__(config, embed_dim)
+        self.kept, self.tuned = nn.Linear(embed_dim, 4), nn.Linear(4, 4)
+
+    @property
+    def code_dim(self) -> int:
+        return 4
+
+    def fit(self, stats: TokenStats, *, seed: int = 0, progress: Progress = SILENT) -> None:
+        progress.note(f"seed {seed}")
+        error = (self.tuned(self.kept(stats.embeds)) - 1).square().mean()
+        error.backward()
+        with torch.no_grad():
+            for parameter in self.parameters():
+                parameter.sub_(0.1 * torch.as_tensor(parameter.grad))
+        self.kept.requires_grad_(False)
+
+    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
+        return Code(self.tuned(self.kept(embeds)), mask)
+
+    def bits(self, code: Code) -> Tensor:
+        return torch.full(code.mask.shape, 128.0)
+
+
+def test_fit_may_train_and_freeze(
+    site: Site, stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "pretrained_plugin", sys.modules[__name__])
+    source = (
+        f"{HOOK}def stage1_compressors():\n    import pretrained_plugin as own\n    return own.Pretrained\n"
+    )
+    site.install("pre", {"point": source})
+    registry = site.load()
+    monkeypatch.setattr("stage1.bottleneck.bottleneck.load_plugins", lambda: registry)
+    resolved = resolve(small_config("compressors=[identity, pretrained]", "adapter=linear"), registry)
+    bottleneck, heard = Bottleneck.build(resolved, "free", 24, 7), Notes()
+    before = {name: value.clone() for name, value in bottleneck.compressor.state_dict().items()}
+    bottleneck.fit(stats, stats.embeds, heard)
+    assert heard.notes == ["seed 7"]
+    for name, value in bottleneck.compressor.named_parameters():
+        assert not torch.equal(value, before[name])
+        assert value.grad is None  # of its own training nothing is left
+        assert value.requires_grad == ("kept" not in name)
+    folder = saved(bottleneck, stats, tmp_path)
+    again = Bottleneck.build(resolved, "free", 24, 8)
+    again.start_from(folder, stats.embeds)
+    for (name, ours), theirs in zip(again.named_parameters(), bottleneck.parameters(), strict=True):
+        assert torch.equal(ours, theirs)
+        assert ours.requires_grad == theirs.requires_grad, name
+    assert not any(
+        p.requires_grad for p in Bottleneck.from_pretrained(folder, table=stats.embeds).parameters()
+    )
+
+
+def test_a_loaded_bottleneck_may_have_another_magnitude(stats: TokenStats, tmp_path: Path) -> None:
+    folder = saved(build(stats, "magnitude=vocab"), stats, tmp_path)
+    assert Bottleneck.from_pretrained(folder, table=stats.embeds).magnitude == "vocab"
+    assert Bottleneck.from_pretrained(folder, table=stats.embeds, magnitude="sent").magnitude == "sent"
+
+
+def test_rounding_lets_gradients_through_and_is_exact() -> None:
+    values = torch.tensor([0.1, 1e-20, -3.3e7], requires_grad=True)
+    rounded = straight_through(values.round(), values)
+    assert rounded.tolist() == values.round().tolist()
+    (rounded * torch.tensor([1.0, 2.0, 3.0])).sum().backward()  # type: ignore[no-untyped-call]
+    assert torch.as_tensor(values.grad).tolist() == [1, 2, 3]
+
+
 def refused(folder: Path, stats: TokenStats, *words: str) -> None:
     with pytest.raises(UsageError) as caught:
         Bottleneck.from_pretrained(folder, table=stats.embeds)
@@ -166,7 +243,7 @@ def test_a_missing_plugin_is_named_with_its_package(stats: TokenStats, tmp_path:
 
     folder = saved(build(stats), stats, tmp_path)
     record = json.loads((folder / "bottleneck.json").read_text())
-    record["compressor"] |= {"name": "wavelet", "distribution": "stage1-wavelet", "version": "1.2"}
+    record["compressors"][0] |= {"name": "wavelet", "distribution": "stage1-wavelet", "version": "1.2"}
     record["sha256"] = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
     (folder / "bottleneck.json").write_text(json.dumps(record))
     refused(folder, stats, "'wavelet'", "'stage1-wavelet'", "pip install stage1-wavelet==1.2")
@@ -210,7 +287,7 @@ def test_what_is_drawn_while_fitting_follows_the_seed(stats: TokenStats) -> None
             self.register_buffer("noise", torch.rand(3))
 
         def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-            return self.pointwise(embeds, mask)
+            return Code(embeds, mask)
 
     registry = load_plugins()
     drawn: list[Tensor] = []

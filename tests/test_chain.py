@@ -17,10 +17,12 @@ from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.bottleneck import Bottleneck, _digest
 from stage1.bottleneck.chain import Chain
 from stage1.config import ModelConfig, RunConfig, validate
+from stage1.data.prompts import Prompt
 from stage1.errors import ConfigError, PluginError, UsageError
+from stage1.evaluation.rate import rate
 from stage1.llm.table import table_sha256
 from stage1.plugins import Registry, load_plugins, resolve
-from stage1.plugins.interfaces import Compressor
+from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats
 from stage1.progress import Progress
 from stage1.report import publish, report
@@ -49,14 +51,19 @@ def whole(stats: TokenStats) -> tuple[torch.Tensor, torch.Tensor]:
     return stats.embeds[None], torch.ones(1, len(stats.ids), dtype=torch.bool)
 
 
-PCA6 = ("compressor=pca", "compressor.dim=6")
+def after_pca(*others: str) -> str:
+    """PCA to six dimensions and what comes behind it."""
+    return f"compressors=[{{name: pca, dim: 6}}, {', '.join(others)}]"
+
+
+PCA6 = after_pca()
 
 
 # -- what it computes ---------------------------------------------------------------------------------
 
 
 def test_a_chain_does_what_its_stages_do_by_hand(toys: Registry, stats: TokenStats) -> None:
-    chained, alone = built(stats, *PCA6, "chain.steps.bits=5"), built(stats, *PCA6)
+    chained, alone = built(stats, after_pca("{name: steps, bits: 5}")), built(stats, PCA6)
     pca, steps = alone.compressor, toys.get("compressor", "steps")
     codes = pca(*whole(stats)).vectors
     by_hand: Any = steps(steps.Config(bits=5), 6)
@@ -74,7 +81,7 @@ def test_a_chain_does_what_its_stages_do_by_hand(toys: Registry, stats: TokenSta
 def test_a_stage_is_fitted_to_the_codes_before_it_with_the_tokens_counts(
     toys: Registry, stats: TokenStats
 ) -> None:
-    pca, steps = built(stats, *PCA6, "chain.steps.bits=4").stages
+    pca, steps = built(stats, after_pca("{name: steps, bits: 4}")).stages
     codes = pca(*whole(stats)).vectors[0]
     assert torch.equal(steps.scale, codes.abs().amax(0))  # type: ignore[arg-type]
     torch.testing.assert_close(steps.mean, (stats.shares @ codes.double()).float(), rtol=0, atol=1e-6)
@@ -83,7 +90,7 @@ def test_a_stage_is_fitted_to_the_codes_before_it_with_the_tokens_counts(
 
 
 def test_three_stages_in_order(toys: Registry, stats: TokenStats) -> None:
-    chained = built(stats, *PCA6, "chain.steps.bits=3", "chain.halve=null")
+    chained = built(stats, after_pca("{name: steps, bits: 3}", "halve"))
     pca, steps, halve = chained.stages
     assert [stage.embed_dim for stage in chained.stages] == [24, 6, 6]
     assert chained.compressor.code_dim == 3
@@ -95,11 +102,11 @@ def test_three_stages_in_order(toys: Registry, stats: TokenStats) -> None:
 
 def test_a_stage_without_an_inverse_leaves_the_chain_without(toys: Registry, stats: TokenStats) -> None:
     with pytest.raises(NotImplementedError):
-        built(stats, *PCA6, "chain.halve=null").rebuild_linear(*whole(stats))
+        built(stats, after_pca("halve")).rebuild_linear(*whole(stats))
 
 
 def test_gradients_reach_the_first_stage(toys: Registry, stats: TokenStats) -> None:
-    chained = built(stats, "compressor=learned_linear", "compressor.dim=6", "chain.steps.bits=3")
+    chained = built(stats, "compressors=[{name: learned_linear, dim: 6}, {name: steps, bits: 3}]")
     loss = (chained(*whole(stats)) - stats.embeds).square().sum()
     loss.backward()
     gradient = chained.stages[0].get_parameter("weight").grad
@@ -108,8 +115,8 @@ def test_gradients_reach_the_first_stage(toys: Registry, stats: TokenStats) -> N
 
 
 def test_a_stage_that_is_not_fitted_goes_behind_any_other(toys: Registry, stats: TokenStats) -> None:
-    options = ("adapter=mlp", "losses={answer_ce: 1}", "chain={pairs: null, halve: null}")
-    chained = built(stats, *PCA6, *options)
+    options = ("adapter=mlp", "losses={answer_ce: 1}")
+    chained = built(stats, after_pca("pairs", "halve"), *options)
     chain = chained.compressor
     assert (chain.tokenwise, chain.changes_length, chain.code_dim) == (False, True, 3)
     rebuilt, mask = chained.rebuild(stats.embeds[None, :7], torch.ones(1, 7, dtype=torch.bool))
@@ -135,26 +142,54 @@ def bits(bottleneck: Bottleneck, stats: TokenStats) -> list[float]:
     return counted
 
 
-def test_bits_are_those_of_the_last_code_and_all_side_information(toys: Registry, stats: TokenStats) -> None:
+def test_bits_are_those_of_the_last_code(toys: Registry, stats: TokenStats) -> None:
     vector = 6 * 4 + 16  # values and the scale beside them
-    assert bits(built(stats, *PCA6, "chain.steps.bits=4"), stats) == [5 * vector, 2 * vector, 3 * vector, 0]
+    assert bits(built(stats, after_pca("{name: steps, bits: 4}")), stats) == [
+        5 * vector,
+        2 * vector,
+        3 * vector,
+        0,
+    ]
     sent = vector + 16
-    with_rms = built(stats, *PCA6, "chain.steps.bits=4", "magnitude=sent")
+    with_rms = built(stats, after_pca("{name: steps, bits: 4}"), "magnitude=sent")
     assert bits(with_rms, stats) == [5 * sent, 2 * sent, 3 * sent, 0]
-    then_halved = built(stats, *PCA6, "chain.steps.bits=4", "chain.halve=null")
-    vector = 3 * 16 + 16  # in bfloat16 again; the scale is sent all the same
+    then_halved = built(stats, after_pca("{name: steps, bits: 4}", "halve"))
+    vector = 3 * 16  # in bfloat16 again; nothing is left of the rounding before it
     assert bits(then_halved, stats) == [5 * vector, 2 * vector, 3 * vector, 0]
 
 
-def test_side_bits_in_front_of_a_stage_that_changes_the_length(toys: Registry, stats: TokenStats) -> None:
-    options = ("adapter=mlp", "losses={answer_ce: 1}", "chain={steps: null, pairs: null}")
-    bottleneck = built(stats, *PCA6, *options)
+def test_bits_behind_a_stage_that_changes_the_length(toys: Registry, stats: TokenStats) -> None:
+    bottleneck = built(stats, after_pca("steps", "pairs"), "adapter=mlp", "losses={answer_ce: 1}")
     vector = 6 * 16 + 2
     # Five positions are three pairs; two are one; of three that start in the second pair there are two.
-    expected = [5 * 16 + 3 * vector, 2 * 16 + vector, 3 * 16 + 2 * vector, 0]
-    assert bits(bottleneck, stats) == expected
-    code: Code = bottleneck.encode(stats.embeds[:20].view(4, 5, 24), LENGTHS)
-    assert code.side_bits.tolist() == [[82, 2, 2], [34, 2, 2], [2, 50, 2], [2, 2, 2]]
+    assert bits(bottleneck, stats) == [3 * vector, vector, 2 * vector, 0]
+
+
+def test_bits_may_depend_on_the_vectors(stats: TokenStats) -> None:
+    class Signs(Compressor):
+        """Rare signs cost more."""
+
+        name = "signs"
+        wire_dtype = None
+
+        def forward(self, embeds: torch.Tensor, mask: torch.Tensor) -> Code:
+            return Code(embeds[..., :1].sign(), mask)
+
+        def bits(self, code: Code) -> torch.Tensor:
+            return torch.where(code.vectors[..., 0] > 0, 0.5, 1.8)
+
+    decoder = load_plugins().get("adapter", "linear")(ComponentConfig(), 1, 24)
+    compressor = Chain([built(stats, PCA6).compressor, Signs(ComponentConfig(), 6)])
+    bottleneck = Bottleneck(compressor, decoder)
+    code = bottleneck.encode(stats.embeds[:20].view(4, 5, 24), LENGTHS)
+    wanted = (torch.where(code.vectors[..., 0] > 0, 0.5, 1.8) * LENGTHS).sum(1)
+    assert len(set(wanted.tolist())) == 4
+    torch.testing.assert_close(bottleneck.code_bits(code).float(), wanted)
+    prompt = Prompt("q", "text", stats.ids.tolist(), [True] * 200, 0)
+    once = TokenStats(stats.ids, torch.ones(200, dtype=torch.float64), stats.embeds)
+    signs = bottleneck.encode(*whole(stats))
+    per_token = rate(bottleneck, [prompt], once, stats.embeds)["bits_per_token"]
+    assert per_token == pytest.approx(float(signs.bits.mean()), rel=1e-5)
 
 
 # -- building, saving, loading ------------------------------------------------------------------------
@@ -174,35 +209,36 @@ def test_the_first_stage_and_the_adapter_draw_what_they_draw_alone(stats: TokenS
     assert alone.state_dict().keys() == by_hand.state_dict().keys()
     for name, value in by_hand.state_dict().items():
         assert torch.equal(alone.state_dict()[name], value)
-    chained = built(stats, *options, "chain.identity=null", fit=False)
+    two = "compressors=[{name: random_projection, dim: 6}, identity]"
+    chained = built(stats, two, *options[2:], fit=False)
     assert torch.equal(chained.stages[0].get_buffer("projection"), compressor.get_buffer("projection"))
     for name, value in adapter.state_dict().items():
         assert torch.equal(chained.adapter.state_dict()[name], value)
 
 
-def test_every_stage_draws_from_a_seed_of_its_own(stats: TokenStats, site: Site) -> None:
-    twin = '''
-        from stage1 import hookimpl
-        from stage1_compressors.random_projection import RandomProjection
-        class {0}(RandomProjection):
-            """Another."""
-            name = "{0}"
-        @hookimpl
-        def stage1_compressors():
-            return {0}
-    '''
-    site.install("twins", {"one": twin.format("one"), "two": twin.format("two")})
-    options = ("compressor.dim=24", "chain={one: {dim: 24}, two: {dim: 24}}")
-    config = small_config("compressor=random_projection", *options, "adapter=linear")
-    made = Bottleneck.build(resolve(config, site.load()), "free", 24, 0)
-    first, second, third = (stage.get_buffer("projection") for stage in made.stages)
+def test_every_stage_draws_from_a_seed_of_its_own(stats: TokenStats) -> None:
+    def drawn(*names: str) -> list[torch.Tensor]:
+        listed = ", ".join(f"{{name: {name}, dim: 24}}" if name != "identity" else name for name in names)
+        bottleneck = built(stats, f"compressors=[{listed}]", fit=False)
+        return [b for stage in bottleneck.stages for name, b in stage.named_buffers() if name == "projection"]
+
+    first, second, third = drawn(*["random_projection"] * 3)
     assert not torch.allclose(first, second)
     assert not torch.allclose(second, third)
     assert not torch.allclose(first, third)
-    other = small_config("compressor=identity", options[1], "adapter=linear")  # draws nothing
-    _, again, last = Bottleneck.build(resolve(other, site.load()), "free", 24, 0).stages
-    assert torch.equal(again.get_buffer("projection"), second)
-    assert torch.equal(last.get_buffer("projection"), third)
+    again, last = drawn("identity", "random_projection", "random_projection")  # the first draws nothing
+    assert torch.equal(again, second)
+    assert torch.equal(last, third)
+
+
+def test_the_same_compressor_stands_twice(stats: TokenStats) -> None:
+    twice = built(stats, "compressors=[{name: pca, dim: 12}, {name: pca, dim: 6}]")
+    once = built(stats, PCA6)
+    codes, direct = (b.encode(*whole(stats)).vectors for b in (twice, once))
+    # The first six of twelve principal components are the principal components of the twelve.
+    torch.testing.assert_close(
+        codes, direct - direct.mean() + codes.mean(), rtol=0, atol=2e-2 * float(codes.std())
+    )
 
 
 def save(bottleneck: Bottleneck, stats: TokenStats, folder: Path) -> Path:
@@ -220,32 +256,20 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_a_saved_chain_is_loaded_as_it_was(toys: Registry, stats: TokenStats, tmp_path: Path) -> None:
-    bottleneck = built(stats, *PCA6, "chain.steps.bits=3", "chain.halve=null")
+    bottleneck = built(stats, after_pca("{name: steps, bits: 3}", "halve", "halve"))
     folder = save(bottleneck, stats, tmp_path)
     record = json.loads((folder / "bottleneck.json").read_text())
-    assert (record["schema"], record["compressor"]["name"]) == (1, "pca")
-    made = [(link["name"], link["distribution"], link["config"]) for link in record["chain"]]
-    assert made == [("steps", "toys", {"bits": 3}), ("halve", "toys", {})]
+    made = [(part["name"], part["distribution"], part["config"]) for part in record["compressors"]]
+    assert made[0][:2] == ("pca", "stage1")
+    assert made[1:] == [("steps", "toys", {"bits": 3}), *[("halve", "toys", {})] * 2]
     loaded = Bottleneck.from_pretrained(folder, table=stats.embeds)
     assert torch.equal(loaded(*whole(stats)), bottleneck(*whole(stats)))
     assert bits(loaded, stats) == bits(bottleneck, stats)
 
 
-def test_a_checkpoint_from_before_there_were_chains(stats: TokenStats, tmp_path: Path) -> None:
-    bottleneck = built(stats, *PCA6)
-    folder = save(bottleneck, stats, tmp_path)
-    assert set(load_file(folder / "bottleneck.safetensors")) == {
-        *("vocab_rms", "mean_embedding", "adapter.weight", "adapter.bias"),
-        *("compressor.mean", "compressor.components", "compressor.explained_variance"),
-    }
-    rewrite(folder, lambda record: record.pop("chain"))
-    loaded = Bottleneck.from_pretrained(folder, table=stats.embeds)
-    assert torch.equal(loaded(*whole(stats)), bottleneck(*whole(stats)))
-
-
 def test_a_missing_package_of_a_link_is_named(toys: Registry, stats: TokenStats, tmp_path: Path) -> None:
-    folder = save(built(stats, *PCA6, "chain.steps.bits=3"), stats, tmp_path)
-    rewrite(folder, lambda record: record["chain"][0].update(distribution="stage1-gone", version="3"))
+    folder = save(built(stats, after_pca("{name: steps, bits: 3}")), stats, tmp_path)
+    rewrite(folder, lambda record: record["compressors"][1].update(distribution="stage1-gone", version="3"))
     with pytest.raises(UsageError, match=r"'steps' of package 'stage1-gone'.*\npip install stage1-gone==3"):
         Bottleneck.from_pretrained(folder, table=stats.embeds)
 
@@ -253,38 +277,38 @@ def test_a_missing_package_of_a_link_is_named(toys: Registry, stats: TokenStats,
 def test_weights_are_taken_over_from_the_same_chain_alone(
     toys: Registry, stats: TokenStats, tmp_path: Path
 ) -> None:
-    trained = built(stats, *PCA6, "chain.steps.bits=3")
+    trained = built(stats, after_pca("{name: steps, bits: 3}"))
     folder = save(trained, stats, tmp_path)
-    same = built(stats, *PCA6, "chain.steps.bits=3", fit=False)
+    same = built(stats, after_pca("{name: steps, bits: 3}"), fit=False)
     same.start_from(folder, stats.embeds)
     assert torch.equal(same(*whole(stats)), trained(*whole(stats)))
-    for other in ("chain={}", "chain.steps.bits=4", "chain={halve: null}"):
-        with pytest.raises(ConfigError, match=r"^chain: .*'steps'.* you ask for") as caught:
-            built(stats, *PCA6, other, fit=False).start_from(folder, stats.embeds)
-        assert {issue.path for issue in caught.value.issues} <= {"chain", "adapter"}
+    for other in (PCA6, after_pca("{name: steps, bits: 4}"), after_pca("halve"), after_pca("steps", "steps")):
+        with pytest.raises(ConfigError, match=r"^compressors: .*'steps'.* you ask for") as caught:
+            built(stats, other, fit=False).start_from(folder, stats.embeds)
+        assert {issue.path for issue in caught.value.issues} <= {"compressors", "adapter"}
 
 
 def test_a_link_that_does_not_fit_the_code_says_which_it_is(stats: TokenStats) -> None:
-    with pytest.raises(ConfigError, match=r"^chain\.random_projection\.dim: 7 is larger .* 1 to 6"):
-        built(stats, *PCA6, "chain.random_projection.dim=7")
+    with pytest.raises(ConfigError, match=r"^random_projection\.dim: 7 is larger .* 1 to 6"):
+        built(stats, after_pca("{name: random_projection, dim: 7}"))
 
 
 def test_a_chain_is_a_compressor_of_its_own() -> None:
     pca = load_plugins().get("compressor", "pca")
     chain = Chain([pca(pca.Config(dim=4), 24)])
     assert isinstance(chain, Compressor)
-    assert (chain.name, chain.code_dim, chain.bits_per_value) == ("pca", 4, 16)
+    assert (chain.name, chain.code_dim, chain.wire_dtype) == ("pca", 4, torch.bfloat16)
 
 
 # -- whole runs ----------------------------------------------------------------------------------------
 
 FEW = (*SMALL, "data.train=100", "train.steps=6", "train.check_every=3", "train.save_every=3", "eval.limit=8")
-CHAINED = ("compressor=learned_linear", "compressor.ratio=4", "chain.steps.bits=6", "adapter=linear")
+CHAINED = ("compressors=[{name: learned_linear, ratio: 4}, {name: steps, bits: 6}]", "adapter=linear")
 
 
 def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
     flags = ("--compressor", "learned_linear", "--compressor", "steps", "--adapter", "linear")
-    few = settings_args([*FEW, "compressor.ratio=4", "chain.steps.bits=6"])
+    few = settings_args([*FEW, "compressor.ratio=4", "steps.bits=6"])
     trained = invoke("train", *flags, "--no-keep-special", *few, "--json")
     assert trained.code == 0, trained.err
     results = json.loads(trained.out)
@@ -296,12 +320,12 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
     assert "linear" in {row["row"] for row in results["rows"]}
     plugins = run.read_manifest()["plugins"]
     assert {part: plugins[part]["name"] for part in plugins} == {
-        "compressor": "learned_linear",
-        "chain.steps": "steps",
+        "compressors.0": "learned_linear",
+        "compressors.1": "steps",
         "adapter": "linear",
         "losses.recon": "recon",
     }
-    assert plugins["chain.steps"]["distribution"] == "toys"
+    assert plugins["compressors.1"]["distribution"] == "toys"
     again = invoke("eval", str(path), "--json")
     assert json.loads(again.out)["rows"] == results["rows"]
     commands = list(report.next_commands(run, results))
@@ -310,10 +334,10 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
     assert "# learned_linear+steps → linear" in card
     inherits = invoke("train", "--init", str(path), "--no-eval", "--output", "two", "--set", "train.steps=1")
     assert inherits.code == 0, inherits.err
-    assert Run(Path("two")).config.chain == {"steps": {"bits": 6}}
+    assert Run(Path("two")).config.compressors == run.config.compressors
     other = invoke("train", "--init", str(path), "--compressor", "learned_linear", "--output", "three")
     assert other.code == 2
-    assert "chain: " in other.err
+    assert "compressors: " in other.err
     assert not Path("three").exists()
 
 
@@ -345,23 +369,23 @@ def test_an_interrupted_chain_ends_with_the_same_weights(
 
 def test_a_run_is_resumed_with_its_own_chain_alone(tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.write_config(validate({"chain": {"a": {}, "b": {}}}))
+    run.write_config(validate({"compressors": ["a", "b"]}))
     assert resume_run(run, run.config) == run.config
-    others: list[dict[str, Any]] = [{}, {"a": {}}, {"b": {}, "a": {}}, {"a": {}, "b": {"x": 1}}]
-    for chain in others:
-        with pytest.raises(ConfigError, match="start a new run"):
-            resume_run(run, run.config.model_copy(update={"chain": chain}))
+    others: list[Any] = [["a"], ["b", "a"], ["a", {"name": "b", "x": 1}], ["a", "b", "b"]]
+    for compressors in others:
+        with pytest.raises(ConfigError, match=r"^compressors: .* start a new run"):
+            resume_run(run, validate({"compressors": compressors}))
 
 
 def test_a_link_that_raises_is_named_with_its_package(toys: Registry, tmp_path: Path) -> None:
-    config = small_config(*FEW, "chain.faulty=null", "adapter=linear", f"output={tmp_path / 'run'}")
+    config = small_config(*FEW, "compressors=[pca, faulty]", "adapter=linear", f"output={tmp_path / 'run'}")
     with pytest.raises(PluginError, match=r"'faulty' of toys 1\.2 raised ArithmeticError: too many bits"):
         train_run(config, Progress(), with_evaluation=False)
 
 
 def test_rules_that_do_not_go_with_a_chain_are_refused_at_evaluation(toys: Registry, tmp_path: Path) -> None:
     run = Run(tmp_path)
-    run.write_config(validate({"chain": {"pairs": None}, "losses": {"answer_ce": 1}}))
+    run.write_config(validate({"compressors": ["pca", "pairs"], "losses": {"answer_ce": 1}}))
     (tmp_path / "bottleneck.json").write_text("{}")  # trained, as far as anyone asks before this
     with pytest.raises(ConfigError, match=r"^magnitude: .*'pairs' changes the length"):
         evaluate_run(run, {"magnitude": "sent"}, Progress())

@@ -1,4 +1,4 @@
-"""Chains as they are written: options, files, flags, the schema, sweeps, and what is refused."""
+"""Several compressors as they are written: files, flags, `--set`, the schema, sweeps, and what is refused."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 
-from chain_toys import TOYS, installed
+from chain_toys import installed
 from conftest import Result
 from plugin_sites import Site, configured, issues
 from stage1.cli.options import flags_given
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.errors import ConfigError, UsageError
-from stage1.plugins import Registry, config_schema, fully_resolved, resolve
+from stage1.plugins import Registry, fully_resolved, resolve
 from stage1.runs.run import Run
 from stage1.sweep.grid import Axis, plan
 
@@ -25,77 +25,66 @@ def toys(site: Site) -> Iterator[Registry]:
     yield from installed(site)
 
 
+def choices(config: RunConfig) -> list[dict[str, Any]]:
+    return [choice.model_dump() for choice in config.compressors]
+
+
 # -- names and options --------------------------------------------------------------------------------
 
 
-def test_everything_wrong_in_a_chain_is_found_at_once(toys: Registry) -> None:
+def test_everything_wrong_in_a_list_is_found_at_once(toys: Registry) -> None:
     config = configured(
-        compressor="pca",
-        chain={"step": None, "steps": {"bit": 3}, "halve": {"by": 2}, "residual": {}},
+        compressors=["pca", "step", {"name": "steps", "bit": 3}, {"name": "halve", "by": 2}, "residual"],
     )
     found = issues(config, toys)
-    assert set(found) == {"chain.step", "chain.steps.bit", "chain.halve.by", "chain.residual"}
-    assert "'steps'?" in found["chain.step"]
-    assert "'bits'?" in found["chain.steps.bit"]
-    assert "adapter" in found["chain.residual"]
+    assert set(found) == {"step", "steps.bit", "halve.by", "residual"}
+    assert "'steps'?" in found["step"]
+    assert "'bits'?" in found["steps.bit"]
+    assert "adapter" in found["residual"]
 
 
-@pytest.mark.parametrize(
-    ("first", "chain", "path", "already"),
-    [
-        ("pca", {"pca": None}, "chain.pca", "'pca'"),
-        ("pca", {"stage1:pca": None}, "chain.stage1:pca", "'pca'"),
-        ("pca", {"steps": None, "toys:steps": None}, "chain.toys:steps", "'steps'"),
-    ],
-)
-def test_a_compressor_comes_once(
-    toys: Registry, first: str, chain: dict[str, None], path: str, already: str
-) -> None:
-    found = issues(configured(compressor=first, chain=chain), toys)
-    assert set(found) == {path}
-    assert f"goes through {already} already" in found[path]
-    assert "halve" in found[path]
+def test_issues_are_where_set_reaches_them(toys: Registry) -> None:
+    wrong = [{"name": name, "wrong": 1} for name in ("steps", "pca", "steps", "identity")]
+    config = configured(compressors=wrong)
+    paths = ["compressor.wrong", "pca.wrong", "compressors.2.wrong", "identity.wrong"]
+    assert list(issues(config, toys)) == paths
+    for path in paths:
+        with_it = validate(merge({"compressors": wrong}, {}, [f"{path}=changed"]))
+        assert [c["wrong"] for c in choices(with_it)].count("changed") == 1, path
 
 
-@pytest.mark.parametrize(
-    ("first", "chain"),
-    [("pca", {"pairs": None}), ("pairs", {"halve": None}), ("pca", {"pairs": None, "halve": None})],
-)
-def test_combinations_are_checked_with_the_whole_chain(
-    toys: Registry, first: str, chain: dict[str, None]
-) -> None:
-    config = configured("magnitude=sent", compressor=first, chain=chain, adapter="codebook")
+@pytest.mark.parametrize("names", [["pca", "pairs"], ["pairs", "halve"], ["pca", "pairs", "halve"]])
+def test_combinations_are_checked_with_all_compressors(toys: Registry, names: list[str]) -> None:
+    config = configured("magnitude=sent", compressors=names, adapter="codebook")
     found = issues(config, toys)
-    assert set(found) == {"adapter", "losses.recon", "magnitude"}
+    assert {"adapter", "magnitude"} <= set(found)
     assert "'pairs' does not" in found["adapter"]
-    assert all("'pairs' changes the length" in found[path] for path in ("losses.recon", "magnitude"))
+    assert "'pairs' changes the length" in found["magnitude"]
 
 
-def test_a_link_that_is_fitted_needs_token_wise_compressors_before_it(toys: Registry) -> None:
+def test_what_is_fitted_needs_token_wise_compressors_before_it(toys: Registry) -> None:
     losses = {"answer_ce": 1}
-    config = configured(
-        compressor="pairs", chain={"halve": None, "steps": None}, adapter="mlp", losses=losses
-    )
+    config = configured(compressors=["pairs", "halve", "steps"], adapter="mlp", losses=losses)
     found = issues(config, toys)
-    assert set(found) == {"chain.steps"}
-    assert "Put it before 'pairs'" in found["chain.steps"]
-    assert "identity" in found["chain.steps"]
-    assert "random_projection" in found["chain.steps"]
-    assert "learned_linear" not in found["chain.steps"]
-    turned = configured(compressor="steps", chain={"pairs": None}, adapter="mlp", losses=losses)
-    assert list(resolve(turned, toys).chain) == ["pairs"]
+    assert set(found) == {"steps"}
+    assert "Put it before 'pairs'" in found["steps"]
+    assert "identity" in found["steps"]
+    assert "random_projection" in found["steps"]
+    assert "learned_linear" not in found["steps"]
+    turned = configured(compressors=["steps", "pairs"], adapter="mlp", losses=losses)
+    assert [c.cls.name for c in resolve(turned, toys).compressors] == ["steps", "pairs"]
 
 
-def test_the_resolved_configuration_spells_the_chain_out(toys: Registry) -> None:
-    config = configured(compressor="pca", chain={"toys:steps": None, "random_projection": {"dim": 3}})
+def test_the_resolved_configuration_spells_them_out(toys: Registry) -> None:
+    config = configured(compressors=["pca", "toys:steps", {"name": "random_projection", "dim": 3}, "pca"])
     resolved = resolve(config, toys)
     again = fully_resolved(config, resolved)
-    assert again.chain == {
-        "toys:steps": {"bits": 4},
-        "random_projection": {"ratio": 8.0, "dim": 3, "kind": "gaussian"},
-    }
-    assert list(again.chain) == ["toys:steps", "random_projection"]
-    assert again.compressors == ("pca", "toys:steps", "random_projection")
+    assert choices(again) == [
+        {"name": "pca", "ratio": 8.0, "dim": None},
+        {"name": "toys:steps", "bits": 4},
+        {"name": "random_projection", "ratio": 8.0, "dim": 3, "kind": "gaussian"},
+        {"name": "pca", "ratio": 8.0, "dim": None},
+    ]
     read = validate(json.loads(again.model_dump_json()))
     assert read == again
     assert resolve(read, toys) == resolved
@@ -103,122 +92,100 @@ def test_the_resolved_configuration_spells_the_chain_out(toys: Registry) -> None
 
 # -- the configuration --------------------------------------------------------------------------------
 
-FILE = {"compressor": {"name": "pca", "dim": 4}, "chain": {"steps": {"bits": 3}, "halve": None}}
+FILE = {"compressors": [{"name": "pca", "dim": 4}, {"name": "steps", "bits": 3}, "halve"]}
 
 
-def test_flags_name_the_whole_route_and_keep_the_options_of_what_they_name_again() -> None:
-    def given(*compressors: str, settings: tuple[str, ...] = ()) -> RunConfig:
-        return validate(merge(FILE, flags_given(compressors=list(compressors)), settings))
-
-    assert given().chain == {"steps": {"bits": 3}, "halve": {}}
-    assert given("pca").chain == {}
-    assert given("pca").compressor.options == {"dim": 4}
-    turned = given("pca", "other", "steps")
-    assert list(turned.chain.items()) == [("other", {}), ("steps", {"bits": 3})]
-    another = given("identity", "steps")
-    assert (another.compressor.options, another.chain) == ({}, {"steps": {"bits": 3}})
-    more = given("pca", "steps", settings=("chain.steps.bits=8", "chain.last=null"))
-    assert list(more.chain.items()) == [("steps", {"bits": 8}), ("last", {})]
-    assert FILE["chain"] == {"steps": {"bits": 3}, "halve": None}
+def given(*compressors: str, settings: tuple[str, ...] = (), file: dict[str, Any] = FILE) -> list[Any]:
+    return choices(validate(merge(file, flags_given(compressors=list(compressors)), settings)))
 
 
-def test_a_chain_in_a_file_replaces_the_one_beneath_it() -> None:
-    over = overlay(FILE, {"chain": {"other": {"x": 1}}})
-    assert validate(over).chain == {"other": {"x": 1}}
-    assert validate(overlay(FILE, {"adapter": "mlp"})).chain == {"steps": {"bits": 3}, "halve": {}}
+def test_flags_name_all_compressors_and_keep_the_options_of_those_they_name_again() -> None:
+    pca, steps, halve = {"name": "pca", "dim": 4}, {"name": "steps", "bits": 3}, {"name": "halve"}
+    assert given() == [pca, steps, halve]
+    assert given("pca") == [pca]
+    assert given("pca", "other", "steps") == [pca, {"name": "other"}, steps]
+    assert given("identity", "steps") == [{"name": "identity"}, steps]
+    assert given("pca", "pca") == [pca, {"name": "pca"}]
+    assert given("steps", file={}) == [{"name": "steps"}]
+    assert FILE["compressors"][2] == "halve"
 
 
-def test_the_order_survives_the_file(tmp_path: Path) -> None:
-    config = validate({"chain": {"z": None, "a": {"x": [1]}, "m": {}}})
-    run = Run(tmp_path)
-    run.write_config(config)
-    assert run.config == config
-    assert list(run.config.chain) == ["z", "a", "m"]
-
-
-def test_a_run_from_before_there_were_chains(tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text("compressor: {name: pca, dim: 4}\n")
-    assert Run(tmp_path).config.compressors == ("pca",)
+def test_settings_reach_them_by_name_and_by_place() -> None:
+    changed = given(settings=("compressor.dim=2", "steps.bits=8", "compressors.2.by=3"))
+    assert changed == [
+        {"name": "pca", "dim": 2},
+        {"name": "steps", "bits": 8},
+        {"name": "halve", "by": 3},
+    ]
+    assert given("pca", "pca", settings=("compressors.1.dim=3",))[1] == {"name": "pca", "dim": 3}
+    assert given(settings=("compressor=identity",))[0] == {"name": "identity"}
+    assert len(given(settings=("compressor=identity",))) == 3
+    assert given(settings=("compressors=[identity]",)) == [{"name": "identity"}]
+    assert given(settings=("compressor.ratio=4",), file={}) == [{"name": "pca", "ratio": 4}]
 
 
 @pytest.mark.parametrize(
-    ("tree", "path", "words"),
+    ("file", "settings", "words"),
     [
-        ({"compressor": ["pca", "steps"]}, "compressor", ["chain: {NAME", "['pca', 'steps']"]),
-        ({"chain": ["steps"]}, "chain", ["settings by name"]),
-        ({"chain": "steps"}, "chain", ["settings by name"]),
-        ({"chain": {"steps": 4}}, "chain.steps", ["settings by name"]),
+        ({"compressors": ["pca", "pca"]}, ["pca.dim=3"], ["several", "compressors.0 or compressors.1"]),
+        (FILE, ["compressors.3.dim=3"], ["there are 3 compressors"]),
+        (FILE, ["compressors.last.dim=3"], ["there are 3 compressors"]),
+        (FILE, ["compressor.dim.x=3"], ["compressor.dim holds a value"]),
+        ({"compressor": "pca", "compressors": ["pca"]}, [], ["both", "one list"]),
+        ({"compressors": "pca"}, ["compressor.dim=3"], ["not a list", "compressors: [pca]"]),
+        ({"compressors": "pca"}, [], ["compressors: ", "list"]),
+        ({"compressors": []}, [], ["compressors: ", "at least 1"]),
+        ({"compressors": [3]}, [], ["compressors.0: ", "settings by name"]),
+        ({"compressors": ["pca", ["steps"]]}, [], ["compressors.1: ", "settings by name"]),
+        ({}, ["quantize.bits=3"], ["quantize: unknown option"]),
+        ({}, ["chain.pca.dim=3"], ["chain: unknown option"]),
     ],
 )
-def test_a_chain_that_is_none(tree: dict[str, Any], path: str, words: list[str]) -> None:
-    with pytest.raises(ConfigError) as caught:
-        validate(merge(tree, {}, []))
-    [issue] = caught.value.issues
-    assert issue.path == path
-    assert all(word in issue.message for word in words), issue.message
+def test_what_cannot_be_meant(file: dict[str, Any], settings: list[str], words: list[str]) -> None:
+    with pytest.raises(UsageError) as caught:
+        validate(merge(file, {}, settings))
+    assert all(word in str(caught.value) for word in words), str(caught.value)
 
 
-DOCUMENTS: list[tuple[dict[str, Any], bool]] = [
-    ({"chain": {}}, True),
-    ({"chain": {"steps": None, "halve": {}}}, True),
-    ({"chain": {"toys:steps": {"bits": 3}}}, True),
-    ({"chain": {"steps": {"bits": 1}}}, False),
-    ({"chain": {"steps": {"bit": 3}}}, False),
-    ({"chain": {"residual": {}}}, False),
-    ({"chain": {"rich": None}}, False),  # an option is missing
-    ({"chain": {"rich": {"must": 3}}}, True),
-    ({"chain": ["steps"]}, False),
-    ({"chain": {"steps": 4}}, False),
-    ({"compressor": ["pca", "steps"]}, False),
-]
+def test_one_compressor_is_short_for_a_list_of_one() -> None:
+    assert validate({"compressor": {"name": "pca", "dim": 4}}) == validate(
+        {"compressors": [{"name": "pca", "dim": 4}]}
+    )
 
 
-@pytest.mark.parametrize(("document", "valid"), DOCUMENTS, ids=[json.dumps(d) for d, _ in DOCUMENTS])
-def test_the_schema_knows_chains(rich: Registry, site: Site, document: dict[str, Any], valid: bool) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    site.install("toys", {"point": TOYS})
-    registry = site.load()
-    schema = config_schema(registry)
-    assert jsonschema.Draft202012Validator(schema).is_valid(document) == valid
-    try:
-        resolve(validate(merge(document, {}, [])), registry)
-    except ConfigError:
-        assert not valid
-    else:
-        assert valid
-    field = schema["properties"]["chain"]
-    assert field["description"]
-    assert set(registry.names("compressor")) <= set(field["properties"])
+def test_compressors_in_a_file_replace_those_beneath_it() -> None:
+    assert choices(validate(overlay(FILE, {"compressors": ["other"]}))) == [{"name": "other"}]
+    assert choices(validate(overlay(FILE, {"compressor": "other"}))) == [{"name": "other"}]
+    assert len(choices(validate(overlay(FILE, {"adapter": "mlp"})))) == 3
+
+
+def test_they_survive_the_file(tmp_path: Path) -> None:
+    config = validate({"compressors": ["z", {"name": "a", "x": [1]}, "z"]})
+    run = Run(tmp_path)
+    run.write_config(config)
+    assert run.config == config
 
 
 # -- commands -----------------------------------------------------------------------------------------
 
 
-def test_the_command_line_shows_the_chain(toys: Registry, invoke: Invoke) -> None:
+def test_the_command_line_shows_them(toys: Registry, invoke: Invoke) -> None:
     flags = ("--compressor", "pca", "--compressor", "steps", "--compressor", "halve")
-    shown = invoke("config", "show", *flags, "--set", "chain.steps.bits=6", "--json")
+    shown = invoke("config", "show", *flags, "--set", "steps.bits=6", "--set", "compressor.ratio=2", "--json")
     assert shown.code == 0, shown.err
-    tree = json.loads(shown.out)
-    assert tree["compressor"] == {"name": "pca", "ratio": 8.0, "dim": None}
-    assert list(tree["chain"].items()) == [("steps", {"bits": 6}), ("halve", {})]
+    assert json.loads(shown.out)["compressors"] == [
+        {"name": "pca", "ratio": 2, "dim": None},
+        {"name": "steps", "bits": 6},
+        {"name": "halve"},
+    ]
 
 
 @pytest.mark.parametrize("command", [("train",), ("config", "show"), ("diagnose",)])
-@pytest.mark.parametrize(
-    ("compressors", "words"),
-    [
-        (("pca", "pca"), ["pca is given twice", "once"]),
-        (("identity", "pca", "pca"), ["pca is given twice", "once"]),
-        (("pca", "idenitty"), ["chain.idenitty", "'identity'?"]),
-        (("pca", "stage1:pca"), ["chain.stage1:pca", "'pca' already"]),
-    ],
-)
-def test_flags_that_make_no_chain(
-    invoke: Invoke, tmp_path: Path, command: tuple[str, ...], compressors: tuple[str, ...], words: list[str]
-) -> None:
-    result = invoke(*command, *(part for name in compressors for part in ("--compressor", name)))
+def test_flags_that_cannot_be(invoke: Invoke, tmp_path: Path, command: tuple[str, ...]) -> None:
+    result = invoke(*command, "--compressor", "pca", "--compressor", "idenitty")
     assert result.code == 2
-    assert all(word in result.err for word in words), result.err
+    assert "idenitty: " in result.err
+    assert "'identity'?" in result.err
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
 
@@ -226,35 +193,35 @@ def test_flags_that_make_no_chain(
 # -- sweeps -------------------------------------------------------------------------------------------
 
 
-def test_a_sweep_over_the_first_compressor_leaves_the_chain(toys: Registry, tmp_path: Path) -> None:
-    file = {"chain": {"steps": {"bits": 3}}}
-    axes = [Axis.parse("compressor=pca,identity"), Axis.parse("chain.steps.bits=4,8")]
+def test_a_sweep_over_the_first_compressor_leaves_the_others(toys: Registry, tmp_path: Path) -> None:
+    file = {"compressors": ["pca", {"name": "steps", "bits": 3}]}
+    axes = [Axis.parse("compressor=pca,identity"), Axis.parse("steps.bits=4,8")]
     made = [cell.config for cell in plan(file, [], axes, [0], tmp_path)]
-    assert [(c.compressor.name, c.chain["steps"]["bits"]) for c in made] == [
-        *(("pca", 4), ("pca", 8)),
-        *(("identity", 4), ("identity", 8)),
+    assert [(c.compressor_names, c.compressors[1].options["bits"]) for c in made] == [
+        *((["pca", "steps"], 4), (["pca", "steps"], 8)),
+        *((["identity", "steps"], 4), (["identity", "steps"], 8)),
     ]
 
 
-def test_a_sweep_over_chains(toys: Registry, tmp_path: Path) -> None:
-    axis = Axis.parse("chain={},{steps: {bits: 8}},{steps: null, halve: null}")
-    cells = plan({"chain": {"steps": {"bits": 3}}}, [], [axis], [0], tmp_path)
-    assert [cell.config.chain for cell in cells] == [
-        {},
-        {"steps": {"bits": 8}},
-        {"steps": {"bits": 3}, "halve": {}},
+def test_a_sweep_over_lists_of_compressors(toys: Registry, tmp_path: Path) -> None:
+    axis = Axis.parse("compressors=[pca],[pca, {name: steps, bits: 8}],[pca, steps, halve]")
+    cells = plan({"compressors": ["pca", {"name": "steps", "bits": 3}]}, [], [axis], [0], tmp_path)
+    assert [choices(cell.config)[1:] for cell in cells] == [
+        [],
+        [{"name": "steps", "bits": 8}],
+        [{"name": "steps", "bits": 3}, {"name": "halve"}],
     ]
     assert len({cell.run.path for cell in cells}) == 3
-    with pytest.raises(ConfigError, match="settings by name"):
-        plan({"chain": {"steps": None}}, [], [Axis.parse("chain=3")], [0], tmp_path)
+    with pytest.raises(ConfigError, match="list"):
+        plan({}, [], [Axis.parse("compressors=3")], [0], tmp_path)
 
 
-def test_a_sweep_does_not_go_on_with_a_run_whose_chain_has_another_order(
+def test_a_sweep_does_not_go_on_with_a_run_whose_compressors_have_another_order(
     toys: Registry, tmp_path: Path
 ) -> None:
-    (cell,) = plan({"chain": {"steps": None, "halve": None}}, [], [], [0], tmp_path)
+    (cell,) = plan({"compressors": ["steps", "halve"]}, [], [], [0], tmp_path)
     cell.run.path.mkdir()
     cell.run.write_config(cell.config)
-    plan({"chain": {"steps": None, "halve": None}}, [], [], [0], tmp_path)
+    plan({"compressors": ["steps", "halve"]}, [], [], [0], tmp_path)
     with pytest.raises(UsageError, match="a run with other settings"):
-        plan({"chain": {"halve": None, "steps": None}}, [], [], [0], tmp_path)
+        plan({"compressors": ["halve", "steps"]}, [], [], [0], tmp_path)

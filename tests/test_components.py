@@ -38,7 +38,7 @@ def test_shapes_padding_and_token_promise(compressor: str, adapter: str, stats: 
     mask = torch.ones(3, 10, dtype=torch.bool)
     code = bottleneck.encode(embeds, mask)
     assert code.vectors.shape == (3, 10, bottleneck.compressor.code_dim)
-    assert code.side_bits.shape == code.mask.shape == (3, 10)
+    assert code.bits.shape == code.mask.shape == (3, 10)
     assert torch.equal(code.vectors, code.vectors.bfloat16().float())  # what bf16 bits can carry, no more
     rebuilt = bottleneck(embeds, mask)
     assert rebuilt.shape == embeds.shape
@@ -202,6 +202,6 @@ def test_linear_solves_again_what_training_has_moved(stats: TokenStats) -> None:
     start = adapter.weight.detach().clone()
     with torch.no_grad():
         adapter.weight.zero_()
-    adapter.refit(bottleneck.encode_rows, stats)
+    adapter.solve_last_layer(bottleneck.encode_rows, stats)
     torch.testing.assert_close(adapter.weight.detach(), start, rtol=1e-5, atol=1e-6)
     assert adapter.weight.requires_grad

@@ -75,7 +75,7 @@ def test_the_sources_stay_as_they_are() -> None:
     assert flags == {"losses": {"cosine": {"weight": 1.0}}}
 
 
-@pytest.mark.parametrize("section", ["compressor", "adapter", "model", "data"])
+@pytest.mark.parametrize("section", ["adapter", "model", "data"])
 def test_a_bare_name_is_short_for_a_section_with_a_name(section: str) -> None:
     short, full = validate({section: "thing"}), validate({section: {"name": "thing"}})
     assert short == full
@@ -86,26 +86,26 @@ def test_set_reaches_into_a_section_that_the_file_gives_by_name_alone() -> None:
     config = configured(
         {"compressor": "random_projection", "data": "squad"}, {}, "compressor.dim=4", "data.train=7"
     )
-    assert (config.compressor.name, config.compressor.options) == ("random_projection", {"dim": 4})
+    assert (config.compressors[0].name, config.compressors[0].options) == ("random_projection", {"dim": 4})
     assert (config.data.name, config.data.train) == ("squad", 7)
 
 
 def test_options_alone_belong_to_the_default_plugin() -> None:
     config = configured({"adapter": {"depth": 2}}, {}, "compressor.dim=4")
-    assert (config.compressor.name, config.compressor.options) == ("pca", {"dim": 4})
+    assert (config.compressors[0].name, config.compressors[0].options) == ("pca", {"dim": 4})
     assert (config.adapter.name, config.adapter.options) == ("residual", {"depth": 2})
 
 
 def test_a_flag_that_names_another_plugin_drops_the_replaced_ones_options() -> None:
     file = {"compressor": {"name": "pca", "dim": 4}, "adapter": {"depth": 2}}
     other = configured(file, {"compressor.name": "identity", "adapter.name": "mlp"})
-    assert (other.compressor.options, other.adapter.options) == ({}, {})
+    assert (other.compressors[0].options, other.adapter.options) == ({}, {})
     same = configured(file, {"compressor.name": "pca", "adapter.name": "residual"})
-    assert (same.compressor.options, same.adapter.options) == ({"dim": 4}, {"depth": 2})
+    assert (same.compressors[0].options, same.adapter.options) == ({"dim": 4}, {"depth": 2})
 
 
 def test_a_section_that_is_no_section_is_replaced_by_a_flag_that_names_the_plugin() -> None:
-    assert configured({"compressor": ["pca"]}, {"compressor.name": "pca"}).compressor.name == "pca"
+    assert configured({"compressor": [1]}, {"compressor.name": "pca"}).compressor_names == ["pca"]
 
 
 def test_an_empty_section_leaves_the_defaults() -> None:
@@ -325,7 +325,7 @@ def test_everything_wrong_is_reported_at_once_each_with_its_path() -> None:
         "model.trust",
         "losses",
     }
-    assert "'compressor'?" in found["compresor"]
+    assert "'compressors'?" in found["compresor"]
     assert "'steps'?" in found["train.stpes"]
     assert "warmup" in found["train.stpes"], "the choices are listed"
     assert "'sent'?" in found["magnitude"]
@@ -391,7 +391,7 @@ def test_a_value_that_fits_no_member_of_a_union_is_one_issue_that_says_what_woul
 
 
 @pytest.mark.parametrize("value", [[1], 3])
-@pytest.mark.parametrize("section", ["train", "compressor", "losses", "model"])
+@pytest.mark.parametrize("section", ["train", "adapter", "losses", "model"])
 def test_a_section_that_is_no_mapping(section: str, value: Any) -> None:
     message = issues({section: value})[section]
     assert "settings by name" in message
@@ -399,7 +399,7 @@ def test_a_section_that_is_no_mapping(section: str, value: Any) -> None:
 
 
 def test_a_plugin_needs_a_name() -> None:
-    assert set(issues({"compressor": {"dim": 3}})) == {"compressor.name"}
+    assert set(issues({"compressor": {"dim": 3}})) == {"compressors.0.name"}
 
 
 def test_options_of_plugins_are_kept_for_later() -> None:
@@ -411,7 +411,7 @@ def test_options_of_plugins_are_kept_for_later() -> None:
 def test_keys_that_are_no_strings() -> None:
     assert set(issues({3: 1, "compressor": {"name": "pca", 4: 1}, "losses": {5: 1.0}})) == {
         "3",
-        "compressor.4",
+        "compressors.0.4",
         "losses.5",
     }
 
@@ -481,8 +481,9 @@ def test_issues_of_a_plugins_options(given_options: dict[str, Any], path: str, m
 
 def test_the_json_schema_allows_the_short_forms() -> None:
     properties = RunConfig.model_json_schema()["properties"]
-    for section in ("model", "data", "compressor", "adapter"):
+    for section in ("model", "data", "adapter"):
         assert {"type": "string"} in properties[section]["anyOf"], section
+    assert {"type": "string"} in properties["compressors"]["items"]["anyOf"]
     weights = properties["losses"]["additionalProperties"]["anyOf"]
     assert {"number", "null"} <= {member.get("type") for member in weights}
 

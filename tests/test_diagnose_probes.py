@@ -65,7 +65,7 @@ class Previous(Compressor):
     tokenwise = False
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return self.pointwise(torch.cat([embeds[:, :1], embeds[:, :-1]], dim=1), mask)
+        return Code(torch.cat([embeds[:, :1], embeds[:, :-1]], dim=1), mask)
 
 
 def untouched(session: Session, adapter: Adapter | None = None) -> Bottleneck:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from stage1.config import RunConfig, merge, validate
-from stage1.errors import ConfigError
+from stage1.errors import UsageError
 from stage1.plugins import Option, PluginRecord, Registry, config_schema, docs, load_plugins, resolve
 
 
@@ -73,6 +73,19 @@ DOCUMENTS: list[dict[str, Any]] = [
     {"compressor": {"name": "pca", "dim": 0}},
     {"compressor": {"name": "pca", "dimm": 4}},
     {"compressor": {"name": "identity", "dim": 4}},
+    {"compressors": ["pca"]},
+    {"compressors": ["pca", "pca", {"name": "rich", "must": 3}]},
+    {"compressors": [{"dim": 4}, {"name": "stage1:identity"}]},
+    {"compressors": ["pca", "rich"]},  # an option is missing
+    {"compressors": ["pca", {"name": "rich", "must": 1}]},
+    {"compressors": ["pca", {"name": "identity", "dim": 4}]},
+    {"compressors": ["pca", "residual"]},
+    {"compressors": []},
+    {"compressors": "pca"},
+    {"compressors": {"pca": {"dim": 4}}},
+    {"compressor": ["pca", "identity"]},
+    {"compressor": "pca", "compressors": ["pca"]},
+    {"chain": {"pca": {}}},
     {"adapter": {"depth": 2}},
     {"adapter": {"name": "mlp", "depth": 0}},
     {"adapter": 3},
@@ -118,7 +131,7 @@ def test_the_schema_accepts_what_validation_accepts(rich: Registry, document: di
     try:
         resolve(validate(merge(document, {}, [])), rich)
         valid = True
-    except ConfigError:
+    except UsageError:
         valid = False
     checker = jsonschema.Draft202012Validator(config_schema(rich))
     assert (
@@ -133,6 +146,9 @@ def test_the_schema_is_one_and_knows_every_plugins_options(rich: Registry) -> No
     text = json.dumps(schema)
     references = {part.partition('"')[0] for part in text.split('"$ref": "#/$defs/')[1:]}
     assert references <= set(schema["$defs"])
+    assert (
+        schema["properties"]["compressors"]["items"]["anyOf"] == schema["properties"]["compressor"]["anyOf"]
+    )
     for kind in ("compressor", "adapter"):
         names, *plugins = schema["properties"][kind]["anyOf"]
         by_name = {name: plugin for plugin in plugins for name in plugin["properties"]["name"]["enum"]}

@@ -196,9 +196,8 @@ def test_a_code_of_another_length_is_trained_by_what_follows_it(scope: str, tmp_
         "train.check_every=4",
         f"output={tmp_path / 'run'}",
     )
-    resolved = resolve(config, load_plugins())._replace(
-        compressor_cls=Halves, compressor_config=Halves.Config()
-    )
+    halves = ResolvedComponent("compressor", Halves, Halves.Config())
+    resolved = resolve(config, load_plugins())._replace(compressors=[halves])
     made = Trainer(resolved, Session.open(config, Progress(), weights="table"), load_plugins(), Progress())
     inputs = made.present(made.batches.batch(0), RoundTrip(made.bottleneck))
     assert inputs.llm.rebuilt.embeds.shape[1] < inputs.original.shape[1]

@@ -36,7 +36,7 @@ def test_all_are_there_each_with_a_line_that_says_what_it_does() -> None:
 
 @pytest.mark.parametrize("recipe", RECIPES.all(), ids=lambda recipe: recipe.name)
 def test_a_recipe_fits_the_installed_plugins_and_leaves_the_choice_of_them_open(recipe: Preset) -> None:
-    assert not recipe.settings.keys() & {"compressor", "adapter", "model", "data", "output"}
+    assert not recipe.settings.keys() & {"compressor", "compressors", "adapter", "model", "data", "output"}
     resolved = resolve(configured(recipe), load_plugins())
     marked = [name for name, loss in resolved.losses.items() if loss.cls.teacher_forced]
     marked += [name for name, loss in resolved.then_losses.items() if loss.cls.teacher_forced]
@@ -78,7 +78,7 @@ def test_a_file_changes_single_settings_of_a_recipe_and_replaces_its_losses(
     shown = yaml.safe_load(invoke("config", "show", *args).out)
     assert (shown["train"]["steps"], shown["train"]["lr"], shown["train"]["check_every"]) == (9, 0.5, 20)
     assert list(shown["losses"]) == ["cosine"]
-    assert (shown["compressor"]["name"], shown["seed"]) == ("random_projection", 1)
+    assert (shown["compressors"][0]["name"], shown["seed"]) == ("random_projection", 1)
 
 
 def test_set_reaches_into_the_second_phase(invoke: Invoke) -> None:
@@ -93,9 +93,11 @@ def test_set_reaches_into_the_second_phase(invoke: Invoke) -> None:
 def test_overlaid_sections_are_merged_and_named_plugins_replaced() -> None:
     base = {"compressor": {"name": "pca", "dim": 4}, "train": {"lr": 1, "steps": 2}, "losses": {"recon": 1}}
     over = {"compressor": {"name": "pca"}, "train": {"lr": 3}, "losses": {"cosine": 1}, "seed": 1}
-    assert overlay(base, over) == {**over, "train": {"lr": 3, "steps": 2}}
+    merged = {key: value for key, value in over.items() if key != "compressor"}
+    whole = {**merged, "compressors": [{"name": "pca"}], "train": {"lr": 3, "steps": 2}}
+    assert overlay(base, over) == whole
     assert base["train"] == {"lr": 1, "steps": 2}
-    assert overlay(base, {"compressor": {"dim": 5}})["compressor"] == {"name": "pca", "dim": 5}
+    assert overlay(base, {"compressor": {"dim": 5}})["compressors"] == [{"dim": 5}]
 
 
 # -- the commands -------------------------------------------------------------------------------------
@@ -149,7 +151,7 @@ def test_a_run_that_starts_from_another_is_like_it_where_nothing_else_is_said(in
     one, two = (Run(Path(name)).config for name in ("one", "two"))
     assert two.init == Path("one")
     assert (one.keep_special, two.keep_special) == (False, True)
-    assert (two.compressor, two.adapter, two.data) == (one.compressor, one.adapter, one.data)
+    assert (two.compressors, two.adapter, two.data) == (one.compressors, one.adapter, one.data)
     other = invoke("train", "--init", "one", "--compressor", "pca", *common)
     assert other.code == 2
     assert "'random_projection'" in other.err

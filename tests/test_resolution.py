@@ -12,9 +12,9 @@ from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 def test_names_become_classes_and_options_are_validated() -> None:
     config = configured("compressor.dim=4", "adapter.depth=2", losses={"recon": 2, "stage1:cosine": 0.5})
     resolved = resolve(config, load_plugins())
-    assert resolved.compressor_cls.name == "pca"
-    assert resolved.compressor_config.model_dump() == {"ratio": 8.0, "dim": 4}
-    assert resolved.adapter_config.model_dump()["depth"] == 2
+    assert resolved.compressors[0].cls.name == "pca"
+    assert resolved.compressors[0].config.model_dump() == {"ratio": 8.0, "dim": 4}
+    assert resolved.adapter.config.model_dump()["depth"] == 2
     weights = {name: (loss.cls.name, loss.weight) for name, loss in resolved.losses.items()}
     assert weights == {"recon": ("recon", 2.0), "stage1:cosine": ("cosine", 0.5)}
 
@@ -131,9 +131,9 @@ def test_a_resolved_configuration_names_every_option_and_means_the_same(
     config = configured(compressor=compressor_name, adapter=adapter_name, losses=losses, seed=5)
     resolved = resolve(config, registry)
     whole = fully_resolved(config, resolved)
-    assert set(whole.compressor.options) == set(resolved.compressor_cls.Config.model_fields)
-    assert set(whole.adapter.options) == set(resolved.adapter_cls.Config.model_fields)
-    assert (whole.seed, whole.compressor.name, set(whole.losses)) == (5, compressor_name, set(losses))
+    assert set(whole.compressors[0].options) == set(resolved.compressors[0].cls.Config.model_fields)
+    assert set(whole.adapter.options) == set(resolved.adapter.cls.Config.model_fields)
+    assert (whole.seed, whole.compressors[0].name, set(whole.losses)) == (5, compressor_name, set(losses))
     again = validate(json.loads(whole.model_dump_json()))
     assert again == whole
     assert resolve(again, registry) == resolved
@@ -150,7 +150,7 @@ def test_options_of_every_sort_survive_the_run_directory(rich: Registry) -> None
     config = configured(*settings, "compressor.folder=a/b", compressor="rich")
     resolved = resolve(config, rich)
     whole = fully_resolved(config, resolved)
-    assert whole.compressor.options == {
+    assert whole.compressors[0].options == {
         "ratio": 8.0,
         "dim": None,
         "must": 3,

@@ -78,7 +78,7 @@ def test_the_record_holds_every_runs_results(swept: Path) -> None:
         assert cell["results"] == run.read_results()
         assert cell["error"] is None
         assert run.config.seed == cell["seed"]
-        assert run.config.compressor.options["ratio"] == cell["settings"]["compressor.ratio"]
+        assert run.config.compressors[0].options["ratio"] == cell["settings"]["compressor.ratio"]
         assert run.config.adapter.name == cell["settings"]["adapter"]
         assert [row["row"] for row in cell["results"]["rows"]] == list(NEEDED)
         assert cell["results"]["verdict"]["level"]
@@ -280,9 +280,9 @@ def test_every_combination_gets_its_configuration(tmp_path: Path) -> None:
         config = cell.config
         assert config.scope == "context"
         assert config.seed == cell.seed
-        assert config.compressor.name == cell.settings["compressor"]
+        assert config.compressors[0].name == cell.settings["compressor"]
         # Another plugin drops the options of the one that the file names, as on the command line.
-        assert config.compressor.options["ratio"] == (2 if config.compressor.name == "pca" else 8)
+        assert config.compressors[0].options["ratio"] == (2 if config.compressors[0].name == "pca" else 8)
         assert list(config.losses) == ["recon", "cosine"]
         assert config.losses["cosine"].weight == cell.settings["losses.cosine"]
         assert config.output == cell.run.path
@@ -291,7 +291,7 @@ def test_every_combination_gets_its_configuration(tmp_path: Path) -> None:
 def test_an_option_is_set_behind_every_plugin(tmp_path: Path) -> None:
     """Whatever the order in which the axes are named."""
     cells = cells_of(tmp_path, "compressor.ratio=2,4", "compressor=pca,random_projection")
-    made = [(cell.config.compressor.name, cell.config.compressor.options["ratio"]) for cell in cells]
+    made = [(cell.config.compressors[0].name, cell.config.compressors[0].options["ratio"]) for cell in cells]
     assert made == [("pca", 2), ("random_projection", 2), ("pca", 4), ("random_projection", 4)]
 
 

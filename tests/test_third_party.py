@@ -58,10 +58,10 @@ def test_an_option_that_does_not_fit_is_refused_where_it_stands(
 ) -> None:
     source = (EXAMPLE / "src" / "stage1_quantize" / "quantize.py").read_text()
     fresh.install("stage1-quantize", {"quantize": source})
-    settings = settings_args([*SMALL, "chain.quantize.method=product", "chain.quantize.parts=33"])
+    settings = settings_args([*SMALL, "quantize.method=product", "quantize.parts=33"])
     result = invoke("train", "--compressor", "pca", "--compressor", "quantize", "--output", "run", *settings)
     assert result.code == 2
-    assert "chain.quantize.parts: 33 parts are more than a vector's 32 values" in result.err
+    assert "quantize.parts: 33 parts are more than a vector's 32 values" in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
 

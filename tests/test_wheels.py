@@ -51,7 +51,7 @@ def trained(stage1: Stage1, elsewhere: Path) -> Path:
         *("--compressor", "pca", "--compressor", "quantize", "--adapter", "additive"),
         *("--loss", "recon", "--loss", "relative=0.1", "--loss", GENERATED["loss"]),
         *("--output", "run", "--json", *settings_args()),
-        *settings_args(["compressor.dim=16", "chain.quantize.bits=4", "adapter.knots=8"]),
+        *settings_args(["compressor.dim=16", "quantize.bits=4", "adapter.knots=8"]),
         *settings_args(["keep_special=false"]),  # so that every token's bits are the code's
     )
     assert done.returncode == 0, done.stderr
@@ -132,6 +132,10 @@ def test_all_plugins_are_listed_and_well(installed: Environment, elsewhere: Path
         ("compressor", "quantize"): ("stage1-quantize", "0.1.0"),
         ("adapter", "additive"): ("stage1-quantize", "0.1.0"),
         ("loss", "relative"): ("stage1-quantize", "0.1.0"),
+        ("compressor", "topk"): ("stage1-topk", "0.1.0"),
+        ("compressor", "autoencoder"): ("stage1-autoencoder", "0.1.0"),
+        ("compressor", "entropy_coded"): ("stage1-entropy", "0.1.0"),
+        ("loss", "rate"): ("stage1-entropy", "0.1.0"),
         **{
             ("tasks" if kind == "task" else kind, name): (whose(kind), "0.1.0")
             for kind, name in GENERATED.items()
@@ -161,8 +165,8 @@ def test_a_run_with_all_of_them_pays_for_the_indices_alone(trained: Path) -> Non
     assert results["reconstruction"]["recon"] < 0.5
 
     saved = read(trained / "bottleneck.json")
-    assert saved["compressor"]["name"] == "pca"
-    assert saved["chain"] == [
+    assert saved["compressors"][0]["name"] == "pca"
+    assert saved["compressors"][1:] == [
         {
             "name": "quantize",
             "distribution": "stage1-quantize",
@@ -174,8 +178,8 @@ def test_a_run_with_all_of_them_pays_for_the_indices_alone(trained: Path) -> Non
         key: plugin["distribution"] for key, plugin in read(trained / "manifest.json")["plugins"].items()
     }
     assert owners == {
-        "compressor": "stage1",
-        "chain.quantize": "stage1-quantize",
+        "compressors.0": "stage1",
+        "compressors.1": "stage1-quantize",
         "adapter": "stage1-quantize",
         "losses.recon": "stage1",
         "losses.relative": "stage1-quantize",
@@ -219,7 +223,7 @@ def test_where_a_plugin_is_missing_the_run_says_what_to_install(
 def test_strangers_plugins_go_together(stage1: Stage1, elsewhere: Path) -> None:
     parts = ("--compressor", "firstdims", "--compressor", GENERATED["compressor"])
     sizes = settings_args(
-        [*SMALL, "train.steps=10", "compressor.dim=32", f"chain.{GENERATED['compressor']}.dim=16"]
+        [*SMALL, "train.steps=10", "compressor.dim=32", f"{GENERATED['compressor']}.dim=16"]
     )
     run = stage1(
         "train", *parts, "--adapter", GENERATED["adapter"], *sizes, "--no-eval", "--json", "--output", "both"
@@ -233,5 +237,5 @@ def test_strangers_plugins_go_together(stage1: Stage1, elsewhere: Path) -> None:
         "version": "0.3.1",
         "config": {"ratio": 8.0, "dim": 32},
     }
-    owners = [plugin["distribution"] for plugin in (*saved["chain"], saved["adapter"])]
+    owners = [plugin["distribution"] for plugin in (*saved["compressors"][1:], saved["adapter"])]
     assert owners == [whose("compressor"), whose("adapter")]

@@ -42,7 +42,7 @@ class FirstDims(Compressor):
         return self.config.width(self.embed_dim)
 
     def forward(self, embeds, mask) -> Code:
-        return self.pointwise(embeds[..., : self.code_dim], mask)
+        return Code(embeds[..., : self.code_dim], mask)
 
 
 @hookimpl

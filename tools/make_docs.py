@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from stage1.config import ComponentChoice, Phase, RunConfig
+from stage1.config import DEFAULTS, ComponentChoice, Phase, RunConfig
 from stage1.plugins import Option, docs, load_plugins
 
 TARGET = Path(__file__).resolve().parent.parent / "docs" / "commands.md"
@@ -42,10 +42,11 @@ def run_options() -> Iterator[Option]:
         if isinstance(section, type) and issubclass(section, BaseModel) and section is not ComponentChoice:
             for inner in docs(section):
                 yield inner._replace(name=f"{option.name}.{inner.name}")
-        elif option.name not in ("compressor", "adapter"):
+        elif option.name == "compressors":
+            yield option._replace(type="list of name | settings", default=f"[{DEFAULTS['compressor']}]")
+        elif option.name != "adapter":
             yield option
-    for name in ("compressor", "adapter"):
-        default = RunConfig.model_fields[name].default.name
+    for name, default in DEFAULTS.items():
         yield Option(f"{name}.name", "string", default, "", f"Name of the {name}, see `stage1 plugins list`.")
 
 

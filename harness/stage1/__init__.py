@@ -11,6 +11,8 @@ from pluggy import HookimplMarker
 if TYPE_CHECKING:
     from stage1.bottleneck.bottleneck import Bottleneck as Bottleneck
     from stage1.bottleneck.statistics import least_squares as least_squares
+    from stage1.errors import ConfigError as ConfigError
+    from stage1.errors import ConfigIssue as ConfigIssue
     from stage1.errors import UsageError as UsageError
     from stage1.llm.chunked import token_cross_entropy as token_cross_entropy
     from stage1.llm.chunked import token_kl as token_kl
@@ -26,6 +28,9 @@ if TYPE_CHECKING:
     from stage1.plugins.tensors import LLMOutputs as LLMOutputs
     from stage1.plugins.tensors import LossInputs as LossInputs
     from stage1.plugins.tensors import TokenStats as TokenStats
+    from stage1.plugins.tensors import straight_through as straight_through
+    from stage1.progress import SILENT as SILENT
+    from stage1.progress import Progress as Progress
 
 __version__ = "0.1.0"
 
@@ -38,16 +43,21 @@ _HOME = {
     "Code": "plugins.tensors",
     "ComponentConfig": "plugins.interfaces",
     "Compressor": "plugins.interfaces",
+    "ConfigError": "errors",
+    "ConfigIssue": "errors",
     "Dataset": "plugins.interfaces",
     "Encode": "plugins.interfaces",
     "LLMOutputs": "plugins.tensors",
     "Loss": "plugins.interfaces",
     "LossInputs": "plugins.tensors",
     "Model": "plugins.models",
+    "Progress": "progress",
+    "SILENT": "progress",
     "SizeConfig": "plugins.interfaces",
     "TokenStats": "plugins.tensors",
     "UsageError": "errors",
     "least_squares": "bottleneck.statistics",
+    "straight_through": "plugins.tensors",
     "token_cross_entropy": "llm.chunked",
     "token_kl": "llm.chunked",
 }
@@ -66,11 +76,16 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "TokenStats",
     "LossInputs",
     "LLMOutputs",
+    "straight_through",
     "least_squares",
     "token_cross_entropy",
     "token_kl",
-    "Bottleneck",
+    "Progress",
+    "SILENT",
     "UsageError",
+    "ConfigError",
+    "ConfigIssue",
+    "Bottleneck",
     "__version__",
 ]
 

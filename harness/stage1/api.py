@@ -125,10 +125,7 @@ def resume_run(run: Run, given: RunConfig) -> RunConfig:
     Raises:
         ConfigError: `given` asks for another run, with every difference.
     """
-    # A link without options leaves nothing in a flat tree, and the links' order matters.
-    stored, wanted = (
-        {"chain": list(c.chain), **flat(c.model_dump(mode="json"))} for c in (run.config, given)
-    )
+    stored, wanted = (flat(c.model_dump(mode="json")) for c in (run.config, given))
     issues = [
         ConfigIssue(
             key, f"the run has {stored.get(key)!r}, you ask for {wanted.get(key)!r}; start a new run."

@@ -51,3 +51,7 @@ class Progress:
 
     def note(self, message: str) -> None:
         """A line the user should not miss: a cache hit, a halved batch, truncated prompts."""
+
+
+SILENT = Progress()
+"""What is told where nobody listens: the default of an argument `progress`."""

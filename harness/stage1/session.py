@@ -273,8 +273,7 @@ class Session:
 
     def load_bottleneck(self, run: Run) -> Bottleneck:
         """The bottleneck of a trained run, its magnitude as this session's configuration says."""
-        bottleneck = Bottleneck.from_pretrained(run.path, table=self.table)
-        bottleneck.magnitude = self.config.magnitude
+        bottleneck = Bottleneck.from_pretrained(run.path, table=self.table, magnitude=self.config.magnitude)
         return bottleneck.to(self.device).eval()
 
 
@@ -297,7 +296,7 @@ def changed(run: Run, overrides: Mapping[str, Any]) -> RunConfig:
     config = granted(run.settings, overrides, [])
     if config.magnitude != own.magnitude:
         registry = load_plugins()
-        route = [(name, registry.get("compressor", name)) for name in config.compressors]
+        route = [(name, registry.get("compressor", name)) for name in config.compressor_names]
         if issues := list(magnitude_clash(config, route, registry)):
             raise ConfigError(issues)
     return config

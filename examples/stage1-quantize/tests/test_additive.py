@@ -11,15 +11,11 @@ from stage1_quantize.additive import Additive, AdditiveConfig
 
 
 class TestAdditive(AdapterSuite):
-    @property
-    def component(self) -> type[Additive]:
-        return Additive
+    component = Additive
 
 
 class TestTwoKnots(AdapterSuite):
-    @property
-    def component(self) -> type[Additive]:
-        return Additive
+    component = Additive
 
     @property
     def options(self) -> dict[str, Any]:
@@ -34,7 +30,7 @@ def warm(encode: Any, stats: TokenStats, **options: Any) -> Additive:
 
 def rebuilt(adapter: Additive, codes: Tensor) -> Tensor:
     mask = torch.ones(1, len(codes), dtype=torch.bool)
-    embeds: Tensor = adapter(Code(codes[None], mask, torch.zeros(1, len(codes))))[0]
+    embeds: Tensor = adapter(Code(codes[None], mask))[0]
     return embeds.detach()
 
 
@@ -87,7 +83,7 @@ def test_it_solves_again_what_training_has_moved(stats: TokenStats) -> None:
     with torch.no_grad():
         adapter.weight.mul_(0.5)
     assert error(adapter, encode, stats) > start
-    adapter.refit(encode, stats)
+    adapter.solve_last_layer(encode, stats)
     assert error(adapter, encode, stats) == start
 
 

@@ -12,9 +12,7 @@ from stage1_quantize.relative import Relative
 
 
 class TestRelative(LossSuite):
-    @property
-    def component(self) -> type[Relative]:
-        return Relative
+    component = Relative
 
 
 ORIGINAL = torch.randn(2, 5, 8, generator=torch.Generator().manual_seed(0))

@@ -15,18 +15,18 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
-from stage1.bottleneck.chain import Chain
+from stage1.bottleneck.chain import Chain, fit
 from stage1.bounded import load_json
 from stage1.config import ComponentChoice, ModelConfig, RunConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import to_json, write_atomic, write_json
 from stage1.llm.location import locate
 from stage1.llm.table import load_table, table_sha256
-from stage1.plugins import Registry, Resolved, ResolvedLink, dump_options, load_plugins, resolve
+from stage1.plugins import Registry, Resolved, ResolvedComponent, dump_options, load_plugins, resolve
 from stage1.plugins.blame import expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
-from stage1.plugins.tensors import Code, Embedded, TokenStats
-from stage1.progress import Progress
+from stage1.plugins.tensors import Code, Embedded, TokenStats, straight_through
+from stage1.progress import SILENT, Progress
 
 SCALE_BITS = 16
 """Bits of a transmitted RMS (bfloat16)."""
@@ -128,27 +128,27 @@ class Bottleneck(nn.Module):
         """
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            stages = [resolved.compressor_cls(resolved.compressor_config, embed_dim)]
-            for offset, (name, link) in enumerate(resolved.chain.items(), 2):
+            first, *others = resolved.compressors
+            stages = [_built(first, embed_dim)]
+            for offset, component in enumerate(others, 2):
                 torch.manual_seed(seed + offset)
-                stages.append(_build_link(name, link, _width(stages[-1])))
-            compressor = Chain(stages) if resolved.chain else stages[0]
+                stages.append(_built(component, _width(stages[-1])))
+            compressor = Chain(stages) if others else stages[0]
             torch.manual_seed(seed + 1)
-            adapter = resolved.adapter_cls(resolved.adapter_config, _width(stages[-1]), embed_dim)
+            adapter = resolved.adapter.cls(resolved.adapter.config, _width(stages[-1]), embed_dim)
         return cls(compressor, adapter, magnitude, seed=seed)
 
     def start_from(self, source: str | Path, table: Tensor) -> None:
-        """Take over the weights of another run's bottleneck of the same making.
+        """Take over the weights of another run's bottleneck of the same making, frozen where they are there.
 
         Raises:
             ConfigError: a compressor or the adapter is another one, or has other options.
             UsageError: it cannot be loaded (`from_pretrained`).
         """
-        other = Bottleneck.from_pretrained(source, table=table)
+        other = Bottleneck._load(source, table)
         issues = []
         for part, ours, theirs in (
-            ("compressor", self.stages[:1], other.stages[:1]),
-            ("chain", self.stages[1:], other.stages[1:]),
+            ("compressors", self.stages, other.stages),
             ("adapter", [self.adapter], [other.adapter]),
         ):
             wanted, found = (_making(components) for components in (ours, theirs))
@@ -158,7 +158,7 @@ class Bottleneck(nn.Module):
             raise ConfigError(issues)
         self.load_state_dict(other.state_dict())
         self.freeze(other.frozen)
-        self.attach(table)
+        self.receive_table(table)
 
     @property
     def stages(self) -> Sequence[Compressor]:
@@ -170,16 +170,17 @@ class Bottleneck(nn.Module):
         """True if a rebuilt vector depends on its own token alone."""
         return self.compressor.tokenwise and self.adapter.tokenwise
 
-    @torch.no_grad()
-    def fit(self, stats: TokenStats, table: Tensor) -> None:
-        """Everything that needs no gradient: fit the compressor, attach the table, warm-start the adapter."""
+    def fit(self, stats: TokenStats, table: Tensor, progress: Progress = SILENT) -> None:
+        """What comes before training: fit the compressor, hand over the table, warm-start the adapter."""
         self.mean_embedding.copy_(stats.mean)
         self.vocab_rms.fill_(float(rms(table.float()).mean()))
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
-            self.compressor.fit(stats)
-            self.attach(table)
-            self.adapter.warm_start(self.encode_rows, stats)
+            fit(self.compressor, stats, seed=self.seed, progress=progress)
+            self.compressor.zero_grad()  # it may have trained
+            self.receive_table(table)
+            with torch.no_grad():
+                self.adapter.warm_start(self.encode_rows, stats)
         self.freeze(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
 
     def freeze(self, names: Iterable[str]) -> None:
@@ -189,9 +190,9 @@ class Bottleneck(nn.Module):
             parameter.requires_grad_(name not in self.frozen)
 
     @torch.no_grad()
-    def attach(self, table: Tensor) -> None:
+    def receive_table(self, table: Tensor) -> None:
         """Give the adapter the receiver's own embedding table [V, D]."""
-        self.adapter.attach(self.encode_rows, table)
+        self.adapter.receive_table(self.encode_rows, table)
 
     def encode_rows(self, rows: Tensor) -> Tensor:
         """Codes [U, d] of `rows` [U, D] as they come off the wire: what adapters know as `encode`.
@@ -206,11 +207,12 @@ class Bottleneck(nn.Module):
     def encode(self, embeds: Tensor, mask: Tensor) -> Code:
         """Compress `embeds` [B, L, D] where `mask` [B, L] is true; the code as it comes off the wire."""
         code = expect_code(self.compressor, self.compressor(embeds, mask))
-        if self.compressor.wire_dtype is None:
-            return code
-        sent = code.vectors.to(self.compressor.wire_dtype).to(code.vectors.dtype)
-        # Rounding has no gradient; pass the code's own through it.
-        return code._replace(vectors=code.vectors + (sent - code.vectors).detach())
+        if (sent := self.compressor.wire_dtype) is not None:
+            rounded = code.vectors.to(sent).to(code.vectors.dtype)
+            code = code._replace(vectors=straight_through(rounded, code.vectors))
+        bits = self.compressor.bits(code)
+        sound = getattr(bits, "shape", None) == code.mask.shape
+        return code._replace(bits=expect(self.compressor, "bits", bits, Tensor, "a tensor [B, M]", sound))
 
     def decode(self, code: Code, original: Tensor) -> Tensor:
         """Rebuild [B, M, D]. `original` [B, L, D] is only read for the RMS that `sent` transmits."""
@@ -241,11 +243,9 @@ class Bottleneck(nn.Module):
         return splice(prompts, cross, rebuild, packed=self.compressor.changes_length)
 
     def code_bits(self, code: Code) -> Tensor:
-        """[B] float64: bits of each prompt's code, side information and transmitted magnitudes included."""
-        per_vector = self.compressor.code_dim * self.compressor.bits_per_value
-        if self.magnitude == "sent":
-            per_vector += SCALE_BITS
-        return ((code.side_bits.double() + per_vector) * code.mask).sum(1)
+        """[B] float64: bits of each prompt's code, transmitted magnitudes included."""
+        scale = SCALE_BITS if self.magnitude == "sent" else 0
+        return ((code.bits.double() + scale) * code.mask).sum(1)
 
     def fingerprint(self) -> str:
         """A hash of all that its answers depend on: weights, options, and the plugins' own source files."""
@@ -268,11 +268,9 @@ class Bottleneck(nn.Module):
         """
         registry = registry or load_plugins()
         tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
-        first, *links = (_component_record(stage, registry) for stage in self.stages)
         record: dict[str, Any] = {
             "schema": 1,
-            "compressor": first,
-            "chain": links,
+            "compressors": [_component_record(stage, registry) for stage in self.stages],
             "adapter": _component_record(self.adapter, registry),
             "magnitude": self.magnitude,
             "frozen": sorted(self.frozen),
@@ -292,6 +290,7 @@ class Bottleneck(nn.Module):
         *,
         table: Tensor | None = None,
         revision: str | None = None,
+        magnitude: str | None = None,
         trust_remote_code: bool = False,
     ) -> "Bottleneck":
         """Load a bottleneck from a run's folder or a Hub id.
@@ -301,12 +300,27 @@ class Bottleneck(nn.Module):
             table: the embedding table [V, D] it will be used with. Read from the model that the
                 bottleneck was trained on when it is not given.
             revision: branch, tag or commit of a Hub repository.
+            magnitude: another one than it was trained with.
             trust_remote_code: the model that the table is read from may run Python code of its own.
 
         Raises:
             UsageError: not a bottleneck, damaged, edited, of another model, of a missing plugin, or of a
                 model that needs `trust_remote_code`.
         """
+        loaded = cls._load(source, table, revision, magnitude, trust_remote_code=trust_remote_code)
+        return loaded.requires_grad_(False).eval()
+
+    @classmethod
+    def _load(
+        cls,
+        source: str | Path,
+        table: Tensor | None,
+        revision: str | None = None,
+        magnitude: str | None = None,
+        *,
+        trust_remote_code: bool = False,
+    ) -> "Bottleneck":
+        """`from_pretrained`, with the parameters as trainable as they were."""
         folder = Path(source)
         if not folder.is_dir():
             folder = _download(str(source), revision)
@@ -326,12 +340,12 @@ class Bottleneck(nn.Module):
         if table.shape[1] != record["embed_dim"]:
             raise _damaged(folder, f"embed_dim is {record['embed_dim']}, the table has {table.shape[1]}.")
         try:
-            bottleneck = cls.build(resolved, record["magnitude"], record["embed_dim"], seed=0)
+            bottleneck = cls.build(resolved, magnitude or record["magnitude"], record["embed_dim"], seed=0)
             bottleneck.load_state_dict(tensors, strict=True)
             bottleneck.freeze(record["frozen"])
         except (RuntimeError, ConfigError) as error:
             raise _damaged(folder, str(error).splitlines()[0]) from None
-        bottleneck.attach(table)
+        bottleneck.receive_table(table)
         return bottleneck.requires_grad_(False).eval()
 
 
@@ -341,13 +355,14 @@ def _width(compressor: Compressor) -> int:
     return expect(compressor, "code_dim", width, int, "a positive whole number", sound)
 
 
-def _build_link(name: str, link: ResolvedLink, width: int) -> Compressor:
+def _built(component: ResolvedComponent, width: int) -> Compressor:
     try:
-        return link.cls(link.config, width)
-    except ConfigError as error:  # a compressor does not know that it is not the first
+        compressor: Compressor = component.cls(component.config, width)
+    except ConfigError as error:  # a compressor does not know whether it is the first
         raise ConfigError(
-            [i._replace(path=f"chain.{name}.{i.path.removeprefix('compressor.')}") for i in error.issues]
+            [i._replace(path=f"{component.path}.{i.path.removeprefix('compressor.')}") for i in error.issues]
         ) from None
+    return compressor
 
 
 def _making(components: Sequence[Compressor | Adapter]) -> str:
@@ -453,13 +468,13 @@ def _resolve_record(record: dict[str, Any], folder: Path) -> Resolved:
             )
         return name
 
-    compressor, adapter = record["compressor"], record["adapter"]
-    chain = record.get("chain", [])  # early checkpoints do not say; there were no chains
+    def choice(kind: str, part: Mapping[str, Any]) -> ComponentChoice:
+        return ComponentChoice(name=installed(kind, part), **part["config"])
+
     try:
         config = RunConfig(
-            compressor=ComponentChoice(name=installed("compressor", compressor), **compressor["config"]),
-            chain={installed("compressor", link): link["config"] for link in chain},
-            adapter=ComponentChoice(name=installed("adapter", adapter), **adapter["config"]),
+            compressors=[choice("compressor", part) for part in record["compressors"]],
+            adapter=choice("adapter", record["adapter"]),
         )
         # The default objective is none of the checkpoint's business, and need not go with its compressor.
         return resolve(config.model_copy(update={"losses": {}}), registry)

@@ -1,8 +1,10 @@
 """Several compressors as one: each squeezes the code of the one before."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,15 +12,21 @@ from torch import Tensor
 from stage1.plugins.blame import expect_code, expect_vectors
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats
+from stage1.progress import SILENT, Progress
+
+
+def fit(compressor: Compressor, stats: TokenStats, *, seed: int, progress: Progress) -> None:
+    """Call the compressor's `fit` with those of `seed` and `progress` that it names."""
+    offered: dict[str, Any] = {"seed": seed, "progress": progress}
+    named = inspect.signature(compressor.fit).parameters
+    compressor.fit(stats, **{name: value for name, value in offered.items() if name in named})
 
 
 class Chain(Compressor):
     """Compressors one behind the other; only the last one's code crosses the wire.
 
     Each stage gets the vectors [B, M, d] of the one before as its embeddings, with their mask, unrounded.
-    Width, wire type and bits of a value are the last stage's. The side bits of all stages are sent, so they
-    add up: position by position, and where a stage changes the length, all that a prompt's vectors had
-    gathered before it goes to the first vector that is sent of that prompt.
+    Width, wire type and bits are the last stage's.
 
     Args:
         stages: at least one, each built for the `code_dim` of the one before.
@@ -37,38 +45,31 @@ class Chain(Compressor):
         """d, the width of the last stage's code."""
         return self.stages[-1].code_dim
 
-    @property
-    def bits_per_value(self) -> float:
-        """Bits charged for each value of the last stage's code."""
-        return self.stages[-1].bits_per_value
+    def bits(self, code: Code) -> Tensor:
+        """[B, M] what each vector of the last stage's code costs."""
+        return self.stages[-1].bits(code)
 
-    @torch.no_grad()
-    def fit(self, stats: TokenStats) -> None:
+    def fit(self, stats: TokenStats, *, seed: int = 0, progress: Progress = SILENT) -> None:
         """Fit stage by stage, each to the codes of the tokens so far.
 
         Behind a stage that is not token-wise a token has no code of its own: the rest is left as built.
         """
-        self.stages[0].fit(stats)
+        fit(self.stages[0], stats, seed=seed, progress=progress)
         for before, stage in pairwise(self.stages):
             if not before.tokenwise:
                 return
             rows = stats.embeds[None]  # [1, U, d]
             mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
-            codes = expect_code(before, before(rows, mask))
+            with torch.no_grad():
+                codes = expect_code(before, before(rows, mask))
             stats = replace(stats, embeds=codes.vectors[0])
-            stage.fit(stats)
+            fit(stage, stats, seed=seed, progress=progress)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         """Compress `embeds` [B, L, D] at the positions where `mask` [B, L] is true, stage by stage."""
-        code = expect_code(self.stages[0], self.stages[0](embeds, mask))
-        for stage in self.stages[1:]:
-            sent = code
-            code = expect_code(stage, stage(sent.vectors, sent.mask))
-            gathered = sent.side_bits
-            if stage.changes_length:
-                first = code.mask & (code.mask.cumsum(1) == 1)  # [B, M]
-                gathered = first * (gathered * sent.mask).sum(1, keepdim=True)
-            code = code._replace(side_bits=code.side_bits + gathered)
+        code = Code(embeds, mask)
+        for stage in self.stages:
+            code = expect_code(stage, stage(code.vectors, code.mask))
         return code
 
     def inverse(self, code: Code) -> Tensor:

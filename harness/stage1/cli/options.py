@@ -158,21 +158,18 @@ def flags_given(
     """Dotted path → value of the flags that the user typed; `model__name` stands for `model.name`.
 
     Raises:
-        UsageError: a compressor is named twice, or a loss is none.
+        UsageError: a loss is none.
     """
     given = {name.replace("__", "."): value for name, value in values.items() if value is not None}
     if compressors:
-        if twice := [name for name in compressors if compressors.count(name) > 1]:
-            raise UsageError(f"--compressor {twice[0]} is given twice.", "Name each compressor once.")
-        given["compressor.name"], *links = compressors
-        given["chain"] = dict.fromkeys(links)
+        given["compressors"] = compressors
     if losses:
         given["losses"] = dict(parse_loss(text) for text in losses)
     return given
 
 
 INHERITED = (
-    *("model", "data", "compressor", "chain", "adapter"),
+    *("model", "data", "compressors", "adapter"),
     *("magnitude", "scope", "raw_anchor", "keep_special"),
 )
 """Settings that a run started with `--init RUN` takes from RUN where nothing else is said."""

@@ -56,17 +56,6 @@ def named(value: Any) -> Any:
     return {"name": value} if isinstance(value, str) else value
 
 
-def _first_compressor(value: Any) -> Any:
-    if isinstance(value, list) and all(isinstance(name, str) for name in value):
-        raise ValueError("One compressor goes here, those behind it into `chain: {NAME: {OPTION: VALUE}}`")
-    return named(value)
-
-
-def _links(value: Any) -> Any:
-    """`quantize:` alone is short for `quantize: {}`."""
-    return {k: {} if v is None else v for k, v in value.items()} if isinstance(value, Mapping) else value
-
-
 def weighted(value: Any) -> Any:
     """`0.5`, `auto` or `0.5@ramp:200` is short for a loss's weight and ramp."""
     if isinstance(value, str):  # `0.5@ramp:200`; a bare number too: `1e-3` is a string in YAML 1.1
@@ -82,13 +71,6 @@ def _losses(value: Any) -> Any:
 
 
 Choice = Annotated[ComponentChoice, BeforeValidator(named, json_schema_input_type=str | ComponentChoice)]
-FirstChoice = Annotated[
-    ComponentChoice, BeforeValidator(_first_compressor, json_schema_input_type=str | ComponentChoice)
-]
-Links = Annotated[
-    dict[str, dict[str, Any]],
-    BeforeValidator(_links, json_schema_input_type=dict[str, dict[str, Any] | None]),
-]
 Losses = Annotated[
     dict[str, LossChoice],
     BeforeValidator(_losses, json_schema_input_type=dict[str, LossChoice | float | str | None]),
@@ -270,9 +252,10 @@ class RunConfig(_Section):
         DataConfig()
     )
     prompt: PromptConfig = PromptConfig()
-    compressor: FirstChoice = ComponentChoice(name="pca")
-    chain: Links = Field(
-        {}, description="Compressors that the code goes through after the first, in order: name → options."
+    compressors: list[Choice] = Field(
+        default=[ComponentChoice(name="pca")],
+        min_length=1,
+        description="The compressors, by plugin name; the code goes through each in turn.",
     )
     adapter: Choice = ComponentChoice(name="residual")
     losses: Losses = Field(
@@ -316,9 +299,23 @@ class RunConfig(_Section):
         return self
 
     @property
-    def compressors(self) -> tuple[str, ...]:
+    def compressor_names(self) -> list[str]:
         """The names of all compressors, in the order in which the embeddings go through them."""
-        return (self.compressor.name, *self.chain)
+        return [choice.name for choice in self.compressors]
+
+    @property
+    def compressor_paths(self) -> list[str]:
+        """Where `--set` finds each compressor: `compressor` is the first, the others go by their names.
+
+        One whose name stands twice, or means something else, goes by its place: `compressors.1`.
+        """
+        names = self.compressor_names
+        taken = {*type(self).model_fields, "compressor"}
+        paths = [
+            f"compressors.{i}" if name in taken or names.count(name) > 1 or "." in name else name
+            for i, name in enumerate(names)
+        ]
+        return ["compressor", *paths[1:]]
 
     def to_yaml(self) -> str:
         """The resolved configuration as YAML; `stage1 train` takes it back unchanged."""

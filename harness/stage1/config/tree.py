@@ -84,7 +84,8 @@ def parse_loss(text: str) -> tuple[str, dict[str, Any]]:
 
 
 DEFAULTS: dict[str, str] = {
-    key: RunConfig.model_fields[key].default.name for key in ("compressor", "adapter")
+    "compressor": RunConfig.model_fields["compressors"].default[0].name,
+    "adapter": RunConfig.model_fields["adapter"].default.name,
 }
 """The plugin a section means when it names none."""
 
@@ -92,11 +93,91 @@ DEFAULT_LOSSES: tuple[str, ...] = tuple(RunConfig.model_fields["losses"].default
 """The terms of the objective when nothing names any."""
 
 
+def listed(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with all compressors in one list: `compressor: pca` is short for `compressors: [pca]`.
+
+    Raises:
+        UsageError: it says both.
+    """
+    tree = dict(tree)
+    if (only := named(tree.pop("compressor", None))) is None:
+        return tree
+    if tree.get("compressors") is not None:
+        raise UsageError(
+            "The configuration has both `compressor` and `compressors`.",
+            "Write one list, such as `compressors: [pca, {name: quantize, bits: 4}]`.",
+        )
+    return {**tree, "compressors": [only]}
+
+
+def _choices(tree: dict[str, Any]) -> list[Any]:
+    """The list of compressors in `tree`, which is put there where nothing is said."""
+    choices = tree.setdefault("compressors", [DEFAULTS["compressor"]])
+    if not isinstance(choices, list):
+        raise UsageError(f"compressors is {choices!r}, not a list.", "Write `compressors: [pca]`.")
+    choices[:] = map(_compressor, choices)
+    return choices
+
+
+def _compressor(value: Any) -> Any:
+    """A compressor by name and options; one without a name is the default's."""
+    value = named(value)
+    return {"name": DEFAULTS["compressor"], **value} if isinstance(value, Mapping) else value
+
+
+def _kept(wanted: Any, old: list[Any]) -> Any:
+    """`wanted` names, each with the options that the next compressor of that name in `old` has."""
+    if not isinstance(wanted, list):
+        return wanted
+    left, kept = list(old), []
+    for choice in map(_compressor, wanted):
+        same = next((c for c in left if isinstance(c, Mapping) and choice == {"name": c["name"]}), None)
+        left = [c for c in left if c is not same]
+        kept.append(choice if same is None else same)
+    return kept
+
+
+def _compressor_at(tree: dict[str, Any], path: list[str]) -> int | None:
+    """Which compressor `path` begins with: `compressor` is the first, others go by place or by name."""
+    if path[0] == "compressor":
+        return 0
+    choices = _choices(tree) if path[0] not in RunConfig.model_fields or path[1:] else []
+    names = [choice["name"] if isinstance(choice, Mapping) else None for choice in choices]
+    if path[0] == "compressors" and path[1:]:
+        if path[1].isdecimal() and int(path[1]) < len(names):
+            return int(path[1])
+        raise UsageError(
+            f"--set {'.'.join(path)}: there are {len(names)} compressors, compressors.0 is the first.",
+            "Name one of them, or add it with --compressor.",
+        )
+    if path[0] in RunConfig.model_fields or names.count(path[0]) == 0:
+        return None
+    if names.count(path[0]) > 1:
+        places = " or ".join(f"compressors.{i}" for i, name in enumerate(names) if name == path[0])
+        raise UsageError(f"There are several compressors {path[0]!r}.", f"Say which: {places}.")
+    return names.index(path[0])
+
+
 def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
+    """Put `value` at `path`, as `--set` and flags name it."""
+    at = _compressor_at(tree, path)
+    if at is None:
+        _put(tree, path, value)
+        return
+    choices, rest = _choices(tree), path[2:] if path[0] == "compressors" else path[1:]
+    if rest == ["name"] and isinstance(choices[at], Mapping) and choices[at]["name"] == value:
+        return  # another plugin's options would be none of its own
+    if not rest or rest == ["name"]:
+        choices[at] = named(value)
+    else:
+        _put({"compressor": choices[at]}, ["compressor", *rest], value)
+
+
+def _put(tree: dict[str, Any], path: list[str], value: Any) -> None:
     for depth, key in enumerate(path[:-1]):
         child = tree.get(key)
-        if depth == 0 and key in ("model", "data", "compressor", "adapter"):
-            child = named(child)  # `compressor: pca` is short for `compressor: {name: pca}`
+        if depth == 0 and key in ("model", "data", "adapter"):
+            child = named(child)  # `adapter: mlp` is short for `adapter: {name: mlp}`
         elif path[:depth] in (["losses"], ["then", "losses"]):
             child = weighted(child)  # `recon: 0.1` is short for `recon: {weight: 0.1}`
         child = {} if child is None else child
@@ -114,16 +195,16 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
 def overlay(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """The tree `base` with what `over` says instead.
 
-    Sections are merged key by key; losses, a chain, and a section that names its plugin, replace what was
-    there.
+    Sections are merged key by key; compressors, losses, and a section that names its plugin, replace what
+    was there.
     """
-    tree = dict(base)
-    for key, value in over.items():
+    tree = listed(base)
+    for key, value in listed(over).items():
         old = tree.get(key)
         if (
             isinstance(old, Mapping)
             and isinstance(value, Mapping)
-            and key not in ("losses", "chain")
+            and key != "losses"
             and "name" not in value
         ):
             value = overlay(old, value)
@@ -147,28 +228,29 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
 
     A flag that names another plugin drops the options that the file gave to the one it replaces; losses in a
     file or a flag replace the default objective, and `--set losses.NAME…` adds to the objective there is.
-    `--compressor` flags name the whole route, so one of them alone leaves no chain; a link that they name
-    keeps the options that the file gave to it. `--set chain.NAME…` adds a link behind the others.
+    The flag `compressors` names all of them; one that the file has too keeps its options. `compressor`
+    stands for the first.
     """
     # An empty section, all of whose lines are commented out, reads as null: it leaves the defaults.
-    tree: dict[str, Any] = {k: deepcopy(v) for k, v in file.items() if v is not None}
+    tree: dict[str, Any] = listed({k: deepcopy(v) for k, v in file.items() if v is not None})
     for dotted, value in flags.items():
-        section, _, key = dotted.partition(".")
-        if key == "name" and section in ("compressor", "adapter"):
-            old = named(tree.get(section))
-            if not isinstance(old, dict) or old.get("name", DEFAULTS[section]) != value:
-                tree[section] = {}
-        if dotted == "chain" and isinstance(value, Mapping) and isinstance(old := tree.get("chain"), Mapping):
-            value = {name: old.get(name) if given is None else given for name, given in value.items()}
+        if dotted == "adapter.name":
+            old = named(tree.get("adapter"))
+            if not isinstance(old, dict) or old.get("name", DEFAULTS["adapter"]) != value:
+                tree["adapter"] = {}
+        if dotted == "compressors":
+            old = tree.get("compressors", [])
+            value = _kept(value, [*map(_compressor, old)] if isinstance(old, list) else [])
         _assign(tree, dotted.split("."), deepcopy(value))
     for text in settings:
         path, value = parse_setting(text)
         if path[0] == "losses" and len(path) > 1:
             tree.setdefault("losses", dict.fromkeys(DEFAULT_LOSSES))
         _assign(tree, path, value)
-    for section, default in DEFAULTS.items():
-        if isinstance(tree.get(section), dict):
-            tree[section].setdefault("name", default)
+    if isinstance(tree.get("compressors"), list):
+        _choices(tree)
+    if isinstance(tree.get("adapter"), dict):
+        tree["adapter"].setdefault("name", DEFAULTS["adapter"])
     return tree
 
 
@@ -181,9 +263,10 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
 
     Raises:
         ConfigError: with every issue found, each with its path and the choices.
+        UsageError: it has both `compressor` and `compressors`.
     """
     try:
-        config = RunConfig.model_validate(tree)
+        config = RunConfig.model_validate(listed(tree))
     except ValidationError as error:
         raise ConfigError(issues_of(error, RunConfig)) from None
     values = flat(config.model_dump(mode="json"))

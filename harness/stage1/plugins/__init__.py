@@ -8,7 +8,7 @@ from stage1.plugins.registry import Owner as Owner
 from stage1.plugins.registry import PluginRecord as PluginRecord
 from stage1.plugins.registry import Registry as Registry
 from stage1.plugins.resolution import Resolved as Resolved
-from stage1.plugins.resolution import ResolvedLink as ResolvedLink
+from stage1.plugins.resolution import ResolvedComponent as ResolvedComponent
 from stage1.plugins.resolution import ResolvedLoss as ResolvedLoss
 from stage1.plugins.resolution import dump_options as dump_options
 from stage1.plugins.resolution import fully_resolved as fully_resolved

@@ -76,7 +76,11 @@ class Compressor(Component):
 
     wire_dtype: torch.dtype | None = torch.bfloat16
     """The harness rounds the code to this type before the adapter sees it and charges its bits.
-    None: the code is sent as it is, and `bits_per_value` says what that costs (a quantiser)."""
+    None: the code is sent as it is, and `bits` says what that costs (a quantiser)."""
+
+    needs_fit: ClassVar[bool] = True
+    """False if there is nothing to fit. `fit` sees each token's own code, which it has only behind token-wise
+    compressors; what needs no fit may stand behind any other."""
 
     def __init__(self, config: Any, embed_dim: int) -> None:
         super().__init__()
@@ -88,19 +92,34 @@ class Compressor(Component):
         """d, the width of a code vector; D unless the component says otherwise."""
         return self.embed_dim
 
-    @property
-    def bits_per_value(self) -> float:
-        """Bits charged for each of the `code_dim` values of a vector."""
-        if self.wire_dtype is None:
-            raise NotImplementedError(f"{type(self).__name__} sends no plain dtype: define bits_per_value.")
-        return float(torch.finfo(self.wire_dtype).bits)
-
     def fit(self, stats: TokenStats) -> None:
-        """Set the parameters in closed form from the training prompts' tokens. Optional."""
+        """Learn from the training prompts' tokens, before the adapter is there. Optional.
+
+        In closed form or by gradient: gradients are on, and torch's default generator is seeded. An
+        implementation may also name `seed: int = 0` (the run's, for other generators) and
+        `progress: Progress = SILENT` (to show how long it takes). Parameters of which it turns off
+        `requires_grad` stay as they are from then on.
+        """
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        """Compress `embeds` [B, L, D] at the positions where `mask` [B, L] is true."""
+        """Compress `embeds` [B, L, D] at the positions where `mask` [B, L] is true.
+
+        `Code(vectors, mask)` is all that a compressor returns: one vector a position, unless it
+        `changes_length`.
+        """
         raise NotImplementedError
+
+    def bits(self, code: Code) -> Tensor:
+        """What each vector of `code` costs: [B, M] bits, by default `code_dim` values of `wire_dtype`.
+
+        `code` is as it comes off the wire. The bits may differ from vector to vector and depend on the
+        vectors: an entropy coder's are −log₂ of the probability that sender and receiver give to each.
+        Where they have a gradient, a loss can make the code cheaper (`inputs.code.bits`).
+        """
+        if self.wire_dtype is None:
+            raise NotImplementedError(f"{type(self).__name__} has no wire_dtype: define bits(code).")
+        whole = self.code_dim * torch.finfo(self.wire_dtype).bits
+        return torch.full(code.mask.shape, float(whole), device=code.mask.device)
 
     def inverse(self, code: Code) -> Tensor:
         """The best linear decoder the compressor itself knows: [B, M, d] to [B, M, D]. Optional.
@@ -110,13 +129,9 @@ class Compressor(Component):
         """
         raise NotImplementedError
 
-    def pointwise(self, vectors: Tensor, mask: Tensor) -> Code:
-        """The usual code of a token-wise compressor: one vector [B, L, d] a position, no side information."""
-        return Code(vectors, mask, torch.zeros(mask.shape, device=vectors.device))
-
 
 class Adapter(Component):
-    """Rebuilds embeddings from a code."""
+    """Reconstructs embeddings from a code."""
 
     needs_tokenwise: ClassVar[bool] = False
     """True if the adapter only works behind a token-wise compressor."""
@@ -130,15 +145,15 @@ class Adapter(Component):
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         """Start from a closed form, usually the least-squares decoder of the codes. Optional."""
 
-    def refit(self, encode: Encode, stats: TokenStats) -> None:
-        """Solve in closed form what is linear given the rest, the last layer for example. Optional.
+    def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
+        """Solve the last layer in closed form, which is linear given the rest. Optional.
 
         Called once, after the last step of training on distinct tokens under an objective with a loss that
         says `least_squares`; `stats.weights` are what training weighs tokens by. The result is kept only
         if it lowers the selection error.
         """
 
-    def attach(self, encode: Encode, table: Tensor) -> None:
+    def receive_table(self, encode: Encode, table: Tensor) -> None:
         """Called after building and after loading with what the receiver owns anyway. Optional.
 
         Args:
@@ -148,7 +163,7 @@ class Adapter(Component):
         """
 
     def forward(self, code: Code) -> Tensor:
-        """Rebuild embeddings [B, M, D] from `code.vectors` [B, M, d]."""
+        """Embeddings [B, M, D] from `code.vectors` [B, M, d]."""
         raise NotImplementedError
 
 
@@ -175,7 +190,8 @@ class Loss(Component):
     length rules out. False if it reads the code, the answers, or what `inputs.llm.compared` says alone."""
 
     least_squares: ClassVar[bool] = False
-    """True if weighted least squares minimises it, so that training may end with `Adapter.refit`."""
+    """True if weighted least squares minimises it, so that training may end with
+    `Adapter.solve_last_layer`."""
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)

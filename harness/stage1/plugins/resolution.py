@@ -9,7 +9,7 @@ from stage1.config import ComponentChoice, LossChoice, RunConfig
 from stage1.config.messages import issues_of
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins.faults import FaultError, guarded
-from stage1.plugins.interfaces import Adapter, Compressor, Loss
+from stage1.plugins.interfaces import Compressor, Loss
 from stage1.plugins.registry import Kind, Registry
 
 
@@ -22,23 +22,21 @@ class ResolvedLoss(NamedTuple):
     ramp: int = 0  # steps over which the weight rises from zero
 
 
-class ResolvedLink(NamedTuple):
-    """A compressor behind the first."""
+class ResolvedComponent(NamedTuple):
+    """A compressor or the adapter."""
 
-    cls: type[Compressor]
+    path: str  # where `--set` reaches its options
+    cls: type[Any]
     config: BaseModel
 
 
 class Resolved(NamedTuple):
     """What a configuration's names stand for, with validated options."""
 
-    compressor_cls: type[Compressor]
-    compressor_config: BaseModel
-    adapter_cls: type[Adapter]
-    adapter_config: BaseModel
+    compressors: list[ResolvedComponent]  # in the order in which the embeddings go through them
+    adapter: ResolvedComponent
     losses: dict[str, ResolvedLoss]  # by the name that the configuration uses
     then_losses: dict[str, ResolvedLoss]  # the second phase's; empty where there is none
-    chain: dict[str, ResolvedLink]  # the compressors behind the first, in order
 
 
 def resolve(config: RunConfig, registry: Registry) -> Resolved:
@@ -49,25 +47,18 @@ def resolve(config: RunConfig, registry: Registry) -> Resolved:
     """
     if issues := list(_issues(config, registry)):
         raise ConfigError(issues)
-    compressor = registry.get("compressor", config.compressor.name)
-    adapter = registry.get("adapter", config.adapter.name)
+
+    def component(kind: Kind, path: str, choice: ComponentChoice) -> ResolvedComponent:
+        cls = registry.get(kind, choice.name)
+        return ResolvedComponent(path, cls, cls.Config.model_validate(choice.options))
+
+    pairs = zip(config.compressor_paths, config.compressors, strict=True)
     return Resolved(
-        compressor,
-        compressor.Config.model_validate(config.compressor.options),
-        adapter,
-        adapter.Config.model_validate(config.adapter.options),
+        [component("compressor", path, choice) for path, choice in pairs],
+        component("adapter", "adapter", config.adapter),
         _losses(config.losses, registry),
         _losses(config.then.losses if config.then else {}, registry),
-        _chain(config.chain, registry),
     )
-
-
-def _chain(chain: Mapping[str, dict[str, Any]], registry: Registry) -> dict[str, ResolvedLink]:
-    resolved = {}
-    for name, options in chain.items():
-        cls = registry.get("compressor", name)
-        resolved[name] = ResolvedLink(cls, cls.Config.model_validate(options))
-    return resolved
 
 
 def _losses(choices: Mapping[str, LossChoice], registry: Registry) -> dict[str, ResolvedLoss]:
@@ -81,9 +72,9 @@ def _losses(choices: Mapping[str, LossChoice], registry: Registry) -> dict[str, 
 
 def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
     then = config.then.losses if config.then else {}
+    pairs = zip(config.compressor_paths, config.compressors, strict=True)
     choices: list[tuple[Kind, str, str, dict[str, Any]]] = [
-        ("compressor", "compressor", config.compressor.name, config.compressor.options),
-        *(("compressor", f"chain.{name}", name, options) for name, options in config.chain.items()),
+        *(("compressor", path, choice.name, choice.options) for path, choice in pairs),
         ("adapter", "adapter", config.adapter.name, config.adapter.options),
         *(("loss", f"losses.{name}", name, choice.options) for name, choice in config.losses.items()),
         *(("loss", f"then.losses.{name}", name, choice.options) for name, choice in then.items()),
@@ -100,37 +91,30 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
                 yield from issues_of(fault.__cause__, cls.Config, path)
             else:
                 yield ConfigIssue(path, f"{fault}.")
-    paths = ["compressor", *(f"chain.{name}" for name in config.chain)]
-    named = zip(config.compressors, paths, strict=True)
-    route = [(name, classes.pop(path)) for name, path in named if path in classes]
-    yield from _chain_clashes(route, registry)
-    yield from _clashes(config, route, classes, registry)
+    named = zip(config.compressor_paths, config.compressor_names, strict=True)
+    route = [(path, name, classes.pop(path)) for path, name in named if path in classes]
+    yield from _order_clashes(route, registry)
+    yield from _clashes(config, [(name, cls) for _, name, cls in route], classes, registry)
 
 
 Route = Sequence[tuple[str, type[Compressor]]]
 """The chosen compressors, name and class, in the order in which the embeddings go through them."""
 
 
-def _chain_clashes(route: Route, registry: Registry) -> Iterator[ConfigIssue]:
-    """What is wrong with the order of the compressors."""
-    before: dict[type[Compressor], str] = {}
+def _order_clashes(
+    route: Sequence[tuple[str, str, type[Compressor]]], registry: Registry
+) -> Iterator[ConfigIssue]:
+    """What is wrong with the order of the compressors, given as path, name and class."""
     mixer = None
-    for name, cls in route:
-        if cls in before:
+    for path, name, cls in route:
+        if mixer and cls.needs_fit:
+            free = registry.names("compressor", lambda cls: not cls.needs_fit)
             yield ConfigIssue(
-                f"chain.{name}",
-                f"the code goes through {before[cls]!r} already. Remove one of the two, or choose another "
-                f"compressor: {', '.join(sorted(registry.names('compressor', lambda c: c not in before)))}.",
+                path,
+                f"{name!r} is fitted to each token's code, and behind {mixer!r}, which does not treat each "
+                f"token alone, tokens have none. Put it before {mixer!r}, or choose one that is not fitted "
+                f"({', '.join(sorted(free))}).",
             )
-        elif mixer and cls.fit is not Compressor.fit:
-            unfitted = registry.names("compressor", lambda cls: cls.fit is Compressor.fit)
-            yield ConfigIssue(
-                f"chain.{name}",
-                f"it is fitted to each token's code, and behind {mixer!r}, which does not treat each token "
-                f"alone, tokens have none. Put it before {mixer!r}, or choose one that is not fitted "
-                f"({', '.join(sorted(unfitted))}).",
-            )
-        before.setdefault(cls, name)
         mixer = mixer or (None if cls.tokenwise else name)
 
 
@@ -188,14 +172,16 @@ def _choose(first: str, names: list[str], second: str, others: list[str]) -> str
 
 def fully_resolved(config: RunConfig, resolved: Resolved) -> RunConfig:
     """`config` with every option of its plugins spelt out, the defaults too."""
-    compressor = dump_options(resolved.compressor_config)
-    adapter = dump_options(resolved.adapter_config)
+
+    def spelt_out(choice: ComponentChoice, component: ResolvedComponent) -> ComponentChoice:
+        return ComponentChoice(name=choice.name, **dump_options(component.config))
+
+    pairs = zip(config.compressors, resolved.compressors, strict=True)
     then = config.then and config.then.model_copy(update={"losses": _spelt_out(resolved.then_losses)})
     return config.model_copy(
         update={
-            "compressor": ComponentChoice(name=config.compressor.name, **compressor),
-            "chain": {name: dump_options(link.config) for name, link in resolved.chain.items()},
-            "adapter": ComponentChoice(name=config.adapter.name, **adapter),
+            "compressors": [spelt_out(choice, component) for choice, component in pairs],
+            "adapter": spelt_out(config.adapter, resolved.adapter),
             "losses": _spelt_out(resolved.losses),
             "then": then,
         }

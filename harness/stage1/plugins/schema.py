@@ -94,6 +94,7 @@ def config_schema(registry: Registry) -> dict[str, Any]:
     definitions, settings = schema["$defs"], schema["properties"]
     common = definitions["LossChoice"]["properties"]  # weight and ramp
     del definitions["ComponentChoice"], definitions["LossChoice"]
+    choices: dict[str, list[dict[str, Any]]] = {}
     for kind, default in DEFAULTS.items():
         bare, full = [], []
         for names, options in _plugins(registry, kind, definitions):
@@ -102,7 +103,12 @@ def config_schema(registry: Registry) -> dict[str, Any]:
             if default not in names:
                 options["required"] = ["name", *options.get("required", [])]
             full.append({**options, "properties": {"name": {"enum": names}, **options["properties"]}})
-        settings[kind] = {**settings[kind], "anyOf": [{"type": "string", "enum": bare}, *full]}
+        choices[kind] = [{"type": "string", "enum": bare}, *full]
+    settings["adapter"] = {**settings["adapter"], "anyOf": choices["adapter"]}
+    settings["compressors"]["items"] = {"anyOf": choices["compressor"]}
+    one = {"description": "Short for a list of one compressor.", "anyOf": choices["compressor"]}
+    settings = schema["properties"] = {"compressor": one, **settings}
+    schema["not"] = {"required": ["compressor", "compressors"]}
     terms: dict[str, Any] = {}
     for names, options in _plugins(registry, "loss", definitions):
         short = [] if "required" in options else [{"type": "null"}, common["weight"], RAMPED]
@@ -110,11 +116,6 @@ def config_schema(registry: Registry) -> dict[str, Any]:
         terms |= dict.fromkeys(names, term)
     for section in (settings, definitions["Phase"]["properties"]):
         section["losses"] = {**_by_name(section["losses"], terms), "minProperties": 1}
-    links: dict[str, Any] = {}
-    for names, options in _plugins(registry, "compressor", definitions):
-        link = options if "required" in options else {"anyOf": [{"type": "null"}, options]}
-        links |= dict.fromkeys(names, link)
-    settings["chain"] = _by_name(settings["chain"], links)
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 

@@ -12,13 +12,25 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+_UNCOUNTED = torch.zeros(())
+"""The bits of a code that the harness has not counted yet."""
+
 
 class Code(NamedTuple):
     """What travels on the wire."""
 
     vectors: Tensor  # [B, M, d]
     mask: Tensor  # [B, M] bool: which vectors are sent
-    side_bits: Tensor  # [B, M] bits sent beside each vector (a scale, an index); zeros for most compressors
+    bits: Tensor = _UNCOUNTED  # [B, M] what each vector costs; the harness fills it in from `Compressor.bits`
+
+
+def straight_through(rounded: Tensor, original: Tensor) -> Tensor:
+    """`rounded` with the gradient of `original`, both [...]: as if nothing had been rounded.
+
+    Rounding has a gradient of zero almost everywhere, so nothing in front of it would learn (straight-through
+    estimator: Bengio, Léonard and Courville, 2013). The values are exactly those of `rounded`.
+    """
+    return rounded.detach() + (original - original.detach())
 
 
 @dataclass(frozen=True)
@@ -214,7 +226,7 @@ class LossInputs:
 
     @property
     def code(self) -> Code:
-        """What crossed: vectors [B, M, d] as they come off the wire, their mask, and the side bits.
+        """What crossed: vectors [B, M, d] as they come off the wire, their mask, and what each costs.
 
         Penalties on the code itself (commitment, sparsity, rate, entropy) read it; gradients reach the
         compressor.

@@ -104,7 +104,7 @@ def _card(config: RunConfig, run: Run, repo_id: str) -> str:
         yaml.safe_dump(head, sort_keys=False).rstrip(),
         "---",
         "",
-        f"# {'+'.join(config.compressors)} → {config.adapter.name}, for {_code(config.model.name)}",
+        f"# {'+'.join(config.compressor_names)} → {config.adapter.name}, for {_code(config.model.name)}",
         "",
         "A bottleneck for the input embeddings of a frozen LLM, trained and measured with stage1.",
         "",

@@ -215,12 +215,12 @@ def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
         return
     config = run.config
     by_name = {row["row"]: row["f1"] for row in results["rows"]}
-    same = " ".join(["stage1 train", *(f"--compressor {name}" for name in config.compressors)])
+    same = " ".join(["stage1 train", *(f"--compressor {name}" for name in config.compressor_names)])
     sound = by_name["bottleneck"] >= 0.85 * by_name["text"]
     if not sound:
         yield f"stage1 diagnose {run.path}"
         yield f"stage1 train --recipe distill --init {run.path}"
-    if "ratio" in config.compressor.options:
+    if "ratio" in config.compressors[0].options:
         yield f"{same} --adapter {config.adapter.name} --set compressor.ratio={16 if sound else 4}"
     if config.adapter.name != "codebook":
         yield f"{same} --adapter codebook"

@@ -432,7 +432,7 @@ def _in_use(wanted: Path) -> UsageError:
 
 def _stem(config: RunConfig) -> str:
     """How the name of a run begins that got none: the day, and what it is made of."""
-    plugins = f"{'+'.join(config.compressors)}-{config.adapter.name}".replace(":", "_")
+    plugins = f"{'+'.join(config.compressor_names)}-{config.adapter.name}".replace(":", "_")
     return safe_name(f"{datetime.now():%Y-%m-%d}-{plugins}")
 
 

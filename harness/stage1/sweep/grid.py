@@ -94,8 +94,8 @@ def plan(
         file: a configuration file's settings, for every cell.
         settings: `--set` texts for every cell.
         axes: what varies. A value precedes `settings` like a flag where it chooses a plugin, and overrides
-            the file like `--set` otherwise. One that chooses the first compressor leaves the file's chain as
-            it is; `chain={},{NAME: {OPTION: VALUE}}` varies that.
+            the file like `--set` otherwise. `compressor` is the first one and leaves those behind it as they
+            are; `compressors=[pca],[pca, quantize]` varies them all.
         seeds: each cell is run with every one.
         folder: where the runs' folders go.
 
@@ -172,10 +172,7 @@ def _refuse_another_run(cell: Cell) -> None:
         there, ours = cell.run.config, cell.config
     except UsageError:  # damaged: that cell fails when its turn comes, and says so
         return
-    if (
-        there.model_dump(exclude=elsewhere) != ours.model_dump(exclude=elsewhere)
-        or there.compressors != ours.compressors  # their order
-    ):
+    if there.model_dump(exclude=elsewhere) != ours.model_dump(exclude=elsewhere):
         raise UsageError(
             f"{cell.run.path} holds a run with other settings.", "Use another --output for another sweep."
         )

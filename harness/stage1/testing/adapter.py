@@ -34,19 +34,19 @@ class FirstDims(Compressor):
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         """Keep the first d of D dimensions."""
-        return self.pointwise(embeds[..., : self.dim], mask)
+        return Code(embeds[..., : self.dim], mask)
 
 
-class AdapterSuite(ComponentSuite, suite=True):
+class AdapterSuite(ComponentSuite):
     """Checks that an adapter keeps what `stage1.Adapter` promises, behind a token-wise compressor.
 
-    Derive a class named Test…, return your adapter from the property `component`, and run pytest.
+    Derive a class named Test…, give your adapter as `component = …`, and run pytest.
     """
 
     @property
     def component(self) -> type[Adapter]:
-        """The adapter's class: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns your adapter's class")
+        """The adapter's class: the one thing to fill in."""
+        raise NotImplementedError("define component: your adapter's class")
 
     def _bottleneck(self, seed: int = SEED) -> Bottleneck:
         """The adapter behind the compressor, neither fitted nor attached."""
@@ -70,8 +70,7 @@ class AdapterSuite(ComponentSuite, suite=True):
         self, made: Adapter, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
         code = _code(made, make_batch(make_sample().table))
-        parts = code.vectors.to(device, dtype), code.mask.to(device), code.side_bits.to(device)
-        return [_rebuilt(made, Code(*parts))]
+        return [_rebuilt(made, Code(code.vectors.to(device, dtype), code.mask.to(device)))]
 
     # -- what comes out ------------------------------------------------------------------------------------
 
@@ -93,18 +92,18 @@ class AdapterSuite(ComponentSuite, suite=True):
             expect(bool(rebuilt[code.mask].isfinite().all()), "forward returned infinite values or NaN")
 
     def test_closed_forms(self) -> None:
-        """`warm_start`, `attach` and `refit` leave finite tensors and the embeddings as they are."""
+        """Closed forms leave finite tensors, and the embeddings as they are."""
         bottleneck = self._bottleneck()
         table, stats = make_sample()
         weighted = replace(stats, weights=stats.shares)  # as training hands them over
         kept = table.clone(), stats.embeds.clone()
         bottleneck.fit(stats, table)
         with torch.no_grad():
-            bottleneck.adapter.refit(bottleneck.encode_rows, weighted)
+            bottleneck.adapter.solve_last_layer(bottleneck.encode_rows, weighted)
         for name, value in bottleneck.adapter.state_dict().items():
             expect(
                 bool(value.isfinite().all()),
-                f"after warm_start and refit, {name} holds infinite values or NaN",
+                f"after warm_start and solve_last_layer, {name} holds infinite values or NaN",
             )
         expect(
             torch.equal(kept[0], table) and torch.equal(kept[1], stats.embeds),
@@ -130,9 +129,9 @@ class AdapterSuite(ComponentSuite, suite=True):
         )
         for shape in ((1, 60), (60, 1)):
             turned = code.vectors.flatten(0, 1).flip(0).view(*shape, -1)
-            parts = turned, torch.ones(shape, dtype=torch.bool), torch.zeros(shape)
+            again = Code(turned, torch.ones(shape, dtype=torch.bool))
             expect(
-                same(_rebuilt(made, Code(*parts)).flatten(0, 1).flip(0), rebuilt.flatten(0, 1)),
+                same(_rebuilt(made, again).flatten(0, 1).flip(0), rebuilt.flatten(0, 1)),
                 "a rebuilt vector changes with its place in prompt or batch; set tokenwise = False",
             )
 
@@ -154,7 +153,7 @@ class AdapterSuite(ComponentSuite, suite=True):
             code = _code(made, make_batch(table, padding=padding))
             rebuilt = _rebuilt(made, code)
             for row, sent in enumerate(code.mask):
-                alone = Code(*(part[row][sent][None] for part in code))
+                alone = Code(code.vectors[row][sent][None], sent[sent][None])
                 expect(
                     same(rebuilt[row][sent], _rebuilt(made, alone)[0]),
                     f"a prompt is rebuilt differently in a batch ({padding}-padded) than alone; compute "
@@ -194,22 +193,22 @@ class AdapterSuite(ComponentSuite, suite=True):
         bottleneck, loaded = self._started(), self._bottleneck(SEED + 1)
         loaded.load_state_dict(through_file(bottleneck), strict=True)
         table = make_sample().table
-        loaded.attach(table)
+        loaded.receive_table(table)
         code = _code(loaded.adapter, make_batch(table))
         expect(
             torch.equal(_rebuilt(bottleneck.adapter, code), _rebuilt(loaded.adapter, code)),
             "a loaded adapter rebuilds differently from the one that was saved; what __init__ and warm_start "
-            "find out belongs into buffers, what attach derives is derived again",
+            "find out belongs into buffers, what receive_table derives is derived again",
         )
 
     def test_table_is_not_saved(self) -> None:
-        """What `attach` derives from the table is no part of the checkpoint."""
+        """What `receive_table` derives from the table is no part of the checkpoint."""
         sizes = []
         for part in (2, 1):
             bottleneck = self._bottleneck()
             table, stats = make_sample()
             bottleneck.fit(stats, table)
-            bottleneck.attach(table[: len(table) // part])
+            bottleneck.receive_table(table[: len(table) // part])
             sizes.append({name: value.shape for name, value in bottleneck.adapter.state_dict().items()})
         grown = [name for name, shape in sizes[0].items() if sizes[1].get(name) != shape]
         expect(

@@ -17,13 +17,13 @@ SEED = 5
 """Of the run that the suites imitate."""
 
 
-class ComponentSuite(Suite, suite=True):
+class ComponentSuite(Suite):
     """The checks that the three families share."""
 
     @property
     def component(self) -> Any:
-        """The class under test: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns the class under test")
+        """The class under test: the one thing to fill in."""
+        raise NotImplementedError("define component: the class under test")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -172,13 +172,15 @@ class ComponentSuite(Suite, suite=True):
 
     def _expect_gradients(self, made: nn.Module, value: Tensor) -> None:
         """Every trainable parameter gets a gradient from `value`."""
+        made.zero_grad()  # of a `fit` that trains
         value.backward()  # type: ignore[no-untyped-call]
         for name, parameter in made.named_parameters():
             if not parameter.requires_grad:
                 continue
             if parameter.grad is None:
                 raise AssertionError(
-                    f"no gradient reaches {name}; use it in forward without .detach(), or make it a buffer"
+                    f"no gradient reaches {name}; use it in forward without .detach(), or freeze it "
+                    "(requires_grad_(False), in __init__ or fit)"
                 )
             expect(bool(parameter.grad.isfinite().all()), f"the gradient of {name} is infinite or NaN")
             expect(

@@ -6,9 +6,11 @@ from unittest import SkipTest
 import torch
 from torch import Tensor
 
+from stage1.bottleneck.chain import fit
 from stage1.errors import ConfigError
 from stage1.plugins.interfaces import Compressor
-from stage1.plugins.tensors import Code
+from stage1.plugins.tensors import Code, TokenStats
+from stage1.progress import SILENT
 from stage1.testing.base import expect
 from stage1.testing.component import SEED, ComponentSuite, trainable
 from stage1.testing.sample import WIDTH, make_batch, make_sample, poisoned, same, through_file
@@ -20,35 +22,32 @@ NARROW = (1, 2, 3, 4, 8, 16, WIDTH)
 """Widths at which the bits are counted, narrowest first: few bits are soon exhausted."""
 
 
-class CompressorSuite(ComponentSuite, suite=True):
+class CompressorSuite(ComponentSuite):
     """Checks that a compressor keeps what `stage1.Compressor` promises.
 
-    Derive a class named Test…, return your compressor from the property `component`, and run pytest.
+    Derive a class named Test…, give your compressor as `component = …`, and run pytest.
     """
 
     @property
     def component(self) -> type[Compressor]:
-        """The compressor's class: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns your compressor's class")
+        """The compressor's class: the one thing to fill in."""
+        raise NotImplementedError("define component: your compressor's class")
 
     def _fitted(self, seed: int = SEED, width: int = WIDTH) -> Compressor:
-        made: Compressor = self._build(width, seed=seed)
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)  # as `Bottleneck.fit` does
-            made.fit(make_sample(width).stats)
-        return made.eval()
+        return _fit(self._build(width, seed=seed), make_sample(width).stats, seed).eval()
 
     def _results(
         self, made: Compressor, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
         _, embeds, mask = make_batch(make_sample().table)
         with torch.no_grad():
-            return list(made(embeds.to(device, dtype), mask.to(device)))
+            code = made(embeds.to(device, dtype), mask.to(device))
+            return [code.vectors, code.mask, made.bits(code)]
 
     # -- what comes out ------------------------------------------------------------------------------------
 
     def test_shapes(self) -> None:
-        """Vectors [B, M, d] in the input's type, mask [B, M] bool and side bits [B, M], at any B and L."""
+        """Vectors [B, M, d] in the input's type and mask [B, M] bool, at any B and L."""
         made, table = self._fitted(), make_sample().table
         for lengths in ((1,), (9,), (1, 1, 1), (12, 7, 1), (5, 0)):
             for padding in ("left", "right"):
@@ -70,7 +69,7 @@ class CompressorSuite(ComponentSuite, suite=True):
             expect(
                 found == dim,
                 f"forward returned vectors of width {found}, but code_dim says {dim} (embeddings of width "
-                f"{width}): the adapter is built for code_dim and the bits are counted with it",
+                f"{width}): the adapter is built for code_dim",
             )
 
     def test_inverse(self) -> None:
@@ -118,7 +117,7 @@ class CompressorSuite(ComponentSuite, suite=True):
             expect(
                 torch.equal(clean.mask, dirty.mask)
                 and same(dirty.vectors[dirty.mask], clean.vectors[clean.mask])
-                and same(dirty.side_bits[dirty.mask], clean.side_bits[clean.mask]),
+                and same(made.bits(dirty)[dirty.mask], made.bits(clean)[clean.mask]),
                 "the code changes with what stands in padded positions; use the mask",
             )
 
@@ -142,9 +141,7 @@ class CompressorSuite(ComponentSuite, suite=True):
         """Every trainable parameter gets a finite gradient, and training leaves the LLM's table alone."""
         sample = make_sample()
         before = sample.table.clone(), sample.stats.embeds.clone()
-        made: Compressor = self._build(WIDTH)
-        with torch.no_grad():
-            made.fit(sample.stats)
+        made = _fit(self._build(WIDTH), sample.stats)
         for kept, now in zip(before, (sample.table, sample.stats.embeds), strict=True):
             expect(torch.equal(kept, now), "fit writes into the embeddings that it is given; copy them first")
         parameters = trainable(made)
@@ -155,7 +152,37 @@ class CompressorSuite(ComponentSuite, suite=True):
         if not parameters:
             raise SkipTest("it has nothing to train")
         _, embeds, mask = make_batch(sample.table)
-        self._expect_gradients(made, _scalar(made.train()(embeds, mask)))
+        code = made.train()(embeds, mask)
+        bits = made.bits(code)
+        self._expect_gradients(made, _scalar(code) + (bits.sum() if bits.requires_grad else 0))
+
+    def test_parameters_are_used(self) -> None:
+        """Every parameter, frozen or not, has a part in what is sent, what it costs, or how it is decoded."""
+        made = self._fitted()
+        embeds, mask = make_batch(make_sample().table)[1:]
+        before = _everything(made, embeds, mask)
+        for name, parameter in made.named_parameters():
+            kept = parameter.detach().clone()
+            with torch.no_grad():
+                parameter.copy_(kept.flip(-1) * -3 + float(kept.abs().mean()) + 0.1)
+            unmoved = all(map(torch.equal, before, _everything(made, embeds, mask)))
+            expect(
+                not unmoved,
+                f"{name} changes neither the code nor its bits nor what inverse makes of it; drop it",
+            )
+            with torch.no_grad():
+                parameter.copy_(kept)
+
+    def test_needs_fit(self) -> None:
+        """Where it says that there is nothing to fit, `fit` leaves it as it was built."""
+        built, made = self._build(WIDTH), self._fitted()
+        if made.needs_fit:
+            raise SkipTest("it does not say that there is nothing to fit")
+        pairs = zip(built.state_dict().values(), made.state_dict().values(), strict=True)
+        expect(
+            all(torch.equal(one, two) for one, two in pairs),
+            "needs_fit = False, but fit changes it; behind a compressor that mixes tokens it is not called",
+        )
 
     def test_gradient_reaches_the_embeddings(self) -> None:
         """Behind a trained compressor in a chain, that one gets its gradient through this one."""
@@ -193,25 +220,35 @@ class CompressorSuite(ComponentSuite, suite=True):
 
     # -- bits ----------------------------------------------------------------------------------------------
 
-    def test_bits_per_value(self) -> None:
-        """What a value costs is said, and is no less than the type it is sent in."""
+    def test_bits(self) -> None:
+        """What each vector costs is said, [B, M], and is no less than the type it is sent in."""
         made = self._fitted()
-        bits = made.bits_per_value
-        expect(math.isfinite(bits) and bits >= 0, f"bits_per_value is {bits}")
+        code = encoded(made, *make_batch(make_sample().table)[1:])
+        try:
+            bits = made.bits(code)
+        except NotImplementedError as error:
+            raise AssertionError(str(error)) from error
+        expect(
+            bits.shape == code.mask.shape and bits.dtype.is_floating_point,
+            f"bits returned {bits.dtype} of the shape {tuple(bits.shape)}, not floats "
+            f"{tuple(code.mask.shape)}: [B, M], one for each vector",
+        )
+        sent = bits[code.mask]
+        expect(bool((sent.isfinite() & (sent >= 0)).all()), "bits are negative, infinite or NaN")
         if made.wire_dtype is None:
             return
         expect(
             made.wire_dtype.is_floating_point,
             f"wire_dtype is {made.wire_dtype}; for codes that are no floating-point type set wire_dtype = "
-            "None and define bits_per_value",
+            "None and define bits",
         )
-        held = torch.finfo(made.wire_dtype).bits
+        held = made.code_dim * torch.finfo(made.wire_dtype).bits
         expect(
-            bits >= held,
-            f"bits_per_value is {bits}, but a {made.wire_dtype} has {held}; a quantiser sets "
-            "wire_dtype = None",
+            float(sent.min()) >= held,
+            f"a vector costs {float(sent.min()):g} bits, but {made.code_dim} values of {made.wire_dtype} "
+            f"have {held}; a quantiser sets wire_dtype = None",
         )
-        vectors = encoded(made, *make_batch(make_sample().table)[1:]).vectors.to(made.wire_dtype)
+        vectors = code.vectors.to(made.wire_dtype)
         expect(bool(vectors.isfinite().all()), f"the code's values are too large for {made.wire_dtype}")
 
     def test_bits_are_honest(self) -> None:
@@ -228,7 +265,8 @@ class CompressorSuite(ComponentSuite, suite=True):
         embeds = table.mean(0) + 2 * table.std(0) * torch.randn(DRAWN, width, generator=generator)
         shape = (DRAWN // 16, 16)
         code = encoded(made, embeds.view(*shape, width), torch.ones(shape, dtype=torch.bool))
-        lengths = code.side_bits[code.mask].double() + made.code_dim * made.bits_per_value
+        with torch.no_grad():
+            lengths = made.bits(code)[code.mask].double()
         if float(lengths.min()) >= math.log2(DRAWN):
             raise SkipTest(
                 f"{float(lengths.min()):.0f} bits a vector tell more codes apart than {DRAWN} samples show"
@@ -238,10 +276,9 @@ class CompressorSuite(ComponentSuite, suite=True):
         shortest.scatter_reduce_(0, which, lengths, "amin")
         needed = float(torch.exp2(-shortest).sum())
         expect(
-            needed <= 1 + 1e-9,
-            f"embeddings of width {width} have {len(words)} different codes, but {made.code_dim} values of "
-            f"{made.bits_per_value:g} bits and {float(code.side_bits.max()):g} side bits cannot tell them "
-            "apart; raise bits_per_value, or charge what varies as side_bits",
+            needed <= 1 + 1e-4,
+            f"embeddings of width {width} have {len(words)} different codes, but their bits (at most "
+            f"{float(lengths.max()):g}) cannot tell them apart; charge in bits(code) all that is sent",
         )
 
     def _narrowest(self) -> tuple[Compressor, int]:
@@ -251,6 +288,25 @@ class CompressorSuite(ComponentSuite, suite=True):
             except (ConfigError, ValueError, RuntimeError):
                 continue  # it needs more dimensions
         return self._fitted(), WIDTH
+
+
+def _fit(made: Compressor, stats: TokenStats, seed: int = SEED) -> Compressor:
+    """Fit as a run does."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        fit(made, stats, seed=seed, progress=SILENT)
+    return made
+
+
+def _everything(made: Compressor, embeds: Tensor, mask: Tensor) -> list[Tensor]:
+    """What is sent, what it costs, and what it is decoded to."""
+    code = encoded(made, embeds, mask)
+    with torch.no_grad():
+        parts = [code.vectors[code.mask], made.bits(code)[code.mask]]
+        try:
+            return [*parts, made.inverse(code)[code.mask]]
+        except NotImplementedError:
+            return parts
 
 
 def encoded(made: Compressor, embeds: Tensor, mask: Tensor) -> Code:
@@ -268,26 +324,21 @@ def _scalar(code: Code) -> Tensor:
 
 
 def _expect_code(made: Compressor, code: Code, mask: Tensor, when: str) -> None:
-    vectors, kept, side_bits = code
+    vectors, kept = code.vectors, code.mask
     expect(
         vectors.dim() == 3 and len(vectors) == len(mask),
         f"{when}, vectors have the shape {tuple(vectors.shape)}, not [B, M, d] with B = {len(mask)}",
     )
-    for name, part in (("mask", kept), ("side_bits", side_bits)):
-        expect(
-            part.shape == vectors.shape[:2],
-            f"{when}, {name} has the shape {tuple(part.shape)}, not [B, M] = {tuple(vectors.shape[:2])}",
-        )
+    expect(
+        kept.shape == vectors.shape[:2],
+        f"{when}, mask has the shape {tuple(kept.shape)}, not [B, M] = {tuple(vectors.shape[:2])}",
+    )
     expect(kept.dtype == torch.bool, f"{when}, mask is {kept.dtype}, not bool")
     expect(
         vectors.dtype == torch.float32,
         f"{when}, float32 in, {vectors.dtype} out; keep the type of the embeddings",
     )
     expect(bool(vectors[kept].isfinite().all()), f"{when}, vectors hold infinite values or NaN")
-    expect(
-        bool((side_bits.double().isfinite() & (side_bits >= 0)).all()),
-        f"{when}, side_bits are negative, infinite or NaN",
-    )
     if made.changes_length:
         empty = ~mask.any(1)
         expect(not kept[empty].any(), f"{when}, vectors are sent for a prompt of which nothing crosses")

@@ -49,16 +49,16 @@ def setting() -> Setting:
     return Setting(inputs.model.llm, batch, special, used.mean(0), variance)
 
 
-class LossSuite(ComponentSuite, suite=True):
+class LossSuite(ComponentSuite):
     """Checks that a loss keeps what `stage1.Loss` promises.
 
-    Derive a class named Test…, return your loss from the property `component`, and run pytest.
+    Derive a class named Test…, give your loss as `component = …`, and run pytest.
     """
 
     @property
     def component(self) -> type[Loss]:
-        """The loss's class: the one property to fill."""
-        raise NotImplementedError("define component, a property that returns your loss's class")
+        """The loss's class: the one thing to fill in."""
+        raise NotImplementedError("define component: your loss's class")
 
     def _fitted(self, seed: int = SEED) -> Loss:
         made: Loss = self._build(seed=seed)

@@ -5,11 +5,10 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
-from types import new_class
 from typing import Any, Literal, NamedTuple
 from unittest import SkipTest
 
-from stage1.plugins import PluginRecord
+from stage1.plugins import Kind, PluginRecord, load_plugins
 from stage1.plugins.faults import raised
 from stage1.testing.adapter import AdapterSuite
 from stage1.testing.base import Suite
@@ -27,6 +26,15 @@ SUITES: dict[str, type[Suite]] = {
 """The suite of each kind of plugin that has one."""
 
 
+def installed(kind: Kind, name: str) -> type[Any]:
+    """The class of an installed plugin, to test another one together with it.
+
+    Raises:
+        UsageError: there is none of this name.
+    """
+    return load_plugins().get(kind, name)
+
+
 class Outcome(NamedTuple):
     """What became of a check."""
 
@@ -41,12 +49,7 @@ def suite_of(record: PluginRecord, options: Mapping[str, Any]) -> type[Suite]:
     filled = {"component": record.cls, "options": dict(options), "folder": record.folder}
     suite = SUITES[record.kind]
     wanted = {name: value for name, value in filled.items() if hasattr(suite, name)}
-    properties = {name: _constant(value) for name, value in wanted.items()}
-    return new_class(f"Test{record.name}", (suite,), exec_body=lambda body: body.update(properties))
-
-
-def _constant(value: Any) -> property:
-    return property(lambda self: value)
+    return type(f"Test{record.name}", (suite,), wanted)
 
 
 def check(

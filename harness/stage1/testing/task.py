@@ -17,17 +17,17 @@ BEST_EFFORT = ("loglikelihood_rolling",)
 """Kinds of task whose perplexities have no standard error in lm-eval itself."""
 
 
-class TaskSuite(Suite, suite=True):
+class TaskSuite(Suite):
     """Checks that lm-eval can run the tasks in a folder and say how sure their scores are.
 
-    Derive a class named Test…, return the folder from the property `folder`, and run pytest. A task whose
+    Derive a class named Test…, give the folder as `folder = …`, and run pytest. A task whose
     data cannot be had on this machine is left out.
     """
 
     @property
     def folder(self) -> Path:
-        """The folder of the task files (YAML): the one property to fill."""
-        raise NotImplementedError("define folder, a property that returns the folder of your task files")
+        """The folder of the task files (YAML): the one thing to fill in."""
+        raise NotImplementedError("define folder: the folder of your task files")
 
     def _tasks(self) -> dict[str, Any]:
         """The folder's tasks by name, as lm-eval loads them."""

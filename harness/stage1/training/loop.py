@@ -144,7 +144,7 @@ class Loop:
         weighted = replace(trainer.stats, weights=trainer.shares)
         with trainer.progress.task("Solving the last layer"), torch.no_grad():
             try:
-                trainer.bottleneck.adapter.refit(trainer.bottleneck.encode_rows, weighted)
+                trainer.bottleneck.adapter.solve_last_layer(trainer.bottleneck.encode_rows, weighted)
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 # Hidden units that a far too high learning rate has saturated are all alike.
                 trainer.progress.note(

@@ -78,7 +78,7 @@ class Trainer:
     @property
     def components(self) -> dict[str, Component]:
         """The plugins at work, by what they are to the run."""
-        paths = ["compressor", *(f"chain.{name}" for name in self.config.chain)]
+        paths = [f"compressors.{i}" for i in range(len(self.bottleneck.stages))]
         parts: dict[str, Component] = dict(zip(paths, self.bottleneck.stages, strict=True))
         parts["adapter"] = self.bottleneck.adapter
         return parts | {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
@@ -144,7 +144,7 @@ class Trainer:
             self._start()
         else:
             restore_bottleneck(self.bottleneck, *state)
-            self.bottleneck.attach(self.inputs.table)
+            self.bottleneck.receive_table(self.inputs.table)
             self.progress.note(f"Resumed after step {state[1]['step']}.")
         loop = Loop(self, run, state)
         summary = loop.train()
@@ -170,4 +170,4 @@ class Trainer:
             self.bottleneck.start_from(self.config.init, self.inputs.table)
             return
         with self.progress.task(f"Fitting {self.bottleneck.compressor.name}"):
-            self.bottleneck.fit(self.stats, self.inputs.table)
+            self.bottleneck.fit(self.stats, self.inputs.table, self.progress)

@@ -30,7 +30,7 @@ class Codebook(Adapter):
         self.register_buffer("codes", torch.zeros(0, code_dim), persistent=False)  # [V, d]
         self.register_buffer("table", torch.zeros(0, embed_dim), persistent=False)  # [V, D]
 
-    def attach(self, encode: Encode, table: Tensor) -> None:
+    def receive_table(self, encode: Encode, table: Tensor) -> None:
         self.codes = torch.cat([encode(rows.float()) for rows in torch.split(table, CHUNK)])
         self.table = table
 

@@ -22,10 +22,10 @@ class Linear(Adapter):
         self.bias = nn.Parameter(torch.zeros(embed_dim))  # [D]
 
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
-        self.refit(encode, stats)
+        self.solve_last_layer(encode, stats)
 
     @torch.no_grad()
-    def refit(self, encode: Encode, stats: TokenStats) -> None:
+    def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         weight, bias = least_squares(encode(stats.embeds), stats.embeds, stats.shares)
         self.weight.copy_(weight)
         self.bias.copy_(bias)

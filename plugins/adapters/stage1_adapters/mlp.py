@@ -55,7 +55,7 @@ class MLP(Adapter):
         self.embed_mean.copy_(stats.mean)
         self.embed_scale.fill_(max(stats.variance, 1e-30) ** 0.5)
 
-    def refit(self, encode: Encode, stats: TokenStats) -> None:
+    def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         self.solve(encode(stats.embeds), stats.embeds, stats.shares)
 
     def solve(self, codes: Tensor, targets: Tensor, shares: Tensor) -> None:

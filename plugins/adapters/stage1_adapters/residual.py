@@ -29,7 +29,7 @@ class Residual(Adapter):
         self.correction.warm_start(encode, stats)
         self.correction.embed_mean.zero_()  # the linear part already carries the mean
 
-    def refit(self, encode: Encode, stats: TokenStats) -> None:
+    def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         codes = encode(stats.embeds)
         self.correction.solve(codes, stats.embeds - self.linear.decode(codes), stats.shares)
 

@@ -39,7 +39,7 @@ class LearnedLinear(Compressor):
         self.bias.zero_()
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return self.pointwise((embeds - self.mean) @ self.weight.T + self.bias, mask)
+        return Code((embeds - self.mean) @ self.weight.T + self.bias, mask)
 
     def inverse(self, code: Code) -> Tensor:
         weight = self.weight.double()

@@ -42,7 +42,7 @@ class PCA(Compressor):
         self.explained_variance.copy_((variances.clamp(min=0) / variances.sum())[: self.code_dim])
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return self.pointwise((embeds - self.mean) @ self.components.T, mask)
+        return Code((embeds - self.mean) @ self.components.T, mask)
 
     def inverse(self, code: Code) -> Tensor:
         return code.vectors @ self.components + self.mean

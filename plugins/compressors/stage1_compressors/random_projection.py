@@ -28,6 +28,7 @@ class RandomProjection(Compressor):
 
     name = "random_projection"
     Config = RandomProjectionConfig
+    needs_fit = False
 
     def __init__(self, config: RandomProjectionConfig, embed_dim: int) -> None:
         super().__init__(config, embed_dim)
@@ -44,7 +45,7 @@ class RandomProjection(Compressor):
         return len(self.projection)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        return self.pointwise(embeds @ self.projection.T, mask)
+        return Code(embeds @ self.projection.T, mask)
 
     def inverse(self, code: Code) -> Tensor:
         return code.vectors @ self.decoder

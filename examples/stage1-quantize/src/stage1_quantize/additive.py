@@ -45,10 +45,10 @@ class Additive(Adapter):
         codes = encode(stats.embeds)
         self.low.copy_(codes.amin(0))
         self.span.copy_((codes.amax(0) - self.low).clamp(min=1e-12))
-        self.refit(encode, stats)
+        self.solve_last_layer(encode, stats)
 
     @torch.no_grad()
-    def refit(self, encode: Encode, stats: TokenStats) -> None:
+    def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         features = self.features(encode(stats.embeds))
         both = replace(stats, embeds=torch.cat([features, stats.embeds], dim=1))
         n = features.shape[1]

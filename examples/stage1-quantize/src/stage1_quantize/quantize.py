@@ -8,8 +8,16 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from stage1 import Code, ComponentConfig, Compressor, TokenStats, hookimpl
-from stage1.errors import ConfigError, ConfigIssue
+from stage1 import (
+    Code,
+    ComponentConfig,
+    Compressor,
+    ConfigError,
+    ConfigIssue,
+    TokenStats,
+    hookimpl,
+    straight_through,
+)
 
 RANGES = 50
 """Ranges of levels that are tried for each dimension."""
@@ -50,9 +58,8 @@ class Quantize(Compressor):
     crosses beside the indices.
 
     The vectors of its code are what the receiver looks up, so they are as wide as what came in, and the
-    inverse has nothing left to do. Rounding has no gradient; the gradient passes through as if there were no
-    rounding (straight-through estimator: Bengio, Léonard and Courville, 2013), so that a trained compressor
-    in front goes on learning.
+    inverse has nothing left to do. The gradient passes straight through the rounding, so that a trained
+    compressor in front goes on learning.
     """
 
     name = "quantize"
@@ -67,18 +74,17 @@ class Quantize(Compressor):
         else:
             self.quantizer = Product(config.bits, config.parts or max(1, embed_dim // 2), embed_dim)
 
-    @property
-    def bits_per_value(self) -> float:
-        return self.quantizer.indices * self.quantizer.bits / self.embed_dim
-
     def fit(self, stats: TokenStats) -> None:
         self.quantizer.fit(stats)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         with torch.no_grad():
             received = self.quantizer(embeds.float()).to(embeds.dtype)
-        # Adds an exact zero that carries the gradient: the values stay the very levels that were looked up.
-        return self.pointwise(received + (embeds - embeds.detach()), mask)
+        return Code(straight_through(received, embeds), mask)
+
+    def bits(self, code: Code) -> Tensor:
+        whole = float(self.quantizer.indices * self.quantizer.bits)
+        return torch.full(code.mask.shape, whole, device=code.mask.device)
 
     def inverse(self, code: Code) -> Tensor:
         return code.vectors
