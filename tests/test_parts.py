@@ -12,6 +12,7 @@ from conftest import Notes, small_config
 from stage1.bottleneck.batches import Batch
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Compressor, Loss
+from stage1.plugins.resolution import ResolvedComponent
 from stage1.plugins.tensors import Code, Embedded, LossInputs
 from stage1.progress import Progress
 from stage1.runs.run import Run
