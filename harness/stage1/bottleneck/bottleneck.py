@@ -320,10 +320,10 @@ class Bottleneck(nn.Module):
         try:
             bottleneck = cls.build(resolved, magnitude or record["magnitude"], record["embed_dim"], seed=0)
             bottleneck.load_state_dict(tensors, strict=True)
-        except (RuntimeError, ConfigError) as error:
+            for name in record["frozen"]:
+                bottleneck.get_parameter(name).requires_grad_(False)
+        except (RuntimeError, AttributeError, ConfigError) as error:
             raise _damaged(folder, str(error).splitlines()[0]) from None
-        for name in record["frozen"]:
-            bottleneck.get_parameter(name).requires_grad_(False)
         bottleneck.receive_table(table)
         return bottleneck
 
@@ -392,9 +392,9 @@ class _Part(BaseModel):
 class _Record(BaseModel):
     """What bottleneck.json holds."""
 
-    compressor: _Part
-    chain: list[_Part] = []  # early checkpoints do not say; there were no chains
+    compressors: list[_Part] = Field(min_length=1)
     adapter: _Part
+    frozen: list[str]
     magnitude: Literal["free", "vocab", "sent"]
     embed_dim: int = Field(gt=0)
     model: ModelConfig
