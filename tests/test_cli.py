@@ -48,9 +48,13 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
     files = {"config.yaml", "manifest.json", "bottleneck.safetensors", "bottleneck.json", "metrics.jsonl"}
     assert names == files | predictions | {"results.json", "data.json"}
     config = yaml.safe_load((run / "config.yaml").read_text())
-    assert config["compressor"] == {"name": "pca", "ratio": 8.0, "dim": None}  # fully resolved
+    assert config["compressors"][0] == {"name": "pca", "ratio": 8.0, "dim": None}  # fully resolved
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["plugins"]["compressor"] == {"name": "pca", "distribution": "stage1", "version": "0.1.0"}
+    assert manifest["plugins"]["compressors.0"] == {
+        "name": "pca",
+        "distribution": "stage1",
+        "version": "0.1.0",
+    }
     assert manifest["batches"] == "distinct tokens"
 
 
@@ -97,7 +101,7 @@ def test_settings_come_from_file_flags_and_set_in_that_order(invoke: Invoke, tmp
         "config", "show", "run.yaml", "--loss", "recon", "--loss", "cosine=0.1", "--set", "train.steps=5"
     )
     config = yaml.safe_load(shown.out)
-    assert config["compressor"] == {
+    assert config["compressors"][0] == {
         "name": "random_projection",
         "ratio": 4.0,
         "dim": None,

@@ -266,6 +266,7 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
         given = {k: v for k, v in draw(options).items() if k not in reserved}
         return {"name": draw(st.text(min_size=1)), **given}
 
+    place = st.text(st.characters(exclude_characters="\0"))
     positive = st.floats(min_value=1e-300, allow_infinity=False)
     weight = positive | st.just("auto")
     term = weight | st.fixed_dictionaries({"weight": weight, "ramp": st.integers(0, 10**9)})
@@ -274,9 +275,7 @@ def run_configs(draw: st.DrawFn) -> RunConfig:
     share = st.floats(0, 1, exclude_min=True)
     then = st.none() | st.fixed_dictionaries({"losses": losses, "train": changed, "below": share})
     tree = {
-        "model": draw(
-            st.text() | st.fixed_dictionaries({"name": st.text(), "revision": st.none() | st.text()})
-        ),
+        "model": draw(place | st.fixed_dictionaries({"name": place, "revision": st.none() | place})),
         "compressor": plugin(),
         "adapter": plugin(),
         "losses": draw(losses),

@@ -65,7 +65,7 @@ def test_a_faulty_compressor_is_named_and_nothing_is_called_done(
 
 
 def test_wrong_returns_of_a_forward_are_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = compressor("strange").replace("return self.pointwise(embeds, mask)", "return embeds")
+    source = compressor("strange").replace("return Code(embeds, mask)", "return embeds")
     site.install("strange", {"point": source})
     registry = site.load()
     monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
@@ -87,7 +87,7 @@ def test_a_listener_gets_copies(site: Site) -> None:
         @stage1.hookimpl
         def stage1_run_start(run, config, step):
             config.seed = 99
-            config.compressor.name = "other"
+            config.compressors[0].name = "other"
     """
     site.install("meddler", {"point": dedent(source)})
     registry, metrics, config = site.load(), {"selection": {"score": 1.0}}, small_config()
@@ -184,7 +184,7 @@ def test_a_checkpoint_puts_nothing_into_a_command(
 
     run = shutil.copytree(trained, tmp_path / "run")
     record = json.loads((run / "bottleneck.json").read_text())
-    record["compressor"][part] = value
+    record["compressors"][0][part] = value
     record["sha256"] = module._digest(
         record, (run / "bottleneck.safetensors").read_bytes()
     )  # as its author would

@@ -231,7 +231,7 @@ def test_strangers_plugins_go_together(stage1: Stage1, elsewhere: Path) -> None:
     assert run.returncode == 0, run.stderr
     json.loads(run.stdout)
     saved = read(elsewhere / "both" / "bottleneck.json")
-    assert saved["compressor"] == {
+    assert saved["compressors"][0] == {
         "name": "firstdims",
         "distribution": "stage1-firstdims",
         "version": "0.3.1",

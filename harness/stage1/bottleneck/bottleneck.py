@@ -413,9 +413,9 @@ class _Part(BaseModel):
 class _Record(BaseModel):
     """What bottleneck.json holds."""
 
-    compressor: _Part
-    chain: list[_Part] = []  # early checkpoints do not say; there were no chains
+    compressors: list[_Part] = Field(min_length=1)
     adapter: _Part
+    frozen: list[str]
     magnitude: Literal["free", "vocab", "sent"]
     embed_dim: int = Field(gt=0)
     model: ModelConfig
