@@ -164,6 +164,7 @@ class Training:
     def _first_phase(self, trainer: Trainer, run: Run, first: Run) -> None:
         if trainer.main:
             first.prepare(trainer.config)
+            first.write_trained_on(self._trained_on())
         trainer.accelerator.wait_for_everyone()
         with (
             first.lock(ours=trainer.main),
