@@ -23,7 +23,10 @@ class Pairs(Compressor):
         vectors[:, : odd.shape[1]] = torch.where(
             both[..., None], (even[:, : odd.shape[1]] + odd) / 2, even[:, : odd.shape[1]]
         )
-        return Code(vectors, sent, 3.0 * sent)
+        return Code(vectors, sent)
+
+    def bits(self, code: Code) -> Tensor:
+        return super().bits(code) + 3
 
 
 def pairs(width: int) -> Bottleneck:

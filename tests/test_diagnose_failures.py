@@ -319,9 +319,7 @@ def staged(clean: dict[str, Any], **f1: float) -> dict[str, Any]:
 
 def test_no_point_of_f1_is_claimed_twice(clean: dict[str, Any]) -> None:
     """Training cost 30, few prompts 15 more, and 20 are missing from the code."""
-    worse = staged(
-        clean, raw=85, bottleneck=20, true_norms=22, inverse=45, closed_form=50, solve_last_layer=65
-    )
+    worse = staged(clean, raw=85, bottleneck=20, true_norms=22, inverse=45, closed_form=50, refit=65)
     found = causes(worse, "objective", teacher_forced=["answer_ce"], teacher_forced_accuracy=None)
     assert {cause: finding.explains for cause, finding in found.items()} == {
         "teacher_forced": 30,

@@ -219,7 +219,7 @@ class Pairs(Compressor):
         padded = torch.nn.functional.pad(embeds, (0, 0, 0, odd)).reshape(rows, -1, 2, WIDTH)
         count = weights.sum(2)
         vectors = (padded * weights[..., None]).sum(2) / count.clamp(min=1)[..., None]
-        return Code(vectors, count > 0, torch.zeros_like(count))
+        return Code(vectors, count > 0)
 
 
 class Same(Adapter):

@@ -50,7 +50,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def steps_of(run: Run) -> list[int]:
     """Where it was measured, without what follows the optimiser's last step."""
-    return [entry["step"] for entry in run.metrics() if "solve_last_layer" not in entry]
+    return [entry["step"] for entry in run.metrics() if "refit" not in entry]
 
 
 class Told(Progress):
