@@ -24,12 +24,12 @@ import transformers
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 
-from stage1.api import train_run
 from stage1.config import RunConfig, merge, validate
 from stage1.data.datasets import spread
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, raw
 from stage1.evaluation.gate import check
+from stage1.experiment import train_run
 from stage1.llm.attention import backends
 from stage1.plugins import load_plugins
 from stage1.progress import Progress

@@ -12,7 +12,6 @@ from safetensors.torch import load_file
 from chain_toys import installed
 from conftest import SMALL, Result, settings_args, small_config
 from plugin_sites import Site
-from stage1.api import evaluate_run, resume_run, train_run
 from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.bottleneck import Bottleneck, _digest
 from stage1.bottleneck.chain import Chain
@@ -20,6 +19,7 @@ from stage1.config import ModelConfig, RunConfig, validate
 from stage1.data.prompts import Prompt
 from stage1.errors import ConfigError, PluginError, UsageError
 from stage1.evaluation.rate import rate
+from stage1.experiment import evaluate_run, resume_run, train_run
 from stage1.llm.table import table_sha256
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor

@@ -15,7 +15,7 @@ from stage1.config import RunConfig, merge, overlay, validate
 from stage1.errors import ConfigError, UsageError
 from stage1.plugins import Registry, fully_resolved, resolve
 from stage1.runs.run import Run
-from stage1.sweep.grid import Axis, plan
+from stage1.sweeps.grid import Axis, plan
 
 Invoke = Callable[..., Result]
 

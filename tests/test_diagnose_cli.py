@@ -13,9 +13,9 @@ from conftest import Result, fitted, opened, settings_args
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.datasets import spread
-from stage1.diagnose import show
-from stage1.diagnose.case import Case
-from stage1.diagnose.diagnose import diagnose, diagnose_run
+from stage1.diagnosis import show
+from stage1.diagnosis.case import Case
+from stage1.diagnosis.diagnose import diagnose, diagnose_run
 from stage1.plugins import load_plugins, resolve
 from stage1.progress import Progress
 from stage1.runs.run import Run
@@ -52,7 +52,7 @@ def run(trained: Path, tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def _few_prompts_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fitting anew on ten thousand prompts is tested elsewhere."""
-    monkeypatch.setattr("stage1.diagnose.ablation.PLENTY", 400)
+    monkeypatch.setattr("stage1.diagnosis.ablation.PLENTY", 400)
 
 
 # -- on a run -----------------------------------------------------------------------------------------------

@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 import torch
 
-import stage1.diagnose.objective as objective
+import stage1.diagnosis.objective as objective
 from conftest import opened, with_table
 from plugin_sites import Site
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.datasets import spread
-from stage1.diagnose import show
-from stage1.diagnose.case import Case
-from stage1.diagnose.diagnose import diagnose
-from stage1.diagnose.facts import Finding
-from stage1.diagnose.findings import findings
+from stage1.diagnosis import show
+from stage1.diagnosis.case import Case
+from stage1.diagnosis.diagnose import diagnose
+from stage1.diagnosis.facts import Finding
+from stage1.diagnosis.findings import findings
 from stage1.evaluation.generation import GreedyDecoder
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.progress import Progress

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import Tensor
 
-import stage1.diagnose.divergence as divergence
-import stage1.diagnose.objective as objective
+import stage1.diagnosis.divergence as divergence
+import stage1.diagnosis.objective as objective
 from conftest import small_config
 from pairs import pairs
 from plugin_sites import Site
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.diagnose.case import Case
+from stage1.diagnosis.case import Case
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs

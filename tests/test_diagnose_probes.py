@@ -17,8 +17,8 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
-from stage1.diagnose import compressor, statistics, tokens
-from stage1.diagnose.case import Case
+from stage1.diagnosis import compressor, statistics, tokens
+from stage1.diagnosis.case import Case
 from stage1.evaluation.reconstruction import reconstruction
 from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
 from stage1.plugins.tensors import Code

@@ -8,14 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-import stage1.diagnose.generation as generation
-import stage1.diagnose.protocol as protocol
+import stage1.diagnosis.generation as generation
+import stage1.diagnosis.protocol as protocol
 from conftest import small_config
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
-from stage1.diagnose.case import Asked, Case
+from stage1.diagnosis.case import Asked, Case
 from stage1.evaluation.generation import Embed, GreedyDecoder
 from stage1.evaluation.squad import f1, normalize_answer
 from stage1.session import Session

@@ -14,12 +14,12 @@ from lm_eval.evaluator import evaluate as lm_eval_evaluate
 from lm_eval.models.huggingface import HFLM
 
 from conftest import ROOT, SQUAD, Notes, Result, small_config
-from stage1.api import evaluate_run_tasks, train_run
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import Selection, select
 from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions, evaluate_tasks
 from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
+from stage1.experiment import evaluate_run_tasks, train_run
 from stage1.llm.model import load_llm
 from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins import load_plugins

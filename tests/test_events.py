@@ -16,9 +16,9 @@ import pytest
 
 from conftest import SMALL, CtrlC, Result, settings_args, small_config
 from plugin_sites import HOOK, Site, of
-from stage1.api import evaluate_run, train_run
 from stage1.config import RunConfig
 from stage1.errors import TrainingError, UsageError
+from stage1.experiment import evaluate_run, train_run
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.run import METRICS, Run

@@ -9,11 +9,11 @@ import pytest
 import torch
 
 from conftest import small_config
-from stage1.api import train_run
 from stage1.data.datasets import spread
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, raw
 from stage1.evaluation.gate import check
+from stage1.experiment import train_run
 from stage1.progress import Progress
 from stage1.session import Session
 

@@ -21,11 +21,11 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from conftest import Cli, Notes, Result, small_config
-from stage1.api import evaluate_run, train_run
 from stage1.bounded import OutOfBoundsError, load_json, load_yaml
 from stage1.cli.console import make_console
 from stage1.config import RunConfig
 from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
+from stage1.experiment import evaluate_run, train_run
 from stage1.files import TEMPORARY, append, read_record, safe_name, to_json, write_atomic, write_record
 from stage1.progress import Progress
 from stage1.runs.journal import Journal

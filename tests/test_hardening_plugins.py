@@ -12,10 +12,10 @@ from torch import Tensor
 
 from conftest import Notes, Result, settings_args, small_config
 from plugin_sites import Site, compressor
-from stage1.api import train_run
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import select
+from stage1.experiment import train_run
 from stage1.files import write_json
 from stage1.plugins import load_plugins
 from stage1.progress import Progress

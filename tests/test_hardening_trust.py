@@ -12,11 +12,11 @@ from typer.testing import CliRunner
 
 from conftest import SMALL
 from stage1 import Bottleneck
-from stage1.api import evaluate_run, train_run
 from stage1.cli import app
 from stage1.config import ModelConfig, granted
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.registered import RunLM
+from stage1.experiment import evaluate_run, train_run
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1_models.tiny import MODEL_DIR

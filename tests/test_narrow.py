@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from stage1.cli.console import print_fitting
-from stage1.diagnose import show
+from stage1.diagnosis import show
 from stage1.report import report
 
 INTERVAL = [12.345, 99.999]

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from conftest import Notes, Result, small_config
-from stage1.api import evaluate_run, train_run
 from stage1.errors import UsageError
+from stage1.experiment import evaluate_run, train_run
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad

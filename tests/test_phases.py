@@ -13,10 +13,10 @@ import yaml
 from safetensors.torch import load_file
 
 from conftest import small_config
-from stage1.api import evaluate_run, resume_run, train_run
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig, validate
 from stage1.errors import ConfigError, TrainingError, UsageError
+from stage1.experiment import evaluate_run, resume_run, train_run
 from stage1.files import read_record, write_record
 from stage1.progress import Progress
 from stage1.report import publish, report

@@ -7,13 +7,13 @@ import pytest
 
 import stage1.session as module
 from conftest import SMALL, opened, small_config
-from stage1.api import train_run
 from stage1.data.datasets import TrainedOn
-from stage1.diagnose.diagnose import diagnose_run
+from stage1.diagnosis.diagnose import diagnose_run
+from stage1.experiment import train_run
 from stage1.progress import Progress
 from stage1.session import Session
-from stage1.sweep.grid import Axis, plan
-from stage1.sweep.sweep import Sweep
+from stage1.sweeps.grid import Axis, plan
+from stage1.sweeps.sweep import Sweep
 
 FEW = (
     "data.train=40",
@@ -66,7 +66,7 @@ def test_two_phases(counted: dict[str, int], tmp_path: Path) -> None:
 
 
 def test_a_diagnosis(counted: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stage1.diagnose.ablation.PLENTY", 60)  # prompts to fit the compressor anew on
+    monkeypatch.setattr("stage1.diagnosis.ablation.PLENTY", 60)  # prompts to fit the compressor anew on
     trained = train_run(small_config(f"output={tmp_path / 'run'}", *FEW), Progress(), with_evaluation=False)
     assert counted == {"load_llm": 0, "model_sha256": 0}  # on distinct tokens the LLM is not needed
     diagnose_run(trained.run, trained.run.config, 2, Progress())

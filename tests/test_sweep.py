@@ -13,19 +13,19 @@ import numpy as np
 import pytest
 
 from conftest import SMALL, Result, settings_args, small_config
-from stage1.api import train_run
 from stage1.bottleneck.batches import Batch
 from stage1.errors import ConfigError, TrainingError, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.squad import f1
 from stage1.evaluation.statistics import ClusterBootstrap
+from stage1.experiment import train_run
 from stage1.files import read_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.sweep import sweep as module
-from stage1.sweep.compare import Comparison, asked, question_f1, same_questions
-from stage1.sweep.grid import Axis, Cell, folder_name, label, plan
-from stage1.sweep.sweep import Baseline, Sweep
+from stage1.sweeps import sweep as module
+from stage1.sweeps.compare import Comparison, asked, question_f1, same_questions
+from stage1.sweeps.grid import Axis, Cell, folder_name, label, plan
+from stage1.sweeps.sweep import Baseline, Sweep
 from stage1.training.step import Stepper
 
 Invoke = Callable[..., Result]

@@ -17,9 +17,9 @@ from tensorboard.backend.event_processing import event_accumulator
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 from conftest import SMALL, Cli, CtrlC, Result, settings_args, small_config
-from stage1.api import evaluate_run, train_run
 from stage1.config import RunConfig
 from stage1.errors import UsageError
+from stage1.experiment import evaluate_run, train_run
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.run import Run

@@ -18,7 +18,7 @@ from typing import Any
 
 from stage1.config import RunConfig, merge, overlay, presets, validate
 from stage1.runs.run import Run
-from stage1.sweep.compare import Comparison, asked, question_f1
+from stage1.sweeps.compare import Comparison, asked, question_f1
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WORK = Path("runs") / "results"
@@ -70,8 +70,8 @@ def train(cell: Mapping[str, Any], recipes: tuple[str | None, ...]) -> str:
     """Train and evaluate one cell under each recipe, unless that is done already; in a process of its own."""
     import torch
 
-    from stage1.api import train_run
     from stage1.evaluation.conditions import NEEDED
+    from stage1.experiment import train_run
     from stage1.progress import Progress
 
     torch.set_num_threads(1)

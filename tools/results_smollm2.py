@@ -72,8 +72,8 @@ def measure_protocols(args: argparse.Namespace) -> Iterator[Entry]:
 def measure_grid(args: argparse.Namespace) -> Iterator[Entry]:
     """Every bottleneck of the grid under the protocol few_shot, trained and evaluated."""
     from stage1.cli.display import make_progress
-    from stage1.sweep.grid import Axis, plan
-    from stage1.sweep.sweep import Sweep
+    from stage1.sweeps.grid import Axis, plan
+    from stage1.sweeps.sweep import Sweep
 
     ratios = [float(ratio) for ratio in args.ratios.split(",")]
     compressors, adapters = args.compressors.split(","), args.adapters.split(",")

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-from stage1.api import evaluate_run_tasks, train_run
 from stage1.config import merge, validate
 from stage1.evaluation.lm_eval.evaluate import TaskOptions
+from stage1.experiment import evaluate_run_tasks, train_run
 from stage1.progress import Progress
 from stage1.runs.run import Run
 

@@ -9,6 +9,12 @@ from typing import TYPE_CHECKING, Any
 from pluggy import HookimplMarker
 
 if TYPE_CHECKING:
+    from stage1.api import Diagnosis as Diagnosis
+    from stage1.api import Evaluated as Evaluated
+    from stage1.api import diagnose as diagnose
+    from stage1.api import evaluate as evaluate
+    from stage1.api import sweep as sweep
+    from stage1.api import train as train
     from stage1.bottleneck.bottleneck import Bottleneck as Bottleneck
     from stage1.bottleneck.statistics import least_squares as least_squares
     from stage1.errors import ConfigError as ConfigError
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from stage1.plugins.tensors import straight_through as straight_through
     from stage1.progress import SILENT as SILENT
     from stage1.progress import Progress as Progress
+    from stage1.runs.results import Results as Results
 
 __version__ = "0.1.0"
 
@@ -38,6 +45,13 @@ hookimpl = HookimplMarker("stage1")
 """Marks a plugin's function as the implementation of the hook of the same name."""
 
 _HOME = {
+    "Diagnosis": "api",
+    "Evaluated": "api",
+    "Results": "runs.results",
+    "diagnose": "api",
+    "evaluate": "api",
+    "sweep": "api",
+    "train": "api",
     "Adapter": "plugins.interfaces",
     "Bottleneck": "bottleneck.bottleneck",
     "Code": "plugins.tensors",
@@ -63,6 +77,13 @@ _HOME = {
 }
 
 __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
+    "train",
+    "evaluate",
+    "diagnose",
+    "sweep",
+    "Evaluated",
+    "Results",
+    "Diagnosis",
     "hookimpl",
     "Compressor",
     "Adapter",

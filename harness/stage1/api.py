@@ -1,215 +1,207 @@
-"""What the commands do, as functions: train a run, evaluate a run."""
+"""stage1 from Python: every command is a function, its arguments are those of the configuration.
 
-from collections.abc import Collection, Mapping, Sequence
-from shlex import quote
-from typing import TYPE_CHECKING, Any, NamedTuple
+import stage1
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, is_tensorboard_available, is_wandb_available
+run = stage1.train(compressor="pca", adapter="residual")
+print(run.results["bottleneck"].f1, run.results.verdict.text)
+"""
 
-from stage1.config import RunConfig, flat
-from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
-from stage1.evaluation.evaluate import Evaluation, evaluate
-from stage1.files import default_cache
-from stage1.plugins import fully_resolved, load_plugins, resolve
-from stage1.plugins.blame import attributed
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from stage1.config import RunConfig, flat, merge, overlay, read_yaml, validate
+from stage1.config.presets import PROTOCOLS, RECIPES
+from stage1.diagnosis.diagnose import diagnose_run
+from stage1.diagnosis.facts import Finding
+from stage1.evaluation.evaluate import Evaluation
+from stage1.experiment import evaluate_run, train_run
 from stage1.progress import Progress
+from stage1.runs.results import Results
 from stage1.runs.run import Run
 from stage1.session import Session, changed
-from stage1.training.phases import Training, announced
-from stage1.training.trainer import make_accelerator
-
-if TYPE_CHECKING:  # lm-eval takes a second to load, which only its own tasks need
-    from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions
-
-CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with", "model.trust_remote_code")
-"""Settings that may change when a run is resumed; any other makes it another run."""
+from stage1.sweeps.grid import Axis, plan
+from stage1.sweeps.sweep import Sweep
 
 
-class Outcome(NamedTuple):
-    """What a command has to show for itself."""
+@dataclass(frozen=True)
+class Evaluated:
+    """A trained run, and what an evaluation found.
 
-    run: Run
-    evaluation: Evaluation | None
-    session: Session  # whose model the next command can use on
+    Attributes:
+        path: the run's folder.
+        results: as `results.json` holds them; None where no evaluation was wanted.
+        answers: condition → question id → the LLM's answer.
+        session: model and questions; hand it to the next call, and the LLM is not loaded again.
+    """
+
+    path: Path
+    results: Results | None
+    answers: Mapping[str, Mapping[str, str]]
+    session: Session
+
+    @classmethod
+    def _of(cls, run: Run, evaluation: Evaluation | None, session: Session) -> "Evaluated":
+        if evaluation is None:
+            return cls(run.path, None, {}, session)
+        results = Results.model_validate(evaluation.results)
+        return cls(run.path, results, evaluation.predictions, session)
 
 
-@attributed()
-def train_run(
-    config: RunConfig,
-    progress: Progress,
+@dataclass(frozen=True)
+class Diagnosis:
+    """Why F1 is what it is: findings, the one that explains most first."""
+
+    clean: bool  # nothing but notes
+    findings: Sequence[Finding]
+    measured: Mapping[str, Any]  # every probe's numbers, as diagnosis.json holds them
+
+
+def train(
+    config: Mapping[str, Any] | str | PathLike[str] | None = None,
     *,
-    resume: Run | None = None,
+    recipe: str | None = None,
+    protocol: str | None = None,
     with_evaluation: bool = True,
-    rows: Collection[str] | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
     session: Session | None = None,
-) -> Outcome:
-    """Train a bottleneck, save it in a run directory, and evaluate it.
-
-    Everything that can be wrong with the request is found before anything is written. `rows` are those to
-    ask in the evaluation, see `evaluate`. The model of `session`, an earlier command's, is used on where it
-    is the same.
-
-    Raises:
-        UsageError: the configuration, model, data or folder cannot be used.
-        PluginError: a third party's plugin raised; the run can be resumed.
-        TrainingError: the loss left the finite numbers; the run can be resumed.
-    """
-    require_trackers(config)
-    registry = load_plugins()
-    resolved = resolve(config, registry)
-    config = fully_resolved(config, resolved)
-    losses = [*resolved.losses.values(), *resolved.then_losses.values()]
-    asks = with_evaluation or config.then is not None or any(loss.cls.needs_llm for loss in losses)
-    session = Session.open(config, progress, weights="all" if asks else "table", before=session)
-    if resume is not None and resume.trained:
-        progress.note(f"{resume.path} is trained already.")
-        if not with_evaluation:
-            return Outcome(resume, None, session)
-        with announced(resume, config, registry, main=make_accelerator(session.device).is_main_process):
-            return Outcome(resume, _evaluate(resume, session, rows=rows), session)
-    training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
-    run = _shared_run(config, resume)
-    main = training.main
-    with run.lock(ours=main), announced(run, training.config, registry, main=main):
-        _train_watched(training, run)
-        if not with_evaluation or not main:
-            return Outcome(run, None, session)
-        return Outcome(run, _evaluate(run, session, rows=rows), session)
-
-
-def require_trackers(config: RunConfig) -> None:
-    """Refuse a run that is to be told to an experiment tracker (`log_with`) whose package is not there.
-
-    Raises:
-        UsageError: with what to install.
-    """
-    there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    if missing := [name for name in there if name in config.log_with and not there[name]()]:
-        raise UsageError(
-            f"--log-with {' and '.join(missing)}: not installed.",
-            f'Install it: pip install "stage1[{",".join(missing)}]"',
-        )
-
-
-def _shared_run(config: RunConfig, resume: Run | None) -> Run:
-    """The run's folder, made by the first process and known to all."""
-    if resume is not None:
-        return resume
-    state = PartialState()
-    made: list[Any] = [None]
-    if state.is_main_process:
-        try:
-            made = [Run.create(config).path]
-        except Stage1Error as error:
-            made = [error]
-    broadcast_object_list(made)
-    if isinstance(made[0], Stage1Error):
-        raise made[0]
-    return Run(made[0])
-
-
-def _train_watched(training: Training, run: Run) -> None:
-    """Train, saying how to go on where it was interrupted or a plugin raised."""
-    go_on = f"stage1 train --resume --output {quote(str(run.path))}"
-    try:
-        with attributed(f"The run can go on: {go_on}"):
-            training.train(run)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Go on with: {go_on}") from None
-
-
-def resume_run(run: Run, given: RunConfig) -> RunConfig:
-    """The configuration to resume `run` with: its own, where `given` changes only what may change.
-
-    Raises:
-        ConfigError: `given` asks for another run, with every difference.
-    """
-    stored, wanted = (flat(c.model_dump(mode="json")) for c in (run.config, given))
-    issues = [
-        ConfigIssue(
-            key, f"the run has {stored.get(key)!r}, you ask for {wanted.get(key)!r}; start a new run."
-        )
-        for key in sorted(stored.keys() | wanted.keys())
-        if stored.get(key) != wanted.get(key) and not key.startswith(CHANGEABLE)
-    ]
-    if issues:
-        raise ConfigError(issues)
-    return given
-
-
-PROTOCOL = {"prompt", "scope", "raw_anchor", "keep_special", "magnitude"}
-"""Settings that say how questions are put and what crosses the bottleneck."""
-
-
-@attributed()
-def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> Outcome:
-    """Evaluate a trained run from its folder alone.
-
-    `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size, a
-    device, or other rules for what crosses (`PROTOCOL`). Results on the run's own questions and under its
-    own rules go into its folder; others are only returned. Data are the run's own by their content, whatever
-    their name; of others, questions about passages that the run was trained on are left out.
-
-    Raises:
-        UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
-    """
-    own, config = run.config, changed(run, overrides)
-    trained_on = run.read_trained_on()
-    session = Session.open(config, progress, trained_on=trained_on, example_data=own.data)
-    other_data = session.data.sha256 != trained_on.test
-    if other_data and config.data == own.data:
-        progress.note(f"{own.data.name} is no longer what the run was trained on; its own results are kept.")
-    same_rules = config.model_dump(include=PROTOCOL) == own.model_dump(include=PROTOCOL)
-    keep = not other_data and config.eval.limit == own.eval.limit and same_rules
-    return Outcome(run, _evaluate(run, session, keep=keep), session)
-
-
-@attributed()
-def evaluate_run_tasks(
-    run: Run,
-    overrides: Mapping[str, Any],
-    requested: Sequence[str],
-    options: "TaskOptions",
-    progress: Progress,
-) -> "TaskEvaluation":
-    """Ask lm-eval tasks of the bare model and through a trained run's bottleneck.
-
-    Each task's results, and what was asked and answered, replace RUN/tasks/TASK.
+    **settings: Any,
+) -> Evaluated:
+    """Train a bottleneck and measure how much of the LLM's F1 survives it, as `stage1 train`.
 
     Args:
-        run: a trained one.
-        overrides: as `evaluate_run`.
-        requested: names, patterns and files of tasks.
-        options: how they are asked.
-        progress: told of every request.
+        config: a YAML file, or settings as one holds them.
+        recipe: settings to start from, see `stage1 recipes`.
+        protocol: how the questions are put, see `stage1 protocols`.
+        with_evaluation: False trains only.
+        trust_remote_code: run Python code that the model's folder brings; only what is said here counts.
+        progress: told what goes on; None: nobody is.
+        session: an earlier call's, whose model is used on where it is the same.
+        **settings: any setting of the configuration: `model="smollm2"`, `compressor="pca"`,
+            `train={"steps": 500}`, `seed=1`, `output="runs/mine"`. They override what the others say.
 
     Raises:
-        UsageError: as `evaluate_run`; a task is unknown, or cannot be loaded.
+        UsageError: the settings, model, data or folder cannot be used; nothing is written then.
+        PluginError: a plugin raised.
+        TrainingError: the loss left the finite numbers.
     """
-    run.require_trained()
-    from stage1.evaluation.lm_eval.catalogue import select
-    from stage1.evaluation.lm_eval.evaluate import evaluate_tasks
-
-    selection = select(requested, load_plugins(), progress, options.metadata)
-    session = Session.open(changed(run, overrides), progress, data="none")
-    evaluation = evaluate_tasks(
-        session.load_bottleneck(run), session, selection, options, cache=default_cache()
+    tree = overlay(
+        RECIPES.find(recipe).settings if recipe else {}, PROTOCOLS.find(protocol).settings if protocol else {}
     )
-    evaluation.results["teacher_forced"] = run.read_manifest().get("teacher_forced", False)
-    run.write_tasks(evaluation.results, evaluation.samples)
-    return evaluation
+    tree = overlay(tree, read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {})
+    chosen = _trusting(validate(merge(tree, _dotted(settings), [])), trust_remote_code)
+    outcome = train_run(chosen, progress or Progress(), with_evaluation=with_evaluation, session=session)
+    return Evaluated._of(*outcome)
 
 
-def _evaluate(
-    run: Run, session: Session, *, keep: bool = True, rows: Collection[str] | None = None
-) -> Evaluation:
-    """Ask the questions through the bottleneck as it was saved; with `keep` the run gets the results."""
-    evaluation = evaluate(session.load_bottleneck(run), session, cache=default_cache(), rows=rows)
-    manifest = run.read_manifest()
-    evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
-    evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
-    if keep:
-        run.write_evaluation(evaluation.results, evaluation.predictions)
-    load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
-    return evaluation
+def evaluate(
+    run: Evaluated | str | PathLike[str],
+    *,
+    protocol: str | None = None,
+    limit: int | None = None,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Evaluated:
+    """Evaluate a trained run again, as `stage1 eval`: on its own questions, other data or another protocol.
+
+    Args:
+        run: what `train` returned, or a run's folder.
+        protocol: how the questions are put, see `stage1 protocols`; None: as in the run.
+        limit: test questions at most; None: as in the run.
+        trust_remote_code: as for `train`.
+        progress: told what goes on.
+        **settings: what differs from the run's: `data="dev.json"`, `scope="context"`, `device="cuda"`.
+
+    Raises:
+        UsageError: the run is not trained or damaged, or a setting cannot be used.
+    """
+    overrides = _overrides(protocol, settings)
+    if limit is not None:
+        overrides["eval.limit"] = limit
+    if trust_remote_code:
+        overrides["model.trust_remote_code"] = True
+    return Evaluated._of(*evaluate_run(_opened(run), overrides, progress or Progress()))
+
+
+def diagnose(
+    run: Evaluated | str | PathLike[str],
+    *,
+    protocol: str | None = None,
+    limit: int = 200,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Diagnosis:
+    """Why the F1 of a trained run is what it is, as `stage1 diagnose`; the arguments are those of `evaluate`.
+
+    Raises:
+        UsageError: the run is not trained or damaged, or a setting cannot be used.
+    """
+    opened = _opened(run)
+    overrides = _overrides(protocol, settings)
+    if trust_remote_code:
+        overrides["model.trust_remote_code"] = True
+    found = diagnose_run(opened, changed(opened, overrides), limit, progress or Progress())
+    findings = [Finding(**finding) for finding in found["findings"]]
+    return Diagnosis(found["clean"], findings, found["measured"])
+
+
+def sweep(
+    over: Mapping[str, Sequence[Any]],
+    output: str | PathLike[str],
+    *,
+    seeds: Sequence[int] = (0,),
+    progress: Progress | None = None,
+    **settings: Any,
+) -> dict[str, Any]:
+    """Train and evaluate every combination of some settings' values, as `stage1 sweep`.
+
+    Args:
+        over: setting → its values, as in `{"compressor.ratio": [4, 8], "adapter": ["linear", "residual"]}`.
+        output: where the runs go; the same folder resumes a sweep.
+        seeds: every combination is run with each.
+        progress: told what goes on.
+        **settings: for every run, as for `train`.
+
+    Returns:
+        What sweep.json holds: `cells`, one a run, and `averages` over the seeds.
+
+    Raises:
+        UsageError: a combination cannot be used; found before the first is trained.
+    """
+    axes = [Axis(key, list(values)) for key, values in over.items()]
+    folder = Path(output)
+    cells = plan(merge({}, _dotted(settings), []), [], axes, seeds, folder)
+    made = Sweep(folder, axes, cells)
+    made.run(progress or Progress())
+    return made.record()
+
+
+def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Keyword arguments as flags: dotted path → value; a name alone chooses model, data or plugin."""
+    flags: dict[str, Any] = {}
+    for key, value in settings.items():
+        if isinstance(value, PathLike):
+            value = str(value)
+        by_name = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
+        flags[f"{key}.name" if by_name else key] = value
+    return flags
+
+
+def _overrides(protocol: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What differs from a run's own settings; sections are changed key by key."""
+    named = PROTOCOLS.find(protocol).settings if protocol else {}
+    return {**flat(named), **flat(_dotted(settings))}
+
+
+def _trusting(config: RunConfig, trusted: bool) -> RunConfig:
+    model = config.model.model_copy(update={"trust_remote_code": trusted})
+    return config.model_copy(update={"model": model})
+
+
+def _opened(run: Evaluated | str | PathLike[str]) -> Run:
+    return Run.open(run.path if isinstance(run, Evaluated) else Path(run))

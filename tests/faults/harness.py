@@ -20,9 +20,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stage1.api import train_run
 from stage1.cli import main as program
 from stage1.config import RunConfig, merge, validate
+from stage1.experiment import train_run
 from stage1.files import TEMPORARY
 from stage1.progress import Progress
 from stage1.runs.run import Run

@@ -66,7 +66,7 @@ def diagnose(
     base = opened.settings if opened else None
     config = options.configuration(None, flags, settings, base, protocol=protocol)
     from stage1.cli.display import make_progress, show_diagnosis
-    from stage1.diagnose.diagnose import diagnose_run, diagnose_untrained
+    from stage1.diagnosis.diagnose import diagnose_run, diagnose_untrained
     from stage1.files import write_json
 
     progress = make_progress(quiet=quiet)

@@ -31,7 +31,7 @@ from stage1.progress import Advance, Progress
 from stage1.report import report
 
 if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
-    from stage1.api import Outcome
+    from stage1.experiment import Outcome
 
 
 WORTH_A_WORD = 0.02
@@ -110,7 +110,7 @@ def show_sweep(record: Mapping[str, Any], folder: Path, *, json: bool) -> None:
 
 def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
     """JSON alone, or verdict, findings, stages and a prompt as the LLM may read it."""
-    from stage1.diagnose import show
+    from stage1.diagnosis import show
 
     if json:
         typer.echo(to_json(diagnosis), nl=False)

@@ -103,15 +103,15 @@ def eval_(
 
     progress, opened = make_progress(quiet=quiet), Run.open(run)
     if tasks:
-        from stage1.api import evaluate_run_tasks
         from stage1.evaluation.lm_eval.evaluate import TaskOptions
+        from stage1.experiment import evaluate_run_tasks
 
         how = TaskOptions(scope == "all", num_fewshot, chat_template, system, settings, limit)
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         results = evaluate_run_tasks(opened, overrides, names, how, progress).results
         show_tasks(results, run, json=json, quiet=quiet)
     else:
-        from stage1.api import evaluate_run
+        from stage1.experiment import evaluate_run
 
         outcome = evaluate_run(opened, overrides, progress)
         results = outcome.evaluation.results if outcome.evaluation else {}

@@ -50,10 +50,10 @@ def sweep(
     file = read_yaml(config) if config else {}
     if log_with:
         file["log_with"] = log_with
-    from stage1.api import require_trackers
     from stage1.cli.display import make_progress, show_sweep
-    from stage1.sweep.grid import Axis, plan
-    from stage1.sweep.sweep import Baseline, Sweep
+    from stage1.experiment import require_trackers
+    from stage1.sweeps.grid import Axis, plan
+    from stage1.sweeps.sweep import Baseline, Sweep
 
     settings = list(settings or [])
     if trust_remote_code is not None:

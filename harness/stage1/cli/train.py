@@ -78,8 +78,8 @@ def train(
         from stage1.plugins import load_plugins, resolve
 
         resolve(chosen, load_plugins())
-    from stage1.api import resume_run, train_run
     from stage1.cli.display import make_progress, show_outcome
+    from stage1.experiment import resume_run, train_run
     from stage1.runs.run import Run
 
     helper = os.environ.get("LOCAL_RANK", "0") != "0"  # of `accelerate launch`: the first process speaks

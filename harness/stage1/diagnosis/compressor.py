@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import least_squares
-from stage1.diagnose.case import Case
+from stage1.diagnosis.case import Case
 from stage1.llm.chunked import token_cross_entropy
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import CHUNK, Embedded, TokenStats

@@ -9,9 +9,9 @@ another (a collapse under a drowned loss, lengths that training ruined) is that 
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from stage1.diagnose.compressor import FOREIGN
-from stage1.diagnose.facts import NOTABLE, Facts, Finding, make, points
-from stage1.diagnose.rules_training import diverged_goal, judge_divergence, judge_training
+from stage1.diagnosis.compressor import FOREIGN
+from stage1.diagnosis.facts import NOTABLE, Facts, Finding, make, points
+from stage1.diagnosis.rules_training import diverged_goal, judge_divergence, judge_training
 
 LOSSY = 0.15
 """Share of the raw embeddings' F1 that may be missing where reconstruction suffices."""

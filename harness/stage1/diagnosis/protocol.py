@@ -6,7 +6,7 @@ What is asked again, with BOS or whole, is asked only where something is missing
 from typing import Any
 
 from stage1.data.prompts import Prompt
-from stage1.diagnose.case import Case
+from stage1.diagnosis.case import Case
 from stage1.evaluation.answers import scores
 
 

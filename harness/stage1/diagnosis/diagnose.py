@@ -5,7 +5,7 @@ from typing import Any
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig
 from stage1.data.datasets import spread
-from stage1.diagnose import (
+from stage1.diagnosis import (
     ablation,
     compressor,
     divergence,
@@ -15,8 +15,9 @@ from stage1.diagnose import (
     statistics,
     tokens,
 )
-from stage1.diagnose.case import Case
-from stage1.diagnose.findings import findings
+from stage1.diagnosis.case import Case
+from stage1.diagnosis.findings import findings
+from stage1.experiment import open_session
 from stage1.files import default_cache
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
@@ -61,7 +62,7 @@ def diagnose(case: Case, name: str) -> dict[str, Any]:
 
 @attributed()
 def diagnose_run(run: Run, config: RunConfig, limit: int, progress: Progress) -> dict[str, Any]:
-    """Diagnose a trained run; its folder gets the diagnosis.
+    """Diagnose a trained run; its folder gets the diagnosis of its own questions under its own rules.
 
     Args:
         run: the run.
@@ -73,10 +74,10 @@ def diagnose_run(run: Run, config: RunConfig, limit: int, progress: Progress) ->
         UsageError: it is not trained, or its checkpoint cannot be used with the model.
     """
     run.require_trained()
-    session = Session.open(config, progress)
-    bottleneck = session.load_bottleneck(run)
-    result = diagnose(_case(bottleneck, session, run.metrics(), limit), str(run.path))
-    run.write_diagnosis(result)
+    session, own = open_session(run, config, progress)
+    result = diagnose(_case(session.load_bottleneck(run), session, run.metrics(), limit), str(run.path))
+    if own:
+        run.write_diagnosis(result)
     return result
 
 

@@ -11,16 +11,16 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stage1.api import train_run
 from stage1.config import format_setting
 from stage1.errors import Stage1Error, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Floats
+from stage1.experiment import train_run
 from stage1.files import write_atomic, write_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.sweep.compare import Comparison, asked, question_f1, same_questions
-from stage1.sweep.grid import Axis, Cell, groups, label
+from stage1.sweeps.compare import Comparison, asked, question_f1, same_questions
+from stage1.sweeps.grid import Axis, Cell, groups, label
 
 
 class Baseline(NamedTuple):

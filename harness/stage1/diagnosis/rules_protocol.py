@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from stage1.diagnose.facts import NOTABLE, Facts, Finding, make, points
+from stage1.diagnosis.facts import NOTABLE, Facts, Finding, make, points
 
 HOPELESS = 10.0
 """F1 of the bare model below which there is nothing to lose."""

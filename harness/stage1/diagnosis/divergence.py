@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from stage1.diagnose.case import Case
+from stage1.diagnosis.case import Case
 
 IMPROVED = 0.05
 """Share by which recon must have fallen between two checkpoints."""

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stage1.diagnose.case import Case
+from stage1.diagnosis.case import Case
 from stage1.evaluation.reconstruction import Positions, nearest
 from stage1.plugins.tensors import TokenStats
 

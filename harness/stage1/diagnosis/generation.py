@@ -6,7 +6,7 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from stage1.data.records import Question
-from stage1.diagnose.case import Asked, Case
+from stage1.diagnosis.case import Asked, Case
 from stage1.evaluation.squad import normalize_answer
 
 EXAMPLES = 8

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from stage1.diagnose.case import Case
+from stage1.diagnosis.case import Case
 from stage1.plugins.tensors import weighted_cross_moment, weighted_mean
 
 SHOWN_EIGENVALUES, SHOWN_DIMENSIONS = 16, 5

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from stage1.diagnose.facts import NOTABLE, Facts, Finding, make, points
+from stage1.diagnosis.facts import NOTABLE, Facts, Finding, make, points
 
 DROWNING = 0.8
 """Share of the objective from which one term drowns the others."""

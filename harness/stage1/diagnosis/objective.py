@@ -9,7 +9,7 @@ from torch import Tensor
 from stage1.bottleneck.batches import Batch, collate_answers
 from stage1.bottleneck.statistics import training_shares
 from stage1.data.records import Question
-from stage1.diagnose.case import Case
+from stage1.diagnosis.case import Case
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Resolved, load_plugins, resolve
 from stage1.plugins.tensors import Code

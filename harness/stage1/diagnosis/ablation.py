@@ -18,8 +18,8 @@ from stage1.bottleneck.statistics import count_tokens, least_squares
 from stage1.config import RunConfig
 from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
-from stage1.diagnose.case import Asked, Case
-from stage1.diagnose.compressor import FOREIGN, mean_distance
+from stage1.diagnosis.case import Asked, Case
+from stage1.diagnosis.compressor import FOREIGN, mean_distance
 from stage1.evaluation.conditions import lookup
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.statistics import ClusterBootstrap

@@ -11,8 +11,8 @@ included, was taken under the fault. Mend them, then measure again. They are war
 from collections.abc import Mapping
 from typing import Any
 
-from stage1.diagnose import rules_bottleneck, rules_protocol, rules_training
-from stage1.diagnose.facts import Facts, Finding
+from stage1.diagnosis import rules_bottleneck, rules_protocol, rules_training
+from stage1.diagnosis.facts import Facts, Finding
 
 RULES = (*rules_protocol.RULES, rules_bottleneck.ladder, *rules_training.RULES)
 
