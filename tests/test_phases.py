@@ -183,7 +183,7 @@ def test_a_run_whose_first_phase_suffices_takes_it_over(
     assert "phases" not in expected
     assert any("Result of phase 1 of 2" in line for line in report.summary(results))
     manifest = run.read_manifest()
-    assert manifest["plugins"].keys() == {"compressor", "adapter", "losses.recon"}
+    assert manifest["plugins"].keys() == {"compressors.0", "adapter", "losses.recon"}
 
 
 def test_a_run_works_where_it_is_moved_to_and_without_its_first_phase(both: Path, tmp_path: Path) -> None:

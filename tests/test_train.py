@@ -361,7 +361,7 @@ def keeps_its_bias(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPat
 
     def fit_and_freeze(self: Any, stats: TokenStats) -> None:
         fit(self, stats)
-        self.bias.fill_(0.25).requires_grad_(False)
+        self.bias.requires_grad_(False).fill_(0.25)
 
     with monkeypatch.context() as patch:
         patch.setattr(cls, "fit", fit_and_freeze)
