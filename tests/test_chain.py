@@ -25,7 +25,8 @@ from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats
 from stage1.progress import Progress
-from stage1.report import publish, report
+from stage1.report import publish
+from stage1.report.commands import train_command
 from stage1.runs.run import Run
 from stage1.training.step import Stepper
 
@@ -328,8 +329,8 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
     assert plugins["compressors.1"]["distribution"] == "toys"
     again = invoke("eval", str(path), "--json")
     assert json.loads(again.out)["rows"] == results["rows"]
-    commands = list(report.next_commands(run, results))
-    assert any("--compressor learned_linear --compressor steps --adapter linear" in c for c in commands)
+    command = train_command(run.config, load_plugins())
+    assert "--adapter linear --compressor learned_linear --compressor steps" in command
     card = publish.model_card(run, "me/it")
     assert "# learned_linear+steps → linear" in card
     inherits = invoke("train", "--init", str(path), "--no-eval", "--output", "two", "--set", "train.steps=1")

@@ -28,7 +28,7 @@ from rich.text import Text
 from stage1.cli.console import make_console, print_fitting
 from stage1.files import to_json
 from stage1.progress import Advance, Progress
-from stage1.report import report
+from stage1.report import commands, report
 
 if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
     from stage1.experiment import Outcome
@@ -68,7 +68,7 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
         return
     console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)
     console.print("Next:")
-    for command in report.next_commands(run, results):
+    for command in commands.next_commands(run, results):
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 

@@ -169,7 +169,7 @@ def flags_given(
 
 
 INHERITED = (
-    *("model", "data", "compressors", "adapter"),
+    *("model", "data", "prompt", "compressors", "adapter"),
     *("magnitude", "scope", "raw_anchor", "keep_special"),
 )
 """Settings that a run started with `--init RUN` takes from RUN where nothing else is said."""

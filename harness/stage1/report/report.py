@@ -7,7 +7,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
-from stage1.runs.run import Run
 from stage1.training.course import unimproved
 
 ROWS = {
@@ -206,21 +205,3 @@ def _rules(rules: Mapping[str, Any]) -> str:
 def _times(ratio: float) -> str:
     """How many times smaller than something, or larger."""
     return f"{ratio:.1f}× smaller than" if ratio >= 1 else f"{1 / ratio:.1f}× larger than"
-
-
-def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
-    """What is worth typing next."""
-    yield f"stage1 eval {run.path}"
-    if results is None:
-        return
-    config = run.config
-    by_name = {row["row"]: row["f1"] for row in results["rows"]}
-    same = " ".join(["stage1 train", *(f"--compressor {name}" for name in config.compressor_names)])
-    sound = by_name["bottleneck"] >= 0.85 * by_name["text"]
-    if not sound:
-        yield f"stage1 diagnose {run.path}"
-        yield f"stage1 train --recipe distill --init {run.path}"
-    if "ratio" in config.compressors[0].options:
-        yield f"{same} --adapter {config.adapter.name} --set compressor.ratio={16 if sound else 4}"
-    if config.adapter.name != "codebook":
-        yield f"{same} --adapter codebook"

@@ -1,0 +1,102 @@
+"""The commands that are proposed: whole, quoted, and what they would run is what is meant."""
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer.main
+from typer.testing import CliRunner
+
+from stage1.cli import app
+from stage1.config import RunConfig, merge, validate
+from stage1.plugins import fully_resolved, load_plugins, resolve
+from stage1.report.commands import next_commands, train_command
+from stage1.runs.run import Run
+
+
+def resolved(*settings: str, **flags: Any) -> RunConfig:
+    config = validate(merge({}, {key.replace("__", "."): v for key, v in flags.items()}, settings))
+    return fully_resolved(config, resolve(config, load_plugins()))
+
+
+def read_back(command: str, monkeypatch: pytest.MonkeyPatch) -> RunConfig:
+    """The configuration that typing `command` would train."""
+    words = shlex.split(command)
+    assert words[:2] == ["stage1", "train"]
+    seen: list[RunConfig] = []
+
+    def keep(config: RunConfig, *_: Any, **__: Any) -> None:
+        seen.append(config)
+        raise typer.Exit
+
+    monkeypatch.setattr("stage1.experiment.train_run", keep)
+    done = CliRunner().invoke(app, words[1:])
+    assert seen, done.output
+    return fully_resolved(seen[0], resolve(seen[0], load_plugins()))
+
+
+CASES: list[tuple[tuple[str, ...], dict[str, Any]]] = [
+    ((), {}),
+    (("compressor.ratio=16", "train.steps=7", "eval.limit=9", "seed=3"), {}),
+    (("compressors=[pca, identity]", "compressor.dim=9"), {}),
+    (("losses={recon: 1, cosine: '0.5@ramp:20', kl: auto}", "losses.kl.temperature=2"), {}),
+    (("scope=context", "raw_anchor=true", "keep_special=false", "magnitude=sent"), {}),
+    (("prompt.shots=3", "prompt.stop=['\\n', END]", "data.max_prompt_tokens=300", "dtype=float32"), {}),
+    (
+        (),
+        {"prompt__template": "Text: {context}\nQ: {question} it's\nA:", "prompt__instruction": "Be 'brief'"},
+    ),
+    ((), {"data__name": "my data/with 'quotes'.json", "model__name": "some folder/model"}),
+    (("then={below: 0.8, losses: {kl: 1}}",), {}),
+]
+
+
+@pytest.mark.parametrize(("settings", "flags"), CASES)
+def test_a_command_makes_the_run_that_it_stands_for(
+    settings: tuple[str, ...], flags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = resolved(*settings, **flags)
+    command = train_command(config, load_plugins())
+    assert read_back(command, monkeypatch) == config
+    if not settings and not flags:
+        assert command == "stage1 train"
+
+
+def results(level: str, text: float = 80.0, needed: int | None = None) -> dict[str, Any]:
+    return {
+        "rows": [{"row": "text", "f1": text}],
+        "verdict": {"level": level, "questions_needed": needed},
+    }
+
+
+def proposed(tmp_path: Path, level: str, *settings: str, **found: Any) -> list[str]:
+    config = resolved(*settings, "train.steps=7").model_copy(update={"output": tmp_path / "my run"})
+    return list(next_commands(Run.create(config), results(level, **found)))
+
+
+def test_what_follows_from_a_verdict(tmp_path: Path) -> None:
+    folder = shlex.quote(str(tmp_path / "my run"))
+    sound = proposed(tmp_path, "reconstruction suffices", "compressor.ratio=4")
+    assert sound == ["stage1 train --set train.steps=7", f"stage1 eval {folder}"]  # 8 is the default
+
+
+@pytest.mark.parametrize(
+    ("level", "found", "first"),
+    [
+        ("undecided", {"needed": 450}, "stage1 eval RUN --limit 450"),
+        ("no ceiling", {"text": 2.0}, "stage1 train --shots 3 --set train.steps=7"),
+        ("too lossy, or broken", {}, "stage1 diagnose RUN"),
+        ("too lossy, or broken", {"text": 12.0}, "stage1 train --shots 3 --set train.steps=7"),
+        ("protocol broken", {}, "stage1 diagnose RUN"),
+    ],
+)
+def test_the_first_thing_to_type(level: str, found: dict[str, Any], first: str, tmp_path: Path) -> None:
+    folder = shlex.quote(str(tmp_path / "my run"))
+    assert proposed(tmp_path, level, **found)[0] == first.replace("RUN", folder)
+
+
+def test_a_poor_text_that_has_examples_is_left_alone(tmp_path: Path) -> None:
+    commands = proposed(tmp_path, "too lossy, or broken", "prompt.shots=3", text=12.0)
+    assert not any("--shots 3" in c and "ratio" not in c for c in commands[:1])
+    assert "--set compressor.ratio=4 --set train.steps=7" in commands[-1]
