@@ -22,7 +22,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from stage1.bottleneck.bottleneck import Bottleneck, splice
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.splice import splice
 from stage1.config import merge, validate
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import load_plugins, resolve

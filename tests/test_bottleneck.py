@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from conftest import Notes, small_config
 from plugin_sites import HOOK, Site, compressor
-from stage1.bottleneck.bottleneck import Bottleneck, rms, splice
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.splice import rms, splice
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
 from stage1.llm.table import table_sha256
@@ -239,12 +240,12 @@ def test_a_checkpoint_of_another_table_is_refused(stats: TokenStats, tmp_path: P
 
 
 def test_a_missing_plugin_is_named_with_its_package(stats: TokenStats, tmp_path: Path) -> None:
-    from stage1.bottleneck.bottleneck import _digest
+    from stage1.bottleneck.checkpoint import digest
 
     folder = saved(build(stats), stats, tmp_path)
     record = json.loads((folder / "bottleneck.json").read_text())
     record["compressors"][0] |= {"name": "wavelet", "distribution": "stage1-wavelet", "version": "1.2"}
-    record["sha256"] = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
+    record["sha256"] = digest(record, (folder / "bottleneck.safetensors").read_bytes())
     (folder / "bottleneck.json").write_text(json.dumps(record))
     refused(folder, stats, "'wavelet'", "'stage1-wavelet'", "pip install stage1-wavelet==1.2")
 

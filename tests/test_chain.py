@@ -13,8 +13,9 @@ from chain_toys import installed
 from conftest import SMALL, Result, settings_args, small_config
 from plugin_sites import Site
 from stage1.bottleneck.batches import Batch
-from stage1.bottleneck.bottleneck import Bottleneck, _digest
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.chain import Chain
+from stage1.bottleneck.checkpoint import digest
 from stage1.config import ModelConfig, RunConfig, validate
 from stage1.data.prompts import Prompt
 from stage1.errors import ConfigError, PluginError, UsageError
@@ -252,7 +253,7 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change bottleneck.json so that its hash is right again."""
     record = json.loads((folder / "bottleneck.json").read_text())
     change(record)
-    record["sha256"] = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
+    record["sha256"] = digest(record, (folder / "bottleneck.safetensors").read_bytes())
     (folder / "bottleneck.json").write_text(json.dumps(record))
 
 

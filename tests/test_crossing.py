@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from conftest import Result, opened, settings_args, small_config
-from stage1.bottleneck.bottleneck import rms
+from stage1.bottleneck.splice import rms
 from stage1.data.datasets import spread
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition

@@ -13,6 +13,7 @@ from torch import Tensor
 from conftest import Notes, Result, settings_args, small_config
 from plugin_sites import Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.checkpoint import digest
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import select
 from stage1.experiment import train_run
@@ -180,14 +181,10 @@ def test_push_dry_run_writes_the_card_and_lists_the_files(
 def test_a_checkpoint_puts_nothing_into_a_command(
     trained: Path, tmp_path: Path, part: str, value: object
 ) -> None:
-    from stage1.bottleneck import bottleneck as module
-
     run = shutil.copytree(trained, tmp_path / "run")
     record = json.loads((run / "bottleneck.json").read_text())
     record["compressors"][0][part] = value
-    record["sha256"] = module._digest(
-        record, (run / "bottleneck.safetensors").read_bytes()
-    )  # as its author would
+    record["sha256"] = digest(record, (run / "bottleneck.safetensors").read_bytes())  # as its author would
     write_json(run / "bottleneck.json", record)
     with pytest.raises(UsageError, match="cannot be used") as caught:
         Bottleneck.from_pretrained(run)

@@ -12,7 +12,7 @@ from torch.nn.functional import kl_div, log_softmax
 
 from conftest import CtrlC, small_config
 from stage1.bottleneck.batches import Batch, collate, collate_answers
-from stage1.bottleneck.bottleneck import splice
+from stage1.bottleneck.splice import splice
 from stage1.errors import ConfigError
 from stage1.llm.model import load_llm
 from stage1.llm.states import FrozenLLM

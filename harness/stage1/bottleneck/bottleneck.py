@@ -1,28 +1,31 @@
 """Compressor → wire → adapter as one module: building, rate accounting, saving and loading."""
 
-import hashlib
 import inspect
-import json
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from pydantic import BaseModel, Field, ValidationError
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.utils.rnn import pad_sequence
 
 from stage1.bottleneck.chain import Chain, fit
-from stage1.bounded import load_json
-from stage1.config import ComponentChoice, ModelConfig, RunConfig, require_trust
+from stage1.bottleneck.checkpoint import (
+    component_record,
+    damaged,
+    digest,
+    download_checkpoint,
+    read_checkpoint,
+    resolve_record,
+)
+from stage1.bottleneck.splice import Rebuild, rescaled, rms, splice
+from stage1.config import ModelConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
-from stage1.files import to_json, write_atomic, write_json
+from stage1.files import write_atomic, write_json
 from stage1.llm.location import locate
 from stage1.llm.table import load_table, table_sha256
-from stage1.plugins import Registry, Resolved, ResolvedComponent, dump_options, load_plugins, resolve
+from stage1.plugins import Registry, Resolved, ResolvedComponent, dump_options, load_plugins
 from stage1.plugins.blame import expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
 from stage1.plugins.tensors import Code, Embedded, TokenStats, straight_through
@@ -30,63 +33,6 @@ from stage1.progress import SILENT, Progress
 
 SCALE_BITS = 16
 """Bits of a transmitted RMS (bfloat16)."""
-
-Rebuild = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Packed embeddings [B, N, D] and their mask [B, N] to rebuilt ones [B, M, D] and their mask [B, M]."""
-
-
-def pack(embeds: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
-    """Each prompt's crossing positions moved together, right-padded: [B, N, D], and their mask [B, N]."""
-    together = pad_sequence([row[own] for row, own in zip(embeds, cross, strict=True)], batch_first=True)
-    return together, torch.arange(together.shape[1], device=cross.device) < cross.sum(1, keepdim=True)
-
-
-def splice(
-    prompts: Embedded,
-    cross: Tensor,
-    rebuild: Rebuild,
-    *,
-    packed: bool = False,
-    padding: Literal["left", "right"] = "left",
-) -> Embedded:
-    """The prompts with their crossing positions rebuilt; the others stay as they are.
-
-    Args:
-        prompts: padded prompts [B, L, D].
-        cross: [B, L] bool, the positions that cross the bottleneck.
-        rebuild: what happens to them.
-        packed: for a compressor that changes the length. Each prompt's crossing positions are moved
-            together (`pack`) before `rebuild`, and its vectors, however many, take their place after the
-            raw positions in front of the first crossing one. The result is padded anew.
-        padding: where it then is: generation wants it on the left, training on the right.
-    """
-    if not packed:
-        rebuilt, _ = rebuild(prompts.embeds, cross)
-        return Embedded(
-            torch.where(cross[..., None], rebuilt.to(prompts.embeds.dtype), prompts.embeds), prompts.attention
-        )
-    rebuilt, kept = rebuild(*pack(prompts.embeds, cross))
-    rows = []
-    for row, attends, where, vectors, mask in zip(*prompts, cross, rebuilt, kept, strict=True):
-        started = where.cumsum(0) > 0
-        head, tail = row[attends & ~started], row[attends & started & ~where]
-        rows.append(torch.cat([head, vectors[mask].to(row.dtype), tail]))
-    lengths = torch.tensor([[len(row)] for row in rows], device=cross.device)
-    embeds = pad_sequence(rows, batch_first=True, padding_side=padding)
-    position = torch.arange(embeds.shape[1], device=cross.device)
-    if padding == "left":
-        position = position.flip(0)
-    return Embedded(embeds, position < lengths)
-
-
-def rms(vectors: Tensor) -> Tensor:
-    """Root mean square over the last dimension, which is kept: [..., D] to [..., 1]."""
-    return vectors.square().mean(-1, keepdim=True).sqrt()
-
-
-def rescaled(vectors: Tensor, target: Tensor) -> Tensor:
-    """`vectors` [..., D] in their directions, with the RMS `target` [..., 1] (or one for all)."""
-    return vectors * (target / rms(vectors).clamp(min=1e-12))
 
 
 class Bottleneck(nn.Module):
@@ -145,7 +91,7 @@ class Bottleneck(nn.Module):
             ConfigError: a compressor or the adapter is another one, or has other options.
             UsageError: it cannot be loaded (`from_pretrained`).
         """
-        other = Bottleneck._load(source, table)
+        other = Bottleneck.from_pretrained(source, table=table)
         issues = []
         for part, ours, theirs in (
             ("compressors", self.stages, other.stages),
@@ -255,7 +201,7 @@ class Bottleneck(nn.Module):
             if isinstance(part, Component) and part.config is not None
         ]
         tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
-        return _digest({"parts": parts, "magnitude": self.magnitude}, tensors)
+        return digest({"parts": parts, "magnitude": self.magnitude}, tensors)
 
     # -- saving and loading ---------------------------------------------------------------------------
 
@@ -270,15 +216,15 @@ class Bottleneck(nn.Module):
         tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
         record: dict[str, Any] = {
             "schema": 1,
-            "compressors": [_component_record(stage, registry) for stage in self.stages],
-            "adapter": _component_record(self.adapter, registry),
+            "compressors": [component_record(stage, registry) for stage in self.stages],
+            "adapter": component_record(self.adapter, registry),
             "magnitude": self.magnitude,
             "frozen": sorted(self.frozen),
             "embed_dim": self.compressor.embed_dim,
             "model": model.model_dump(mode="json"),
             "table_sha256": table_hash,
         }
-        record["sha256"] = _digest(record, tensors)
+        record["sha256"] = digest(record, tensors)
         folder = Path(folder)
         write_atomic(folder / "bottleneck.safetensors", tensors)
         write_json(folder / "bottleneck.json", record)
@@ -307,25 +253,11 @@ class Bottleneck(nn.Module):
             UsageError: not a bottleneck, damaged, edited, of another model, of a missing plugin, or of a
                 model that needs `trust_remote_code`.
         """
-        loaded = cls._load(source, table, revision, magnitude, trust_remote_code=trust_remote_code)
-        return loaded.requires_grad_(False).eval()
-
-    @classmethod
-    def _load(
-        cls,
-        source: str | Path,
-        table: Tensor | None,
-        revision: str | None = None,
-        magnitude: str | None = None,
-        *,
-        trust_remote_code: bool = False,
-    ) -> "Bottleneck":
-        """`from_pretrained`, with the parameters as trainable as they were."""
         folder = Path(source)
         if not folder.is_dir():
-            folder = _download(str(source), revision)
-        record, tensors = _read_checkpoint(folder)
-        resolved = _resolve_record(record, folder)
+            folder = download_checkpoint(str(source), revision)
+        record, tensors = read_checkpoint(folder)
+        resolved = resolve_record(record, folder)
         if table is None:
             model = ModelConfig(**record["model"])
             if model.trust_remote_code:
@@ -338,13 +270,13 @@ class Bottleneck(nn.Module):
                 "Evaluate it with the model it was trained on, or train a bottleneck for this one.",
             )
         if table.shape[1] != record["embed_dim"]:
-            raise _damaged(folder, f"embed_dim is {record['embed_dim']}, the table has {table.shape[1]}.")
+            raise damaged(folder, f"embed_dim is {record['embed_dim']}, the table has {table.shape[1]}.")
         try:
             bottleneck = cls.build(resolved, magnitude or record["magnitude"], record["embed_dim"], seed=0)
             bottleneck.load_state_dict(tensors, strict=True)
             bottleneck.freeze(record["frozen"])
         except (RuntimeError, ConfigError) as error:
-            raise _damaged(folder, str(error).splitlines()[0]) from None
+            raise damaged(folder, str(error).splitlines()[0]) from None
         bottleneck.receive_table(table)
         return bottleneck.requires_grad_(False).eval()
 
@@ -371,112 +303,8 @@ def _making(components: Sequence[Compressor | Adapter]) -> str:
     return " → ".join(map(str, made)) or "none"
 
 
-def _component_record(component: Compressor | Adapter, registry: Registry) -> dict[str, Any]:
-    distribution, version = registry.owner(type(component))
-    return {
-        "name": component.name,
-        "distribution": distribution,
-        "version": version,
-        "config": dump_options(component.config),
-    }
-
-
-def _digest(record: dict[str, Any], tensors: bytes) -> str:
-    text = json.dumps({k: v for k, v in record.items() if k != "sha256"}, sort_keys=True)
-    return hashlib.sha256(text.encode() + b"\0" + hashlib.sha256(tensors).digest()).hexdigest()
-
-
 def _source(cls: type) -> str:
     try:
         return inspect.getsource(sys.modules[cls.__module__])
     except (KeyError, OSError, TypeError):  # defined at a prompt
         return ""
-
-
-def republished(folder: Path, model: ModelConfig) -> bytes:
-    """The bottleneck.json in `folder`, where its model is called as `model` says."""
-    record, _ = _read_checkpoint(folder)
-    record["model"] = model.model_dump(mode="json")
-    record["sha256"] = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
-    return to_json(record).encode()
-
-
-class _Part(BaseModel):
-    """A component as bottleneck.json names it; a stranger's package name may end up in a command."""
-
-    name: str = Field(max_length=200)
-    distribution: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)
-    version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]*$", max_length=100)
-    config: dict[str, Any]
-
-
-class _Record(BaseModel):
-    """What bottleneck.json holds."""
-
-    compressors: list[_Part] = Field(min_length=1)
-    adapter: _Part
-    frozen: list[str]
-    magnitude: Literal["free", "vocab", "sent"]
-    embed_dim: int = Field(gt=0)
-    model: ModelConfig
-    table_sha256: str
-
-
-def _damaged(folder: Path, why: str) -> UsageError:
-    return UsageError(
-        f"The checkpoint in {folder} cannot be used: {why}",
-        "Copy it again from where it was made, or train it anew.",
-    )
-
-
-def _download(source: str, revision: str | None) -> Path:
-    from stage1.hub import download
-
-    return download(source, ["bottleneck.json", "bottleneck.safetensors"], revision)
-
-
-def _read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    for name in ("bottleneck.json", "bottleneck.safetensors"):
-        if not (folder / name).is_file():
-            raise UsageError(
-                f"{folder} holds no trained bottleneck: {name} is missing.",
-                f"Finish the run with `stage1 train --resume --output {folder}`, or pass another folder.",
-            )
-    try:
-        record = load_json((folder / "bottleneck.json").read_bytes())
-        if record["schema"] != 1:
-            raise _damaged(folder, f"its schema is {record['schema']}, this version of stage1 reads 1.")
-        digest = _digest(record, (folder / "bottleneck.safetensors").read_bytes())
-        if digest != record["sha256"]:
-            raise _damaged(folder, "it is truncated or was edited (its hash does not match).")
-        _Record.model_validate(record)
-        return record, load_file(folder / "bottleneck.safetensors")
-    except (ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise _damaged(folder, f"it is truncated or was edited ({type(error).__name__}).") from None
-
-
-def _resolve_record(record: dict[str, Any], folder: Path) -> Resolved:
-    registry = load_plugins()
-
-    def installed(kind: str, part: Mapping[str, Any]) -> str:
-        name = registry.qualified(kind, part["name"], part["distribution"])
-        if name is None:
-            raise UsageError(
-                f"{folder} needs the {kind} {part['name']!r} of package {part['distribution']!r}, which is "
-                "not installed or failed to load.",
-                f"pip install {part['distribution']}=={part['version']}   (see `stage1 plugins list`)",
-            )
-        return name
-
-    def choice(kind: str, part: Mapping[str, Any]) -> ComponentChoice:
-        return ComponentChoice(name=installed(kind, part), **part["config"])
-
-    try:
-        config = RunConfig(
-            compressors=[choice("compressor", part) for part in record["compressors"]],
-            adapter=choice("adapter", record["adapter"]),
-        )
-        # The default objective is none of the checkpoint's business, and need not go with its compressor.
-        return resolve(config.model_copy(update={"losses": {}}), registry)
-    except (ConfigError, ValidationError) as error:
-        raise _damaged(folder, str(error).splitlines()[0]) from None

@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stage1.bottleneck.bottleneck import Bottleneck, Rebuild, rescaled, rms
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.splice import Rebuild, rescaled, rms
 from stage1.bottleneck.statistics import count_tokens, least_squares
 from stage1.config import RunConfig
 from stage1.data.datasets import load_qa

@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from stage1.bottleneck.batches import Batch, in_order
-from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.splice import Rebuild
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question

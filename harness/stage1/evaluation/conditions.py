@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.splice import Rebuild
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from stage1.bottleneck.batches import PROMPTS_AT_ONCE, in_order
-from stage1.bottleneck.bottleneck import Bottleneck, Rebuild
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.splice import Rebuild
 from stage1.bottleneck.statistics import ReconstructionError
 from stage1.data.prompts import Prompt
 from stage1.plugins.tensors import CHUNK, TokenStats

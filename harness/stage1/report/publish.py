@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 import yaml
 
-from stage1.bottleneck.bottleneck import republished
+from stage1.bottleneck.checkpoint import republished
 from stage1.config import DataConfig, ModelConfig, RunConfig
 from stage1.errors import UsageError
 from stage1.files import expanded

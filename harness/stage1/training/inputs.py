@@ -7,7 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from stage1.bottleneck.batches import Batch
-from stage1.bottleneck.bottleneck import Bottleneck, pack, splice
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.splice import pack, splice
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import Code, Embedded, LLMOutputs, LossInputs
 
