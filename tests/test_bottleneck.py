@@ -172,7 +172,8 @@ def test_fit_may_train_and_freeze(
     )
     site.install("pre", {"point": source})
     registry = site.load()
-    monkeypatch.setattr("stage1.bottleneck.bottleneck.load_plugins", lambda: registry)
+    for module in ("bottleneck", "checkpoint"):
+        monkeypatch.setattr(f"stage1.bottleneck.{module}.load_plugins", lambda: registry)
     resolved = resolve(small_config("compressors=[identity, pretrained]", "adapter=linear"), registry)
     bottleneck, heard = Bottleneck.build(resolved, "free", 24, 7), Notes()
     before = {name: value.clone() for name, value in bottleneck.compressor.state_dict().items()}
@@ -271,7 +272,8 @@ def test_a_compressor_that_changes_the_length_is_loaded_again(
     """It does not go with the default objective, which is none of a checkpoint's business."""
     site.install("lengths", {"pool": compressor("pool", body="changes_length = True; tokenwise = False")})
     registry = site.load()
-    monkeypatch.setattr("stage1.bottleneck.bottleneck.load_plugins", lambda: registry)
+    for module in ("bottleneck", "checkpoint"):
+        monkeypatch.setattr(f"stage1.bottleneck.{module}.load_plugins", lambda: registry)
     config = small_config("compressor=pool", "adapter=mlp", "losses={answer_ce: 1}")
     bottleneck = Bottleneck.build(resolve(config, registry), "free", 24, 0)
     loaded = Bottleneck.from_pretrained(saved(bottleneck, stats, tmp_path), table=stats.embeds)

@@ -331,7 +331,7 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
     again = invoke("eval", str(path), "--json")
     assert json.loads(again.out)["rows"] == results["rows"]
     command = train_command(run.config, load_plugins())
-    assert "--adapter linear --compressor learned_linear --compressor steps" in command
+    assert "--compressor learned_linear --compressor steps" in command
     card = publish.model_card(run, "me/it")
     assert "# learned_linear+steps → linear" in card
     inherits = invoke("train", "--init", str(path), "--no-eval", "--output", "two", "--set", "train.steps=1")
