@@ -81,7 +81,7 @@ def test_everything_wrong_is_said_at_once(invoke: Invoke) -> None:
     [
         ("compressor: [unclosed", ["not valid YAML", "line"]),
         ("- a\n- b\n", ["holds a list", "stage1 config show"]),
-        ("compresor: pca\n", ["compresor", "did you mean 'compressor'"]),
+        ("compresor: pca\n", ["compresor", "did you mean 'compressors'"]),
         ("compressor: {name: pca, ration: 4}\n", ["compressor.ration", "did you mean 'ratio'"]),
         ("train: 5\n", ["train"]),
     ],

@@ -91,7 +91,7 @@ def test_results_have_their_schema(session: Session, squeezed: Evaluation) -> No
     counted = {"n": 30, "passages": passages, "truncated_prompts": 0, "truncated_tokens": 0}
     assert results["questions"] == counted
     assert results["gate"] == {
-        "prompts": 16,
+        "prompts": 8,
         "difference": 0,
         "noise": 0,
         "changed": 0,

@@ -10,7 +10,7 @@ from random_llama import random_llama
 from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.evaluation.answers import Answering
-from stage1.evaluation.gate import Gate, check
+from stage1.evaluation.gate import PROMPTS, Gate, check
 from stage1.llm.model import load_llm
 from stage1.progress import Progress
 from stage1.session import Session
@@ -58,7 +58,7 @@ def gate_of(session: Session, llm: Any, prompts: list[Prompt]) -> Gate:
 def test_a_sound_model(dtype: str, gibberish: Session, prompts: list[Prompt]) -> None:
     llm = load_llm(gibberish.model.folder, dtype=dtype, device=gibberish.device)
     gate = gate_of(gibberish, llm, prompts)
-    assert gate == Gate(prompts=16, difference=0, noise=0, changed=0)
+    assert gate == Gate(prompts=PROMPTS, difference=0, noise=0, changed=0)
     assert gate.repeats
     assert not gate.broken
     assert gate_of(gibberish, llm, prompts[:3]).prompts == 3

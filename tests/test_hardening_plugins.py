@@ -23,6 +23,9 @@ from stage1.progress import Progress
 from stage1.report.publish import model_card, published
 from stage1.runs.run import Run
 
+USERS = ("experiment", "plugins.blame", "bottleneck.bottleneck", "bottleneck.checkpoint", "session")
+"""Modules that look plugins up by themselves."""
+
 FEW = ("train.steps=2", "train.check_every=1", "data.train=40", "data.selection=8", "eval.limit=4")
 
 FAULTS = {
@@ -55,7 +58,7 @@ def test_a_faulty_compressor_is_named_and_nothing_is_called_done(
     site.install("strange", {"point": compressor("strange", body=body)})
     registry = site.load()
     monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
-    for module in ("api", "plugins.blame", "bottleneck.bottleneck", "session"):
+    for module in USERS:
         monkeypatch.setattr(f"stage1.{module}.load_plugins", lambda: registry)
     done = invoke("train", "-q", "--compressor", "strange", *settings_args(FEW), "--output", "run")
     assert done.code == 1, done.err
@@ -70,7 +73,7 @@ def test_wrong_returns_of_a_forward_are_named(site: Site, monkeypatch: pytest.Mo
     site.install("strange", {"point": source})
     registry = site.load()
     monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
-    for module in ("api", "plugins.blame", "bottleneck.bottleneck", "session"):
+    for module in USERS:
         monkeypatch.setattr(f"stage1.{module}.load_plugins", lambda: registry)
     config = small_config(*FEW, "compressor=strange")
     with pytest.raises(Exception, match=r"'strange' of strange 1\.2 returned a Tensor of shape"):

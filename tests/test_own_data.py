@@ -116,7 +116,7 @@ def test_a_file_that_has_changed_is_other_data_by_its_old_name(
 def test_without_its_record_a_run_is_not_asked_about_other_data(run: Run, tmp_path: Path) -> None:
     other = write(tmp_path / "other.json", list(tiny_squad("test", 3, seed=7)))
     (run.path / "data.json").write_text("{")
-    with pytest.raises(UsageError, match=r"data\.json, which says what the run was trained on, is missing"):
+    with pytest.raises(UsageError, match=r"data\.json cannot be used"):
         evaluate_run(run, {"data.name": str(other)}, Progress())
 
 

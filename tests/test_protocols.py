@@ -7,6 +7,8 @@ import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from conftest import Notes, build_prompts, small_config
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, overlay, validate
 from stage1.config.presets import PROTOCOLS, protocol_name
 from stage1.data.prompts import Prompt, PromptBuilder, draw_examples, without_context
@@ -14,6 +16,8 @@ from stage1.data.records import Question
 from stage1.errors import ConfigError, UsageError
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, lookup
+from stage1.evaluation.rate import rate
+from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.session import Session
 from stage1_models.tiny import MODEL_DIR
@@ -275,3 +279,19 @@ def test_the_llm_receives_examples_raw_unless_they_cross(shots_cross: bool) -> N
     assert sevens == sum(sum(prompt.cross) for prompt in prompts)
     crossing = [crossing_text(prompt, session.tokenizer) for prompt in prompts]
     assert all((text.count("Context:") == 3) == shots_cross for text in crossing)
+
+
+def test_what_stands_around_every_question_is_not_charged() -> None:
+    """The rate under few_shot is that of the question itself, token for token and bit for bit."""
+    plain = Session.open(small_config(), Notes())
+    shots = plain.under(small_config("prompt.shots=2"))
+    config = small_config("compressor.dim=20", "adapter=linear")
+    bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", plain.table.shape[1], 0)
+    questions = plain.data.test[:6]
+    alone, behind = plain.prompts(questions), shots.prompts(questions)
+    assert all(len(b.ids) - b.fixed == len(a.ids) for a, b in zip(alone, behind, strict=True))
+    rates = [
+        rate(bottleneck, prompts, count_tokens(prompts, plain.table), plain.table)
+        for prompts in (alone, behind)
+    ]
+    assert rates[0] == rates[1]

@@ -107,7 +107,7 @@ def test_a_loss_that_compares_no_positions_goes_with_any_compressor(site: Site) 
     registry = site.load()
     assert resolve(configured(compressor="pool", losses={"overall": 1}), registry)
     assert (
-        "another loss (answer_ce, answer_kl, overall)"
+        "another loss (answer_ce, answer_kl, hidden, kl, overall)"
         in issues(configured(compressor="pool"), registry)["losses.recon"]
     )
 

@@ -70,8 +70,7 @@ def test_it_knows_something_by_ids_and_by_embeddings(llm: Any, tokenizer: Any) -
         text = llm(input_ids=ids, attention_mask=attention, position_ids=positions).logits[:, -1]
         raw = llm(inputs_embeds=embeds, attention_mask=attention, position_ids=positions).logits[:, -1]
         frozen = FrozenLLM(llm)
-        states = frozen(Embedded(embeds, attention.bool())).prompt[:, -1]
-        ours = frozen.head(states)
+        ours = frozen.head(frozen(Embedded(embeds, attention.bool())).final)
     assert torch.equal(raw, text)
     torch.testing.assert_close(ours, text, rtol=1e-4, atol=1e-4)
     assert tokenizer.batch_decode(text.argmax(-1, keepdim=True)) == [" Paris", " Celsius"]

@@ -14,6 +14,7 @@ import pytest
 
 from conftest import SMALL, Result, settings_args, small_config
 from stage1.bottleneck.batches import Batch
+from stage1.config.presets import RECIPES
 from stage1.errors import ConfigError, TrainingError, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.squad import f1
@@ -169,7 +170,7 @@ def test_a_finished_sweep_is_shown_again(copied: Path, invoke: Invoke) -> None:
     head, *lines = done.out.splitlines()
     assert head.split() == [
         *("compressor.ratio", "adapter", "runs", "bits/token", "F1", "[95", "%]"),
-        *("spread", "F1", "−", "adapter=linear", "[95", "%]"),
+        *("of", "text", "text", "F1", "spread", "F1", "−", "adapter=linear", "[95", "%]"),
     ]
     for line, average in zip(lines, before["averages"], strict=False):
         assert line.split()[:3] == [*map(str, average["settings"].values()), "2"]
@@ -242,7 +243,7 @@ def test_all_rows_are_asked_where_they_are_missing(copied: Path, invoke: Invoke)
     assert done.code == 0, done.err
     (cell,) = json.loads(done.out)["cells"]
     names = [row["row"] for row in cell["results"]["rows"]]
-    assert names == ["text", "raw", "linear", "bottleneck", "mean", "no_context"]
+    assert names == ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled"]
     assert (copied / cell["run"] / "bottleneck.safetensors").read_bytes() == before
     assert "finished already" in invoke("sweep", *one, "--all-rows").err
 
@@ -301,11 +302,10 @@ def test_a_value_adds_to_what_is_set_for_all(tmp_path: Path) -> None:
 
 
 def test_recipes_are_an_axis(tmp_path: Path) -> None:
-    recipes = pytest.importorskip("stage1.config.recipes")
-    first, second = (recipe.name for recipe in recipes.recipes()[:2])
+    first, second = (recipe.name for recipe in RECIPES.all()[:2])
     cells = cells_of(tmp_path, f"recipe={first},{second}")
     for cell, name in zip(cells, (first, second), strict=True):
-        wanted = recipes.find(name).settings.get("losses", {"recon": 1})
+        wanted = RECIPES.find(name).settings.get("losses", {"recon": 1})
         assert list(cell.config.losses) == list(wanted)
         assert cell.run.path.name == f"recipe={name}_seed=0"
     with pytest.raises(ConfigError, match=r"(?s)recipe=nope seed=0: Unknown recipe 'nope'"):

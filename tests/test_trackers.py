@@ -150,7 +150,7 @@ def test_wandb_records_the_same_without_network(both: Run) -> None:
     [described] = [r.run for r in records(recording) if r.WhichOneof("record_type") == "run"]
     assert (described.project, described.display_name) == ("stage1", "run")
     settings = {item.key: json.loads(item.value_json) for item in described.config.update}
-    assert settings["compressor.name"] == "pca"
+    assert settings["compressors.0.name"] == "pca"
     assert settings["losses.cosine.weight"] == 0.1
     assert settings["data.max_prompt_tokens"] is None
     assert json.loads(settings["log_with"]) == ["tensorboard", "wandb"]
@@ -158,7 +158,7 @@ def test_wandb_records_the_same_without_network(both: Run) -> None:
 
 def test_tensorboard_has_the_resolved_configuration(both: Run) -> None:
     [stored] = both.path.glob("tensorboard/*/hparams.yml")
-    assert "compressor.ratio: 8" in stored.read_text()
+    assert "compressors.0.ratio: 8" in stored.read_text()
 
 
 def test_a_later_evaluation_is_not_logged(both: Run) -> None:

@@ -202,10 +202,14 @@ class Session:
         self, questions: Sequence[Question], *, with_context: bool = True, max_tokens: int | None = None
     ) -> list[Prompt]:
         """The questions as the protocol puts them, within `max_tokens`, by default the model's length."""
-        config = self.config
-        crossing = Crossing(config.scope, config.raw_anchor, config.keep_special, config.prompt.shots_cross)
         builder = self.builder(with_context=with_context)
-        return builder.build(questions, crossing, max_tokens=max_tokens or self.longest_prompt)
+        return builder.build(questions, self.crossing, max_tokens=max_tokens or self.longest_prompt)
+
+    @property
+    def crossing(self) -> Crossing:
+        """What of a prompt crosses the bottleneck."""
+        config = self.config
+        return Crossing(config.scope, config.raw_anchor, config.keep_special, config.prompt.shots_cross)
 
     def answer_ids(self, questions: list[Question], prompts: list[Prompt]) -> list[list[int]]:
         """The gold continuations of prompts as token ids."""

@@ -32,6 +32,10 @@ class Prompt(NamedTuple):
     ids: list[int]  # as the tokenizer makes them of `text`, BOS included
     cross: list[bool]  # which positions go through the bottleneck
     lost: int  # tokens that truncation removed
+    fixed: int = (
+        0  # tokens around the question (examples, a chat's turns) that stay raw, alike in all prompts
+    )
+    around: int = 0  # UTF-8 bytes of their text
 
 
 class Crossing(NamedTuple):
@@ -212,10 +216,7 @@ class PromptBuilder:
                     fitted = self._cut(batch, max_tokens)
                 else:
                     fitted = self._fit(batch, max_tokens)
-                prompts += (
-                    Prompt(q.id, layout.text, e.ids, _crossing(e, layout, crossing), lost)
-                    for q, layout, e, lost in fitted
-                )
+                prompts += (_prompt(q, layout, e, lost, crossing) for q, layout, e, lost in fitted)
                 done(len(batch))
         return prompts
 
@@ -369,6 +370,18 @@ def _joined(*parts: tuple[_Encoding, int]) -> _Encoding:
         [start + place for e, place in parts for start in e.starts],
         [last + place for e, place in parts for last in e.lasts],
         [special for e, _ in parts for special in e.special],
+    )
+
+
+def _prompt(question: Question, layout: _Layout, encoding: _Encoding, lost: int, what: Crossing) -> Prompt:
+    cross, own = _crossing(encoding, layout, what), layout.own
+    outside = [
+        not crosses and (0 <= last < own.start or last >= own.stop)
+        for last, crosses in zip(encoding.lasts, cross, strict=True)
+    ]
+    around = layout.text[: own.start] + layout.text[own.stop :]
+    return Prompt(
+        question.id, layout.text, encoding.ids, cross, lost, sum(outside), len(around.encode()) * any(outside)
     )
 
 

@@ -88,7 +88,8 @@ def _cut(case: Case, shown: list[str]) -> dict[str, Any]:
             "data": config.data.model_copy(update={"max_prompt_tokens": None}),
             "prompt": config.prompt.model_copy(update={"truncate": "context"}),
         }
-        whole = case.session.under(config.model_copy(update=unlimited)).prompts(case.questions)
+        session = case.session.under(config.model_copy(update=unlimited))
+        whole = session.builder().build(case.questions, session.crossing, max_tokens=_longest(case))
         text, ours = _asked(case, "whole", whole)
     return {
         "question_missing": lacking,

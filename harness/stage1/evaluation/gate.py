@@ -15,7 +15,7 @@ from stage1.data.prompts import Prompt
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import raw
 
-PROMPTS = 16
+PROMPTS = 8
 """Prompts looked at: one batch, of the longest and the shortest."""
 
 BEYOND_NOISE = 3

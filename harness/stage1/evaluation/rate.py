@@ -19,7 +19,8 @@ def rate(
 ) -> dict[str, float]:
     """Bits per prompt token, and how many times fewer than other ways to send the prompt.
 
-    The prompt's positions that do not cross (BOS always) are sent as token ids, at log2 V bits each.
+    The prompt's positions that do not cross (BOS always) are sent as token ids, at log2 V bits each. What
+    stands around every question alike, raw examples for one, is known to both sides and counts nowhere.
 
     Args:
         bottleneck: what encodes them.
@@ -27,11 +28,11 @@ def rate(
         stats: the tokens that cross in them.
         table: the embedding table [V, D].
     """
-    tokens = sum(len(prompt.ids) for prompt in prompts)
+    tokens = sum(len(prompt.ids) - prompt.fixed for prompt in prompts)
     raw = tokens - int(stats.weights.sum())
     id_bits = math.log2(len(table))
     per_token = (sum(code_bits(bottleneck, prompts, stats, table)) + raw * id_bits) / tokens
-    text_bits = 8 * sum(len(prompt.text.encode()) for prompt in prompts) / tokens
+    text_bits = 8 * sum(len(prompt.text.encode()) - prompt.around for prompt in prompts) / tokens
     return {
         "bits_per_token": per_token,
         "vs_bf16": 16 * table.shape[1] / per_token,

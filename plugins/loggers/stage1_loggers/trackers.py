@@ -27,9 +27,11 @@ class Tracking:
     def __init__(self, run: Path, config: RunConfig, step: int) -> None:
         self.run, self.step = run, step
         self.trackers: list[GeneralTracker] = []
+        tree = config.model_dump(mode="json")
+        tree["compressors"] = {str(place): choice for place, choice in enumerate(tree["compressors"])}
         self.settings = {
             name: json.dumps(value) if isinstance(value, list) else value
-            for name, value in flat(config.model_dump(mode="json")).items()
+            for name, value in flat(tree).items()
         }
 
     def start(self, name: str) -> None:
