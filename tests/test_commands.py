@@ -9,7 +9,10 @@ import typer.main
 from typer.testing import CliRunner
 
 from stage1.cli import app
+from stage1.cli.display import end_by
 from stage1.config import RunConfig, merge, validate
+from stage1.evaluation.evaluate import Evaluation
+from stage1.experiment import Outcome
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.report.commands import next_commands, train_command
 from stage1.runs.run import Run
@@ -78,16 +81,16 @@ def proposed(tmp_path: Path, level: str, *settings: str, **found: Any) -> list[s
 def test_what_follows_from_a_verdict(tmp_path: Path) -> None:
     folder = shlex.quote(str(tmp_path / "my run"))
     sound = proposed(tmp_path, "reconstruction suffices", "compressor.ratio=4")
-    assert sound == ["stage1 train --set train.steps=7", f"stage1 eval {folder}"]  # 8 is the default
+    assert sound == ["stage1 train --steps 7", f"stage1 eval {folder}"]  # 8 is the default
 
 
 @pytest.mark.parametrize(
     ("level", "found", "first"),
     [
         ("undecided", {"needed": 450}, "stage1 eval RUN --limit 450"),
-        ("no ceiling", {"text": 2.0}, "stage1 train --shots 3 --set train.steps=7"),
+        ("no ceiling", {"text": 2.0}, "stage1 train --shots 3 --steps 7"),
         ("too lossy, or broken", {}, "stage1 diagnose RUN"),
-        ("too lossy, or broken", {"text": 12.0}, "stage1 train --shots 3 --set train.steps=7"),
+        ("too lossy, or broken", {"text": 12.0}, "stage1 train --shots 3 --steps 7"),
         ("protocol broken", {}, "stage1 diagnose RUN"),
     ],
 )
@@ -99,4 +102,36 @@ def test_the_first_thing_to_type(level: str, found: dict[str, Any], first: str, 
 def test_a_poor_text_that_has_examples_is_left_alone(tmp_path: Path) -> None:
     commands = proposed(tmp_path, "too lossy, or broken", "prompt.shots=3", text=12.0)
     assert not any("--shots 3" in c and "ratio" not in c for c in commands[:1])
-    assert "--set compressor.ratio=4 --set train.steps=7" in commands[-1]
+    assert "--ratio 4 --steps 7" in commands[-1]
+
+
+@pytest.mark.parametrize(
+    ("level", "ratio", "below", "code"),
+    [
+        ("undecided", 0.9, None, None),
+        ("undecided", 0.9, 0.85, None),
+        ("undecided", 0.84, 0.85, 3),
+        ("no ceiling", None, 0.1, 3),
+        ("no ceiling", None, None, None),
+        ("protocol broken", 0.9, 0.1, 1),
+        ("protocol broken", 0.9, None, 1),
+    ],
+)
+def test_the_exit_code_says_what_the_numbers_are_worth(
+    level: str, ratio: float | None, below: float | None, code: int | None
+) -> None:
+    found = Evaluation({"verdict": {"level": level, "ratio": ratio}}, {}, {})
+    outcome: Any = Outcome(Run(Path("run")), found, None)  # type: ignore[arg-type]
+    if code is None:
+        end_by(outcome, below)
+        return
+    with pytest.raises(typer.Exit) as ended:
+        end_by(outcome, below)
+    assert ended.value.exit_code == code
+
+
+def test_short_flags_are_the_settings_that_they_stand_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    command = "stage1 train --ratio 4 --steps 3 --limit 9 --batch-size 2"
+    settings = ("compressor.ratio=4", "train.steps=3", "eval.limit=9", "eval.batch_size=2")
+    assert read_back(command, monkeypatch) == resolved(*settings)
+    assert read_back("stage1 train --dim 32", monkeypatch) == resolved("compressor.dim=32")

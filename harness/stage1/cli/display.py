@@ -72,6 +72,21 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
+TOO_LOSSY = 3
+"""Exit code where the bottleneck keeps less than `--fail-below` asks for."""
+
+
+def end_by(outcome: "Outcome", fail_below: float | None) -> None:
+    """End the program otherwise than with 0 where results cannot be trusted or fall short."""
+    if outcome.evaluation is None:
+        return
+    verdict = outcome.evaluation.results["verdict"]
+    if verdict["level"] == "protocol broken":
+        raise typer.Exit(1)
+    if fail_below is not None and (verdict["ratio"] is None or verdict["ratio"] < fail_below):
+        raise typer.Exit(TOO_LOSSY)
+
+
 def _times(progress: Progress) -> str:
     """Where the time went."""
     seconds, shares = progress.shares()

@@ -21,8 +21,8 @@ def eval_(
     trust_remote_code: options.TrustRemoteCode = None,
     data: options.Data = None,
     strict: options.Strict = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Test questions at most.")] = None,
-    batch_size: Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")] = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = None,
     device: options.Device = None,
     scope: Annotated[
         str | None,
@@ -62,6 +62,7 @@ def eval_(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.")
     ] = None,
+    fail_below: options.FailBelow = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -76,17 +77,20 @@ def eval_(
         "--system": system,
         "--metadata": metadata,
     }
-    only_without = {"--data": data, "--strict": strict, "--raw-anchor": raw_anchor is not None}
+    only_without = {
+        "--data": data,
+        "--strict": strict,
+        "--raw-anchor": raw_anchor is not None,
+        "--fail-below": fail_below is not None,
+    }
     _refuse(bool(tasks), only_without, only_with, scope)
-    if batch_size is not None and batch_size != "auto" and not (batch_size.isdecimal() and int(batch_size)):
-        raise UsageError(f"--batch-size {batch_size!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
     overrides = options.flags_given(
         model__name=model,
         model__trust_remote_code=trust_remote_code,
         data__name=data,
         data__strict=strict,
         eval__limit=None if tasks else limit,
-        eval__batch_size=int(batch_size) if batch_size and batch_size != "auto" else batch_size,
+        eval__batch_size=options.batch_size(batch_size),
         device=device,
         scope=None if tasks else scope,
         raw_anchor=raw_anchor,
@@ -97,7 +101,7 @@ def eval_(
     if protocol:
         overrides = {**flat(PROTOCOLS.find(protocol).settings), **overrides}
     settings = _metadata(metadata)
-    from stage1.cli.display import make_progress, show_outcome, show_tasks
+    from stage1.cli.display import end_by, make_progress, show_outcome, show_tasks
     from stage1.files import write_json
     from stage1.runs.run import Run
 
@@ -118,6 +122,8 @@ def eval_(
         show_outcome(outcome, json=json, quiet=quiet)
     if output:
         write_json(output, results)
+    if not tasks:
+        end_by(outcome, fail_below)
 
 
 def _refuse(tasks: bool, only_without: dict[str, Any], only_with: dict[str, Any], scope: str | None) -> None:

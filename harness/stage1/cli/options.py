@@ -134,6 +134,22 @@ Chat = Annotated[
 Template = Annotated[
     str | None, typer.Option(metavar="TEXT", help="Text around {context} and {question}; \\n is a new line.")
 ]
+Ratio = Annotated[
+    float | None, typer.Option(min=1, help="Width of the embeddings divided by the code's. Default: 8.")
+]
+Dim = Annotated[int | None, typer.Option(min=1, help="Width of the code; instead of --ratio.")]
+Steps = Annotated[int | None, typer.Option(min=0, help="Optimiser steps at most; 0: closed forms alone.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Test questions at most.")]
+BatchSize = Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")]
+FailBelow = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="End with code 3 where the bottleneck keeps less than this share of the text F1.",
+    ),
+]
 Settings = Annotated[
     list[str] | None,
     typer.Option(
@@ -144,6 +160,19 @@ Settings = Annotated[
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on standard output.")]
+
+
+def batch_size(text: str | None) -> int | str | None:
+    """What `--batch-size` says.
+
+    Raises:
+        UsageError: neither a number of prompts nor `auto`.
+    """
+    if text is None or text == "auto":
+        return text
+    if not (text.isdecimal() and int(text)):
+        raise UsageError(f"--batch-size {text!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
+    return int(text)
 
 
 def prompt_flags(shots: int | None, chat: bool | None, template: str | None) -> dict[str, Any]:

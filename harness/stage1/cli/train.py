@@ -18,6 +18,8 @@ def train(
     data: options.Data = None,
     strict: options.Strict = None,
     compressor: options.CompressorNames = None,
+    ratio: options.Ratio = None,
+    dim: options.Dim = None,
     adapter: options.AdapterName = None,
     loss: options.LossNames = None,
     protocol: options.Protocol = None,
@@ -29,6 +31,9 @@ def train(
     raw_anchor: options.RawAnchor = None,
     keep_special: options.KeepSpecial = None,
     init: options.Init = None,
+    steps: options.Steps = None,
+    limit: options.Limit = None,
+    batch_size: options.BatchSize = None,
     seed: options.Seed = None,
     device: options.Device = None,
     dtype: options.Dtype = None,
@@ -43,6 +48,7 @@ def train(
     no_eval: Annotated[
         bool, typer.Option("--no-eval", help="Only train; of the LLM only its embedding table is needed.")
     ] = False,
+    fail_below: options.FailBelow = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -63,7 +69,12 @@ def train(
         scope=scope,
         raw_anchor=raw_anchor,
         keep_special=keep_special,
+        compressor__ratio=ratio,
+        compressor__dim=dim,
         init=str(init) if init else None,
+        train__steps=steps,
+        eval__limit=limit,
+        eval__batch_size=options.batch_size(batch_size),
         seed=seed,
         device=device,
         dtype=dtype,
@@ -78,7 +89,7 @@ def train(
         from stage1.plugins import load_plugins, resolve
 
         resolve(chosen, load_plugins())
-    from stage1.cli.display import make_progress, show_outcome
+    from stage1.cli.display import end_by, make_progress, show_outcome
     from stage1.experiment import resume_run, train_run
     from stage1.runs.run import Run
 
@@ -95,3 +106,4 @@ def train(
     outcome = train_run(chosen, progress, resume=run, with_evaluation=not no_eval)
     if not helper:
         show_outcome(outcome, json=json, quiet=quiet)
+        end_by(outcome, fail_below)

@@ -23,6 +23,15 @@ FLAGS = {
 }
 """Settings that have a flag of their own, with a value."""
 
+SHORT = {
+    "compressor.ratio": "--ratio",
+    "compressor.dim": "--dim",
+    "train.steps": "--steps",
+    "eval.limit": "--limit",
+    "eval.batch_size": "--batch-size",
+}
+"""Settings that `--set` reaches too, and that everybody sets."""
+
 SWITCHES = {
     "raw_anchor": ("--raw-anchor", "--no-raw-anchor"),
     "keep_special": ("--keep-special", "--no-keep-special"),
@@ -90,7 +99,7 @@ def train_command(config: RunConfig, registry: Registry) -> str:
     if config.then is not None:
         sets.append(("then", config.then.model_dump(mode="json")))
     for key, value in sets:
-        words += ["--set", f"{key}={_setting(value)}"]
+        words += [SHORT[key], _setting(value)] if key in SHORT else ["--set", f"{key}={_setting(value)}"]
     return shlex.join(["stage1", "train", *words])
 
 
