@@ -12,7 +12,9 @@ import torch
 
 from conftest import small_config
 from stage1.errors import Stage1Error, UsageError
+from stage1.experiment import train_run
 from stage1.files import TEMPORARY, temporary_prefix, to_json, write_atomic
+from stage1.progress import Progress
 from stage1.runs.run import METRICS, Run
 
 
@@ -132,3 +134,21 @@ def test_what_a_killed_writer_left_is_removed_by_the_next_one(tmp_path: Path) ->
         assert not leftover.exists()
         assert ours.exists()  # whoever writes it lives
     assert (run.path / "config.yaml").exists()
+
+
+def test_a_folder_that_is_taken_is_refused_before_any_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("something was loaded")
+
+    monkeypatch.setattr("stage1.experiment.Session.open", refuse)
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "dear.txt").write_text("dear")
+    (tmp_path / "file").write_text("no folder")
+    for taken in ("letters", "file"):
+        with pytest.raises(UsageError, match=r"is not empty|is no folder"):
+            train_run(small_config(f"output={tmp_path / taken}"), Progress())
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(AssertionError, match="loaded"):
+        train_run(small_config(f"output={tmp_path / 'empty'}"), Progress())

@@ -1,5 +1,6 @@
 """What the commands do, as functions: train a run, evaluate a run."""
 
+import os
 from collections.abc import Collection, Mapping, Sequence
 from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -61,6 +62,10 @@ def train_run(
     config = fully_resolved(config, resolved)
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
     asks = with_evaluation or config.then is not None or any(loss.cls.needs_llm for loss in losses)
+    if (
+        resume is None and os.environ.get("LOCAL_RANK", "0") == "0"
+    ):  # of several processes, the first makes it
+        Run.refuse_taken(config.output)
     session = Session.open(config, progress, weights="all" if asks else "table", before=session)
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")

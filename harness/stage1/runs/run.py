@@ -93,6 +93,20 @@ class Run:
                 "Choose a folder you may write to with --output.",
             ) from None
 
+    @staticmethod
+    def refuse_taken(wanted: Path | None) -> None:
+        """Say that `create` will fail for what lies at `wanted`, before anything is loaded for it.
+
+        Raises:
+            UsageError: it is no folder, or holds something.
+        """
+        if (
+            wanted is not None
+            and os.path.lexists(wanted)
+            and (not wanted.is_dir() or _holds_something(wanted))
+        ):
+            raise _in_use(wanted)
+
     def prepare(self, config: RunConfig) -> None:
         """Make the folders of a run and write its configuration, which says that they are one."""
         for folder in FOLDERS:
@@ -398,11 +412,16 @@ def _fill(run: Run, config: RunConfig) -> Run:
         UsageError: it holds something else than what a creation that was killed left.
     """
     remove_leftovers(run.path)
-    there = [path for path in run.path.iterdir() if path.name not in FOLDERS or not path.is_dir()]
-    if there or any(any((run.path / name).glob("*")) for name in FOLDERS):
+    if _holds_something(run.path):
         raise _in_use(run.path)
     run.prepare(config)
     return run
+
+
+def _holds_something(folder: Path) -> bool:
+    there = (path for path in folder.iterdir() if not path.name.endswith(TEMPORARY))
+    foreign = any(path.name not in FOLDERS or not path.is_dir() for path in there)
+    return foreign or any(any((folder / name).glob("*")) for name in FOLDERS)
 
 
 def _put(made: Path, wanted: Path, *, numbered: bool) -> Path:

@@ -60,7 +60,7 @@ class Trainer:
         ).to(inputs.device)
         model = inputs.model.llm if ask or self.objective.needs_llm else None
         self.llm = self._frozen(model) if model and self.objective.needs_llm else None
-        with progress.task("Tokenising prompts"):
+        with progress.task("Tokenizing prompts"):
             prompts = inputs.prompts(inputs.data.train)
         note_truncation(prompts, "training", progress)
         self.stats = count_tokens(prompts, inputs.table)
