@@ -72,7 +72,7 @@ def whose(kind: str) -> str:
 def test_the_wheel_of_stage1_holds_its_packages_whole(installed: Environment) -> None:
     [wheel] = installed.wheels.glob("stage1-*.whl")
     names = {name for name in ZipFile(wheel).namelist() if ".dist-info/" not in name}
-    assert len(FOLDERS) == 6
+    assert len(FOLDERS) == 7
     assert names == {
         path.relative_to(folder.parent).as_posix()
         for folder in FOLDERS
