@@ -42,9 +42,9 @@ def test_a_code_that_costs_more_than_ids_leaves_the_prompts_whole(
     session: Session, one_number: Bottleneck
 ) -> None:
     questions = session.data.test[:9]
-    prompts, bare = session.prompts(questions), session.prompts(questions, with_context=False)
+    prompts = session.prompts(questions)
     stats = count_tokens(prompts, session.table)
-    assert truncated(one_number, session, questions, prompts, bare, stats) == prompts
+    assert truncated(one_number, session, questions, prompts, stats) == prompts
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.8])
@@ -57,7 +57,7 @@ def test_a_cheaper_one_pays_for_so_many_ids(
     cost = [share * id_bits * sum(prompt.cross) for prompt in prompts]
     monkeypatch.setattr("stage1.evaluation.controls.code_bits", lambda *_: cost)
     stats = count_tokens(prompts, session.table)
-    cut = truncated(one_number, session, questions, prompts, bare, stats)
+    cut = truncated(one_number, session, questions, prompts, stats)
     for short, whole, alone, bits in zip(cut, prompts, bare, cost, strict=True):
         room = 1 + int(bits / id_bits)  # BOS crosses raw and is paid for anyway
         assert len(short.ids) <= max(room, len(alone.ids))

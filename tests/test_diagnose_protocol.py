@@ -59,10 +59,8 @@ class Faulty(Session):
     def change(prompt: Prompt, session: Session) -> Prompt:
         raise NotImplementedError
 
-    def prompts(
-        self, questions: Sequence[Question], *, with_context: bool = True, max_tokens: int | None = None
-    ) -> list[Prompt]:
-        whole = super().prompts(questions, with_context=with_context, max_tokens=max_tokens)
+    def prompts(self, questions: Sequence[Question], *, with_context: bool = True) -> list[Prompt]:
+        whole = super().prompts(questions, with_context=with_context)
         return [self.change(p, self) for p in whole]
 
 

@@ -119,11 +119,9 @@ def evaluate(
     Raises:
         UsageError: the run is not trained or damaged, or a setting cannot be used.
     """
-    overrides = _overrides(protocol, settings)
+    overrides = _overrides(protocol, settings, trust_remote_code)
     if limit is not None:
         overrides["eval.limit"] = limit
-    if trust_remote_code:
-        overrides["model.trust_remote_code"] = True
     return Evaluated._of(*evaluate_run(_opened(run), overrides, progress or Progress()))
 
 
@@ -142,9 +140,7 @@ def diagnose(
         UsageError: the run is not trained or damaged, or a setting cannot be used.
     """
     opened = _opened(run)
-    overrides = _overrides(protocol, settings)
-    if trust_remote_code:
-        overrides["model.trust_remote_code"] = True
+    overrides = _overrides(protocol, settings, trust_remote_code)
     found = diagnose_run(opened, changed(opened, overrides), limit, progress or Progress())
     findings = [Finding(**finding) for finding in found["findings"]]
     return Diagnosis(found["clean"], findings, found["measured"])
@@ -192,10 +188,11 @@ def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
     return flags
 
 
-def _overrides(protocol: str | None, settings: Mapping[str, Any]) -> dict[str, Any]:
+def _overrides(protocol: str | None, settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
     """What differs from a run's own settings; sections are changed key by key."""
     named = PROTOCOLS.find(protocol).settings if protocol else {}
-    return {**flat(named), **flat(_dotted(settings))}
+    trust = {"model.trust_remote_code": True} if trusted else {}
+    return {**flat(named), **flat(_dotted(settings)), **trust}
 
 
 def _trusting(config: RunConfig, trusted: bool) -> RunConfig:

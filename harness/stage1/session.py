@@ -198,12 +198,10 @@ class Session:
             raise ValueError("This session was opened without questions.")
         return self.questions
 
-    def prompts(
-        self, questions: Sequence[Question], *, with_context: bool = True, max_tokens: int | None = None
-    ) -> list[Prompt]:
-        """The questions as the protocol puts them, within `max_tokens`, by default the model's length."""
+    def prompts(self, questions: Sequence[Question], *, with_context: bool = True) -> list[Prompt]:
+        """The questions as the protocol puts them, within the model's length."""
         builder = self.builder(with_context=with_context)
-        return builder.build(questions, self.crossing, max_tokens=max_tokens or self.longest_prompt)
+        return builder.build(questions, self.crossing, max_tokens=self.longest_prompt)
 
     @property
     def crossing(self) -> Crossing:

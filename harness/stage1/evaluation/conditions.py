@@ -1,6 +1,6 @@
 """Conditions: what the LLM receives in place of a prompt."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -39,8 +39,9 @@ def conditions(
     stats: TokenStats,
     questions: list[Question],
     prompts: list[Prompt],
+    wanted: Collection[str] | None = None,
 ) -> Iterator[Condition]:
-    """All of them, in the order in which they are asked and shown.
+    """Those that are wanted, in the order in which they are asked and shown; no other is prepared.
 
     `text` (token ids) is the ceiling, `raw` (the original embeddings) proves that embeddings are fed in
     correctly, `linear` is the compressor with its own inverse, `bottleneck` the trained adapter, `mean`
@@ -53,31 +54,53 @@ def conditions(
         stats: the tokens that cross in `prompts`.
         questions: what is asked.
         prompts: the questions as the protocol puts them.
+        wanted: their names; None: all there are.
     """
     compressed = [bottleneck.magnitude, bottleneck.fingerprint()]
-    yield Condition("text", prompts, None, ["text"])
-    yield Condition("raw", prompts, raw(session), ["raw"])
-    linear = through_inverse(bottleneck, session, stats, prompts)
-    if linear is not None:
-        yield Condition("linear", prompts, linear, ["linear", *compressed], keep=False)
-    ours = through(bottleneck, bottleneck.rebuild, session, stats)
-    yield Condition("bottleneck", prompts, ours, ["bottleneck", *compressed], keep=False)
-    mean = bottleneck.mean_embedding
-    constant = lookup(session, stats, mean.expand_as(stats.embeds))
-    yield Condition("mean", prompts, constant, ["mean", sha256(mean.tolist())])
-    bare = session.prompts(questions, with_context=False)
-    yield Condition("no_context", bare, None, ["text"])
-    cut = truncated(bottleneck, session, questions, prompts, bare, stats)
-    same = ("text", list(range(len(prompts)))) if cut == prompts else None
-    yield Condition("truncated", cut, None, ["text"], known=same)
-    if session.config.scope == "prompt":
-        others = elsewhere(questions)
-        wrong = [prompts[i] for i in others]
-        yield Condition("shuffled", wrong, ours, None, known=("bottleneck", others))
-    else:
-        wrong = session.prompts(shuffled(questions))
-        ours = through(bottleneck, bottleneck.rebuild, session, count_tokens(wrong, session.table))
-        yield Condition("shuffled", wrong, ours, ["shuffled", *compressed], keep=False)
+
+    def inverse() -> Condition | None:
+        embed = through_inverse(bottleneck, session, stats, prompts)
+        return embed and Condition("linear", prompts, embed, ["linear", *compressed], keep=False)
+
+    def trained() -> Condition:
+        embed = through(bottleneck, bottleneck.rebuild, session, stats)
+        return Condition("bottleneck", prompts, embed, ["bottleneck", *compressed], keep=False)
+
+    def constant() -> Condition:
+        mean = bottleneck.mean_embedding
+        embed = lookup(session, stats, mean.expand_as(stats.embeds))
+        return Condition("mean", prompts, embed, ["mean", sha256(mean.tolist())])
+
+    def cut() -> Condition:
+        short = truncated(bottleneck, session, questions, prompts, stats)
+        same = ("text", list(range(len(prompts)))) if short == prompts else None
+        return Condition("truncated", short, None, ["text"], known=same)
+
+    def wrong() -> Condition:
+        if session.config.scope == "prompt":
+            others = elsewhere(questions)
+            return Condition(
+                "shuffled", [prompts[i] for i in others], None, None, known=("bottleneck", others)
+            )
+        swapped = session.prompts(shuffled(questions))
+        embed = through(bottleneck, bottleneck.rebuild, session, count_tokens(swapped, session.table))
+        return Condition("shuffled", swapped, embed, ["shuffled", *compressed], keep=False)
+
+    makers: dict[str, Callable[[], Condition | None]] = {
+        "text": lambda: Condition("text", prompts, None, ["text"]),
+        "raw": lambda: Condition("raw", prompts, raw(session), ["raw"]),
+        "linear": inverse,
+        "bottleneck": trained,
+        "mean": constant,
+        "no_context": lambda: Condition(
+            "no_context", session.prompts(questions, with_context=False), None, ["text"]
+        ),
+        "truncated": cut,
+        "shuffled": wrong,
+    }
+    for name, make in makers.items():
+        if (wanted is None or name in wanted) and (condition := make()) is not None:
+            yield condition
 
 
 def raw(session: Session) -> Embed:

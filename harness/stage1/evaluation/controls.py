@@ -20,7 +20,6 @@ def truncated(
     session: Session,
     questions: Sequence[Question],
     prompts: Sequence[Prompt],
-    bare: Sequence[Prompt],
     stats: TokenStats,
 ) -> list[Prompt]:
     """The prompts with their contexts cut to as many token ids as the bits of their codes pay for.
@@ -32,21 +31,20 @@ def truncated(
         session: model and configuration.
         questions: what is asked.
         prompts: the questions with their contexts.
-        bare: the questions without.
         stats: the tokens that cross in `prompts`.
     """
-    id_bits = math.log2(len(session.table))
+    id_bits, builder = math.log2(len(session.table)), session.builder()
     shortened = []
     bits = code_bits(bottleneck, prompts, stats, session.table)
-    for question, prompt, alone, cost in zip(questions, prompts, bare, bits, strict=True):
+    for question, prompt, cost in zip(questions, prompts, bits, strict=True):
         affordable = len(prompt.ids) - sum(prompt.cross) + int(cost / id_bits)
         if affordable >= len(prompt.ids):
             shortened.append(prompt)
             continue
         try:
-            [cut] = session.prompts([question], max_tokens=affordable)
+            [cut] = builder.build([question], session.crossing, max_tokens=affordable)
         except UsageError:  # not even the question
-            cut = alone
+            [cut] = session.prompts([question], with_context=False)
         shortened.append(cut)
     return shortened
 

@@ -59,12 +59,12 @@ def evaluate(
     bottleneck = bottleneck.to(session.device).eval()
     answering = Answering(session, cache)
     answers: dict[str, list[Generation]] = {}
-    for condition in conditions(bottleneck, session, stats, questions, prompts):
-        if condition.known is not None and (rows is None or condition.name in rows):
+    for condition in conditions(bottleneck, session, stats, questions, prompts, rows):
+        if condition.known is None:
+            answers[condition.name] = answering.answers(condition)
+        else:
             other, order = condition.known
             answers[condition.name] = [answers[other][i] for i in order]
-        elif rows is None or condition.name in rows:
-            answers[condition.name] = answering.answers(condition)
     gate = check(answering, prompts)
     with progress.task("Measuring rate and reconstruction"):
         crossing = positions(bottleneck, prompts, stats, session.table)
