@@ -45,9 +45,9 @@ def train(bottleneck: Bottleneck, batches: Batches, config: RunConfig, variance:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.train)
         batch = batches.batch(step)
-        rebuilt = bottleneck(batch.embeds, batch.cross)
+        reconstructed = bottleneck(batch.embeds, batch.cross)
         total: Any = objective.total(
-            objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, variance)),
+            objective(LossInputs(batch.embeds, reconstructed, batch.weights, batch.ids, variance)),
             objective.weights(0),
         )
         optimizer.zero_grad()

@@ -75,8 +75,8 @@ def main() -> None:
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, config.train)
         batch = batches.batch(step)
-        rebuilt = bottleneck(batch.embeds, batch.cross)
-        inputs = LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
+        reconstructed = bottleneck(batch.embeds, batch.cross)
+        inputs = LossInputs(batch.embeds, reconstructed, batch.weights, batch.ids, stats.variance)
         total: Any = objective.total(objective(inputs), objective.weights(0))
         optimizer.zero_grad()
         total.backward()
@@ -90,9 +90,9 @@ def main() -> None:
     times["closed_form_last_layer"] = time.perf_counter() - begun
     with torch.no_grad():
         batch = batches.batch(0)
-        rebuilt = bottleneck(batch.embeds, batch.cross)
+        reconstructed = bottleneck(batch.embeds, batch.cross)
         refitted = objective.total(
-            objective(LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)),
+            objective(LossInputs(batch.embeds, reconstructed, batch.weights, batch.ids, stats.variance)),
             objective.weights(0),
         )
     print(

@@ -108,10 +108,10 @@ class Step:
     def __call__(self) -> None:
         """Forward, backward, optimiser."""
         original = Embedded(self.embeds, self.every)
-        rebuilt = self.bottleneck(self.embeds, self.every)
-        spliced = splice(original, self.every, lambda *_: (rebuilt, self.every))
+        reconstructed = self.bottleneck(self.embeds, self.every)
+        spliced = splice(original, self.every, lambda *_: (reconstructed, self.every))
         outputs = LLMOutputs(self.llm, self.llm.head, original, spliced, self.every)
-        inputs = LossInputs(self.embeds, rebuilt, self.every.float(), self.ids, self.variance, outputs)
+        inputs = LossInputs(self.embeds, reconstructed, self.every.float(), self.ids, self.variance, outputs)
         total: Any = self.objective.total(self.objective(inputs), self.objective.weights(0))
         self.optimizer.zero_grad()
         total.backward()

@@ -130,12 +130,12 @@ BROKEN_ADAPTERS: list[tuple[type[Adapter], set[str], str]] = [
     (ReturnsTheCode, {"shapes", "gradients"}, "forward returned (1, 1, 31) for codes (1, 1, 8)"),
     (DividesByZero, {"closed_forms"}, "after warm_start and solve_last_layer, weight holds"),
     (CentresTheTable, {"closed_forms", "gradients"}, "writes into the embeddings"),
-    (Smooths, {"tokenwise_promise"}, "changes when other vectors do"),
+    (Smooths, {"tokenwise_promise"}, "changes when others do"),
     (SmoothsPadding, {"padding_invariance", "batch_invariance"}, "what stands in padded positions"),
     (NormalisesTheBatch, {"batch_invariance"}, "compute nothing across the batch"),
     (DetachesTheCode, {"gradients"}, "no gradient reaches the code"),
     (FrozenByMistake, {"gradients"}, "no gradient reaches weight"),
-    (ForgetsItsStart, {"save_and_load"}, "rebuilds differently"),
+    (ForgetsItsStart, {"save_and_load"}, "reconstructs differently"),
     (SavesTheTable, {"save_and_load", "table_is_not_saved"}, "table grows with the vocabulary"),
 ]
 

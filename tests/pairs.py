@@ -30,7 +30,7 @@ class Pairs(Compressor):
 
 
 def pairs(width: int) -> Bottleneck:
-    """`Pairs` with nothing to rebuild: half the vectors reach the LLM."""
+    """`Pairs` with nothing to reconstruct: half the vectors reach the LLM."""
     config = small_config("compressor=identity", "adapter=identity")
     bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", width, 0)
     bottleneck.compressor = Pairs(ComponentConfig(), width)

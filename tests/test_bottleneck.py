@@ -123,7 +123,7 @@ def test_packed_splice_puts_a_shorter_code_in_the_place_of_the_run(
 
 @pytest.mark.parametrize("adapter", ["linear", "mlp", "residual", "codebook"])
 @pytest.mark.parametrize("magnitude", ["free", "vocab"])
-def test_a_loaded_bottleneck_rebuilds_the_same_bits(
+def test_a_loaded_bottleneck_reconstructs_the_same_bits(
     adapter: str, magnitude: str, stats: TokenStats, tmp_path: Path
 ) -> None:
     bottleneck = build(stats, f"adapter={adapter}", f"magnitude={magnitude}", "compressor.dim=5")

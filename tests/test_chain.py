@@ -73,8 +73,8 @@ def test_a_chain_does_what_its_stages_do_by_hand(toys: Registry, stats: TokenSta
     expected = by_hand(codes, whole(stats)[1])
     code = chained.encode(*whole(stats))
     assert torch.equal(code.vectors, expected.vectors)  # not rounded on the way, neither before nor behind
-    rebuilt, _ = chained.rebuild_linear(*whole(stats))
-    assert torch.equal(rebuilt, pca.inverse(expected))
+    reconstructed, _ = chained.reconstruct_linear(*whole(stats))
+    assert torch.equal(reconstructed, pca.inverse(expected))
     chain: Any = chained.compressor
     assert (chain.name, chain.embed_dim, chain.code_dim) == ("pca+steps", 24, 6)
     assert (chain.tokenwise, chain.changes_length, chain.wire_dtype) == (True, False, None)
@@ -104,7 +104,7 @@ def test_three_stages_in_order(toys: Registry, stats: TokenStats) -> None:
 
 def test_a_stage_without_an_inverse_leaves_the_chain_without(toys: Registry, stats: TokenStats) -> None:
     with pytest.raises(NotImplementedError):
-        built(stats, after_pca("halve")).rebuild_linear(*whole(stats))
+        built(stats, after_pca("halve")).reconstruct_linear(*whole(stats))
 
 
 def test_gradients_reach_the_first_stage(toys: Registry, stats: TokenStats) -> None:
@@ -121,8 +121,8 @@ def test_a_stage_that_is_not_fitted_goes_behind_any_other(toys: Registry, stats:
     chained = built(stats, after_pca("pairs", "halve"), *options)
     chain = chained.compressor
     assert (chain.tokenwise, chain.changes_length, chain.code_dim) == (False, True, 3)
-    rebuilt, mask = chained.rebuild(stats.embeds[None, :7], torch.ones(1, 7, dtype=torch.bool))
-    assert rebuilt.shape == (1, 4, 24)
+    reconstructed, mask = chained.reconstruct(stats.embeds[None, :7], torch.ones(1, 7, dtype=torch.bool))
+    assert reconstructed.shape == (1, 4, 24)
     assert mask.tolist() == [[True] * 4]
 
 

@@ -26,8 +26,8 @@ def build(compressor: str, adapter: str, stats: TokenStats, *options: str) -> Bo
 
 def recon(bottleneck: Bottleneck, stats: TokenStats) -> float:
     mask = torch.ones(1, len(stats.ids), dtype=torch.bool)
-    rebuilt = bottleneck(stats.embeds[None], mask)[0].detach()
-    return float(stats.shares @ (rebuilt - stats.embeds).double().square().mean(1)) / stats.variance
+    reconstructed = bottleneck(stats.embeds[None], mask)[0].detach()
+    return float(stats.shares @ (reconstructed - stats.embeds).double().square().mean(1)) / stats.variance
 
 
 @pytest.mark.parametrize("compressor", COMPRESSORS)
@@ -40,11 +40,11 @@ def test_shapes_padding_and_token_promise(compressor: str, adapter: str, stats: 
     assert code.vectors.shape == (3, 10, bottleneck.compressor.code_dim)
     assert code.bits.shape == code.mask.shape == (3, 10)
     assert torch.equal(code.vectors, code.vectors.bfloat16().float())  # what bf16 bits can carry, no more
-    rebuilt = bottleneck(embeds, mask)
-    assert rebuilt.shape == embeds.shape
+    reconstructed = bottleneck(embeds, mask)
+    assert reconstructed.shape == embeds.shape
     changed = embeds.clone()
     changed[0, 3] += 1
-    moved = (bottleneck(changed, mask) - rebuilt).abs().amax(-1) > 1e-5 * rebuilt.abs().max()
+    moved = (bottleneck(changed, mask) - reconstructed).abs().amax(-1) > 1e-5 * reconstructed.abs().max()
     moved[0, 3] = False
     assert not moved.any()
 
@@ -76,8 +76,8 @@ def test_random_projection_is_seeded_and_its_inverse_a_projection(kind: str, sta
     other: Any = build("random_projection", "linear", stats, *options, "seed=1")
     assert not torch.equal(one.compressor.projection, other.compressor.projection)
     mask = torch.ones(1, 200, dtype=torch.bool)
-    back, _ = one.rebuild_linear(stats.embeds[None], mask)
-    again, _ = one.rebuild_linear(back, mask)
+    back, _ = one.reconstruct_linear(stats.embeds[None], mask)
+    again, _ = one.reconstruct_linear(back, mask)
     torch.testing.assert_close(again, back, rtol=0.05, atol=float(back.abs().max()) * 0.02)
     if kind == "gaussian":
         gram = one.compressor.projection @ one.compressor.projection.T
@@ -110,8 +110,8 @@ def test_codebook_gives_the_first_of_equal_codes(stats: TokenStats) -> None:
     twins = TokenStats(stats.ids, stats.weights, stats.embeds.clone())
     twins.embeds[150] = twins.embeds[20]
     bottleneck = build("pca", "codebook", twins, "compressor.dim=6")
-    rebuilt = bottleneck(twins.embeds[None, [150, 20, 3]], torch.ones(1, 3, dtype=torch.bool))
-    assert torch.equal(rebuilt[0], twins.embeds[[20, 20, 3]])
+    reconstructed = bottleneck(twins.embeds[None, [150, 20, 3]], torch.ones(1, 3, dtype=torch.bool))
+    assert torch.equal(reconstructed[0], twins.embeds[[20, 20, 3]])
 
 
 @given(
@@ -169,7 +169,7 @@ def test_learned_linear_starts_as_pca(stats: TokenStats) -> None:
     mask = torch.ones(1, 200, dtype=torch.bool)
     embeds = stats.embeds[None]
     assert torch.equal(pca.encode(embeds, mask).vectors, learned.encode(embeds, mask).vectors)
-    inverse, ours = (bottleneck.rebuild_linear(embeds, mask)[0].detach() for bottleneck in (pca, learned))
+    inverse, ours = (bottleneck.reconstruct_linear(embeds, mask)[0].detach() for bottleneck in (pca, learned))
     torch.testing.assert_close(ours, inverse, rtol=0, atol=1e-6)
     assert {name for name, _ in learned.compressor.named_parameters()} == {"weight", "bias"}
 

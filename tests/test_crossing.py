@@ -275,5 +275,5 @@ def test_the_llms_losses_see_the_same(change: dict[str, Any], session: Session) 
     outputs = trainer.present(batch, RoundTrip(trainer.bottleneck)).llm
     assert outputs.student.prompt.isfinite().all()
     assert torch.equal(outputs.original.embeds, batch.embeds)
-    assert torch.equal(outputs.rebuilt.attention, batch.attention)
-    check(Prefill(batch.ids, batch.attention, outputs.rebuilt.embeds.detach()), session, OWN | change)
+    assert torch.equal(outputs.reconstructed.attention, batch.attention)
+    check(Prefill(batch.ids, batch.attention, outputs.reconstructed.embeds.detach()), session, OWN | change)

@@ -142,8 +142,8 @@ def test_accuracy_with_and_without_the_answer(case: Case) -> None:
     right, alone = [], []
     for prompt, answer in zip(case.prompts, answers, strict=True):
         embeds = case.session.table[torch.tensor([prompt.ids])].float()
-        rebuilt = case.bottleneck(embeds, torch.tensor([prompt.cross]))
-        shown = torch.where(torch.tensor([prompt.cross])[..., None], rebuilt, embeds)
+        reconstructed = case.bottleneck(embeds, torch.tensor([prompt.cross]))
+        shown = torch.where(torch.tensor([prompt.cross])[..., None], reconstructed, embeds)
         gold = case.session.table[torch.tensor([answer])].float()
         with torch.no_grad():
             logits = case.session.model.llm(inputs_embeds=torch.cat([shown, gold], 1)).logits[0]
@@ -171,7 +171,7 @@ def test_accuracy_where_the_length_changes(case: Case) -> None:
 
 
 LEAK = '''
-    """A loss that gives the rebuilt vectors the originals' lengths before it looks at them."""
+    """A loss that gives the reconstructed vectors the originals' lengths before it looks at them."""
     from stage1 import Loss, hookimpl
 
     class Leaking(Loss):
@@ -250,9 +250,9 @@ def test_the_losses_see_what_training_shows_them(case: Case, monkeypatch: pytest
         assert torch.allclose(inputs.reconstruction, scale * theirs.reconstruction, atol=1e-6)
         assert torch.equal(inputs.llm.ordinary, theirs.llm.ordinary)
         crossing = inputs.weights > 0
-        rebuilt, original = inputs.llm.rebuilt.embeds, theirs.llm.rebuilt.embeds
-        assert torch.allclose(rebuilt[crossing], scale * original[crossing], atol=1e-6)
-        assert torch.equal(rebuilt[~crossing], original[~crossing])
+        reconstructed, original = inputs.llm.reconstructed.embeds, theirs.llm.reconstructed.embeds
+        assert torch.allclose(reconstructed[crossing], scale * original[crossing], atol=1e-6)
+        assert torch.equal(reconstructed[~crossing], original[~crossing])
 
 
 # -- splits -----------------------------------------------------------------------------------------------

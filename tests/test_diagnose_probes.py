@@ -86,7 +86,7 @@ def originals(case: Case) -> tuple[Tensor, Tensor]:
     return torch.tensor(ids), case.session.table[ids].double()
 
 
-def rebuilt(case: Case) -> Tensor:
+def reconstructed(case: Case) -> Tensor:
     """[N, D] float64, prompt by prompt."""
     rows = []
     for prompt in case.prompts:
@@ -122,7 +122,7 @@ def test_nothing_is_lost_by_the_identity(session: Session) -> None:
     assert (match["mean_shift"], match["variance_ratio"]) == (0, 1)
     assert set(match["per_dimension"]["variance_ratio"].values()) == {1}
     assert match["norm_correlation"] == pytest.approx(1)
-    assert match["spectrum"]["original"] == match["spectrum"]["rebuilt"]
+    assert match["spectrum"]["original"] == match["spectrum"]["reconstructed"]
 
     assert found["compressor"]["lost_sensitivity"] == 0
     assert {d["residual_share"] for d in found["compressor"]["directions"]} == {0}
@@ -151,8 +151,8 @@ def test_an_adapter_that_returns_zeros(session: Session) -> None:
     found = probe(make(constant(session, torch.zeros(256)), session))
     assert found["tokens"]["recovery_cosine"] == 0
     assert set(found["statistics"]["norm_ratio"].values()) == {0}
-    assert found["statistics"]["spectrum"]["effective_rank_rebuilt"] == 0
-    assert set(found["statistics"]["spectrum"]["rebuilt"]) == {0}
+    assert found["statistics"]["spectrum"]["effective_rank_reconstructed"] == 0
+    assert set(found["statistics"]["spectrum"]["reconstructed"]) == {0}
 
 
 def test_long_vectors(session: Session) -> None:
@@ -163,8 +163,8 @@ def test_long_vectors(session: Session) -> None:
     assert match["variance_ratio"] == pytest.approx(120**2)
     assert match["norm_correlation"] == pytest.approx(1)
     spectrum = match["spectrum"]
-    assert spectrum["rebuilt"] == pytest.approx(spectrum["original"])
-    assert spectrum["effective_rank_rebuilt"] == pytest.approx(spectrum["effective_rank_original"])
+    assert spectrum["reconstructed"] == pytest.approx(spectrum["original"])
+    assert spectrum["effective_rank_reconstructed"] == pytest.approx(spectrum["effective_rank_original"])
     assert found["compressor"]["lost_sensitivity"] > 119**2  # far worse than the mean
 
 
@@ -245,7 +245,7 @@ def test_nearest_tokens_one_position_at_a_time(
     case = make(fitted(session, *PCA), session)
     monkeypatch.setattr(type(case.bottleneck.compressor), "tokenwise", tokenwise)
     ids, _ = originals(case)
-    ours, table = rebuilt(case), session.table.double()
+    ours, table = reconstructed(case), session.table.double()
     nearest = torch.cdist(ours, table).argmin(1)
     right = nearest == ids
     cosine = (normalize(ours) @ normalize(table).T).argmax(1) == ids
@@ -316,7 +316,7 @@ def test_tokens_that_are_no_text_by_themselves(session: Session) -> None:
 
 def test_statistics_over_every_position(session: Session) -> None:
     case = make(fitted(session, *PCA), session)
-    e, r = originals(case)[1].numpy(), rebuilt(case).numpy()
+    e, r = originals(case)[1].numpy(), reconstructed(case).numpy()
     found = statistics.measure(case)
     assert found is not None
     ratio = np.linalg.norm(r, axis=1) / np.linalg.norm(e, axis=1)
@@ -330,12 +330,12 @@ def test_statistics_over_every_position(session: Session) -> None:
     assert found["variance_ratio"] == pytest.approx(r.var(0).sum() / total, rel=1e-4)
     logs = [np.log(np.linalg.norm(x, axis=1)) for x in (e, r)]
     assert found["norm_correlation"] == pytest.approx(np.corrcoef(*logs)[0, 1], rel=1e-4)
-    for name, rows in (("original", e), ("rebuilt", r)):
+    for name, rows in (("original", e), ("reconstructed", r)):
         values = np.linalg.eigvalsh(np.cov(rows.T))[::-1]
         assert found["spectrum"][name] == pytest.approx((values / values.sum())[:16], abs=1e-6)
         rank = values.sum() ** 2 / (values**2).sum()
         assert found["spectrum"][f"effective_rank_{name}"] == pytest.approx(rank, rel=1e-4)
-    assert found["spectrum"]["effective_rank_rebuilt"] < 6.01
+    assert found["spectrum"]["effective_rank_reconstructed"] < 6.01
     ratios = r.var(0) / e.var(0)
     three = np.quantile(ratios, [0.05, 0.5, 0.95], method="inverted_cdf")
     assert list(found["per_dimension"]["variance_ratio"].values()) == pytest.approx(three, rel=1e-4)
@@ -345,7 +345,7 @@ def test_statistics_over_every_position(session: Session) -> None:
     for w in worst:
         d = w["dimension"]
         assert w["mean_original"] == pytest.approx(e[:, d].mean(), rel=1e-4)
-        assert w["mean_rebuilt"] == pytest.approx(r[:, d].mean(), rel=1e-4, abs=1e-8)
+        assert w["mean_reconstructed"] == pytest.approx(r[:, d].mean(), rel=1e-4, abs=1e-8)
         assert w["variance_ratio"] == pytest.approx(ratios[d], rel=1e-4)
 
 
@@ -382,7 +382,7 @@ def test_sensitivity_one_prompt_at_a_time(session: Session, monkeypatch: pytest.
         cross_entropy(logits[:-1], torch.tensor(prompt.ids[1:]), reduction="sum").backward()  # type: ignore[no-untyped-call]
         assert embeds.grad is not None
         gradients.append(embeds.grad[0][torch.tensor(prompt.cross)].double())
-    gradient, e, r = torch.cat(gradients), originals(case)[1], rebuilt(case)
+    gradient, e, r = torch.cat(gradients), originals(case)[1], reconstructed(case)
     variance, vectors = torch.linalg.eigh(torch.cov(e.T, correction=0))
     squared = (gradient @ vectors).square().sum(0)
     residual = ((r - e) @ vectors).square().mean(0)

@@ -147,14 +147,14 @@ def test_the_llm_receives_what_each_row_says(gibberish: Session) -> None:
     cross = attention & (ids != gibberish.tokenizer.bos_token_id)
     expected = {
         "raw": original,
-        "linear": bottleneck.rebuild_linear(original, cross)[0],
+        "linear": bottleneck.reconstruct_linear(original, cross)[0],
         "bottleneck": bottleneck(original, cross),
         "mean": bottleneck.mean_embedding.expand_as(original),
     }
-    for name, rebuilt in expected.items():
+    for name, reconstructed in expected.items():
         embeds = received[name]["inputs_embeds"]
         assert torch.equal(received[name]["attention_mask"].bool(), attention)
-        assert torch.allclose(embeds[cross], rebuilt[cross], rtol=1e-4, atol=1e-5), name
+        assert torch.allclose(embeds[cross], reconstructed[cross], rtol=1e-4, atol=1e-5), name
         assert torch.equal(embeds[attention & ~cross], original[attention & ~cross])
     assert not torch.allclose(expected["linear"][cross], expected["bottleneck"][cross], rtol=1e-2)
 

@@ -88,17 +88,19 @@ def test_expected_gradient_equals_that_of_all_prompts(
     shares = training_shares(stats, uniform)
 
     batch = TokenBatches(stats, shares, size=len(stats.ids), seed=0).batch(0)
-    rebuilt = bottleneck(batch.embeds, batch.cross)
+    reconstructed = bottleneck(batch.embeds, batch.cross)
     fast = gradient(
-        bottleneck, objective, LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
+        bottleneck,
+        objective,
+        LossInputs(batch.embeds, reconstructed, batch.weights, batch.ids, stats.variance),
     )
 
     slow, total = torch.zeros_like(fast), 0.0
     per_token = PromptBatches(prompts, session.table, stats, shares, 1, 0).weight
     for prompt in prompts:  # one at a time: the obvious loop
         batch = collate([prompt], session.table, per_token)
-        rebuilt = bottleneck(batch.embeds, batch.cross)
-        given = LossInputs(batch.embeds, rebuilt, batch.weights, batch.ids, stats.variance)
+        reconstructed = bottleneck(batch.embeds, batch.cross)
+        given = LossInputs(batch.embeds, reconstructed, batch.weights, batch.ids, stats.variance)
         slow += float(batch.weights.sum()) * gradient(bottleneck, objective, given)
         total += float(batch.weights.sum())
     torch.testing.assert_close(fast, slow / total, rtol=1e-3, atol=1e-6)

@@ -48,16 +48,16 @@ class Case(NamedTuple):
     def reconstruction(self, noise: float = 1.0) -> Tensor:
         return (self.batch.embeds + noise * self.noise).requires_grad_()
 
-    def inputs(self, rebuilt: Tensor, llm: FrozenLLM, row: int | None = None) -> LossInputs:
+    def inputs(self, reconstructed: Tensor, llm: FrozenLLM, row: int | None = None) -> LossInputs:
         """What training gives the losses; with `row`, only that prompt counts."""
         batch = self.batch
         chosen = torch.ones(len(batch.ids), 1, dtype=torch.bool) if row is None else one_hot(row, batch)
         original = Embedded(batch.embeds, batch.attention)
-        spliced = splice(original, batch.cross, lambda *_: (rebuilt, batch.cross))
+        spliced = splice(original, batch.cross, lambda *_: (reconstructed, batch.cross))
         assert batch.answers is not None
         answers = batch.answers._replace(mask=batch.answers.mask & chosen)
         outputs = LLMOutputs(llm, llm.head, original, spliced, self.ordinary & chosen, answers)
-        return LossInputs(batch.embeds, rebuilt, batch.weights * chosen, batch.ids, 1.0, outputs)
+        return LossInputs(batch.embeds, reconstructed, batch.weights * chosen, batch.ids, 1.0, outputs)
 
 
 def one_hot(row: int, batch: Batch) -> Tensor:
@@ -113,7 +113,7 @@ class Reading(NamedTuple):
     wanted: tuple[Tensor, ...]  # on the original
 
 
-def readings(case: Case, rebuilt: Tensor) -> Iterator[Reading]:
+def readings(case: Case, reconstructed: Tensor) -> Iterator[Reading]:
     batch = case.batch
     assert batch.answers is not None
     for row, attends in enumerate(batch.attention):
@@ -123,7 +123,7 @@ def readings(case: Case, rebuilt: Tensor) -> Iterator[Reading]:
             whole = torch.cat([embeds[attends], raw])[None]
             return case.model(inputs_embeds=whole, output_hidden_states=True)
 
-        ours = run(torch.where(batch.cross[row][:, None], rebuilt[row], batch.embeds[row]))
+        ours = run(torch.where(batch.cross[row][:, None], reconstructed[row], batch.embeds[row]))
         with torch.no_grad():
             goal = run(batch.embeds[row])
         length = int(attends.sum())
@@ -143,28 +143,28 @@ def divergence(logits: Tensor, goal: Tensor, temperature: float) -> Tensor:
     return temperature**2 * kl_div(guess, wanted, log_target=True, reduction="sum")
 
 
-def slow_prompt_ppl(case: Case, rebuilt: Tensor) -> Tensor:
+def slow_prompt_ppl(case: Case, reconstructed: Tensor) -> Tensor:
     losses = [
         -log_softmax(r.logits[i], -1)[r.ids[i + 1]]
-        for r in readings(case, rebuilt)
+        for r in readings(case, reconstructed)
         for i in range(len(r.ids) - 1)
         if r.ordinary[i + 1]
     ]
     return torch.stack(losses).mean()
 
 
-def slow_kl(case: Case, rebuilt: Tensor) -> Tensor:
+def slow_kl(case: Case, reconstructed: Tensor) -> Tensor:
     losses = [
         divergence(r.logits[i], r.goal[i], 2.0)
-        for r in readings(case, rebuilt)
+        for r in readings(case, reconstructed)
         for i in range(len(r.ids))
         if r.ordinary[i]
     ]
     return torch.stack(losses).mean()
 
 
-def slow_hidden(case: Case, rebuilt: Tensor) -> Tensor:
-    every = list(readings(case, rebuilt))
+def slow_hidden(case: Case, reconstructed: Tensor) -> Tensor:
+    every = list(readings(case, reconstructed))
     errors = []
     for layer in (1, 3):
         for r in every:
@@ -175,27 +175,27 @@ def slow_hidden(case: Case, rebuilt: Tensor) -> Tensor:
     return torch.stack(errors).mean()
 
 
-def slow_answer_ce(case: Case, rebuilt: Tensor) -> Tensor:
+def slow_answer_ce(case: Case, reconstructed: Tensor) -> Tensor:
     losses = [
         -log_softmax(r.logits[len(r.ids) - 1 + k], -1)[token]
-        for r in readings(case, rebuilt)
+        for r in readings(case, reconstructed)
         for k, token in enumerate(r.answer)
     ]
     return torch.stack(losses).mean()
 
 
-def slow_answer_kl(case: Case, rebuilt: Tensor) -> Tensor:
+def slow_answer_kl(case: Case, reconstructed: Tensor) -> Tensor:
     losses = [
         divergence(r.logits[len(r.ids) - 1 + k], r.goal[len(r.ids) - 1 + k], 3.0)
-        for r in readings(case, rebuilt)
+        for r in readings(case, reconstructed)
         for k in range(min(2, len(r.answer)))
     ]
     return torch.stack(losses).mean()
 
 
-def slow_norm(case: Case, rebuilt: Tensor) -> Tensor:
+def slow_norm(case: Case, reconstructed: Tensor) -> Tensor:
     crossing = [(b, i) for b, i in case.batch.cross.nonzero().tolist()]
-    logs = [(rebuilt[b, i].norm().log(), case.batch.embeds[b, i].norm().log()) for b, i in crossing]
+    logs = [(reconstructed[b, i].norm().log(), case.batch.embeds[b, i].norm().log()) for b, i in crossing]
     return torch.stack([(ours - wanted).square() for ours, wanted in logs]).mean()
 
 
@@ -217,13 +217,15 @@ def gradient(value: Tensor, of: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", LOSSES)
 def test_value_and_gradient_equal_the_obvious_loop(name: str, case: Case) -> None:
     """Padding and special tokens are in the batch, and not in the loop."""
-    loss, rebuilt = build_loss(name), case.reconstruction()
-    ours = loss(case.inputs(rebuilt, frozen(case, loss)))
-    slow = SLOW[name](case, rebuilt)
+    loss, reconstructed = build_loss(name), case.reconstruction()
+    ours = loss(case.inputs(reconstructed, frozen(case, loss)))
+    slow = SLOW[name](case, reconstructed)
     assert slow.item() > 0.01
     assert ours.item() == pytest.approx(slow.item(), rel=1e-5, abs=1e-5)
-    wanted = gradient(slow, rebuilt)
-    torch.testing.assert_close(gradient(ours, rebuilt), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
+    wanted = gradient(slow, reconstructed)
+    torch.testing.assert_close(
+        gradient(ours, reconstructed), wanted, rtol=0, atol=1e-5 * float(wanted.abs().max())
+    )
 
 
 @pytest.mark.parametrize("name", ZERO_WHEN_PERFECT)
@@ -234,10 +236,10 @@ def test_zero_when_the_reconstruction_is_perfect(name: str, case: Case) -> None:
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_a_prompt_alone_has_the_value_it_has_in_a_padded_batch(name: str, case: Case) -> None:
-    loss, rebuilt = build_loss(name), case.reconstruction()
+    loss, reconstructed = build_loss(name), case.reconstruction()
     llm = frozen(case, loss)
     for row, attends in enumerate(case.batch.attention):
-        together = loss(case.inputs(rebuilt, llm, row=row))
+        together = loss(case.inputs(reconstructed, llm, row=row))
         length = int(attends.sum())
         assert case.batch.answers is not None
         own = slice(row, row + 1)
@@ -245,7 +247,7 @@ def test_a_prompt_alone_has_the_value_it_has_in_a_padded_batch(name: str, case: 
         answers = Answers(*(field[own] for field in case.batch.answers))
         batch = case.batch._replace(**prompt, answers=answers)
         lonely = Case(case.model, batch, case.ordinary[own, :length], case.noise[own, :length])
-        alone = loss(lonely.inputs(rebuilt[own, :length], llm))
+        alone = loss(lonely.inputs(reconstructed[own, :length], llm))
         assert float(alone) == pytest.approx(float(together), rel=1e-5, abs=1e-6)
 
 
@@ -285,32 +287,32 @@ def fresh(session: Session) -> Any:
 
 def test_no_gradient_reaches_the_llm(case: Case) -> None:
     config = small_config(*(f"losses.{name}=1" for name in LOSSES))
-    objective, rebuilt = Objective(resolve(config, load_plugins())), case.reconstruction()
+    objective, reconstructed = Objective(resolve(config, load_plugins())), case.reconstruction()
     llm = FrozenLLM(case.model, layers=objective.layers, last=objective.reads_last_states)
-    values = objective(case.inputs(rebuilt, llm))
+    values = objective(case.inputs(reconstructed, llm))
     assert set(values) >= set(LOSSES)
     total: Any = objective.total(values, objective.weights(0))
     total.backward()
     llm.assert_frozen()
-    assert rebuilt.grad is not None
-    assert float(rebuilt.grad.norm()) > 0
+    assert reconstructed.grad is not None
+    assert float(reconstructed.grad.norm()) > 0
     # No gradient of the other losses reaches positions that do not cross either; `recon` sees them weigh 0.
-    assert float(rebuilt.grad[~case.batch.cross].abs().max()) == 0
+    assert float(reconstructed.grad[~case.batch.cross].abs().max()) == 0
 
 
 def test_hidden_runs_only_the_layers_it_reads(case: Case, fresh: Any) -> None:
     case, loss = case._replace(model=fresh), build_loss("hidden", layers=[2])
     last_read, next_one = (counted(fresh.model.layers[k]) for k in (1, 2))
-    rebuilt = case.reconstruction()
-    gradient(loss(case.inputs(rebuilt, frozen(case, loss))), rebuilt)
+    reconstructed = case.reconstruction()
+    gradient(loss(case.inputs(reconstructed, frozen(case, loss))), reconstructed)
     assert len(last_read) == 2  # the student and the teacher
     assert next_one == []
 
 
 def test_hidden_beside_a_loss_that_reads_the_last_states_is_the_same(case: Case) -> None:
-    loss, rebuilt = build_loss("hidden"), case.reconstruction()
-    short = loss(case.inputs(rebuilt, frozen(case, loss)))
-    whole = loss(case.inputs(rebuilt, FrozenLLM(case.model, layers=loss.layers or (), last=True)))
+    loss, reconstructed = build_loss("hidden"), case.reconstruction()
+    short = loss(case.inputs(reconstructed, frozen(case, loss)))
+    whole = loss(case.inputs(reconstructed, FrozenLLM(case.model, layers=loss.layers or (), last=True)))
     assert float(short) == float(whole)
 
 
@@ -338,11 +340,11 @@ def test_states_are_computed_once_for_all_losses(case: Case, fresh: Any) -> None
 
 @pytest.mark.parametrize("name", ["prompt_ppl", "hidden"])
 def test_checkpointing_gives_equal_gradients(name: str, case: Case, fresh: Any) -> None:
-    case, loss, rebuilt = case._replace(model=fresh), build_loss(name), case.reconstruction()
+    case, loss, reconstructed = case._replace(model=fresh), build_loss(name), case.reconstruction()
     calls = counted(fresh.model.layers[0].self_attn)
-    plain = gradient(loss(case.inputs(rebuilt, frozen(case, loss))), rebuilt)
+    plain = gradient(loss(case.inputs(reconstructed, frozen(case, loss))), reconstructed)
     once = len(calls)
-    again = gradient(loss(case.inputs(rebuilt, frozen(case, loss, checkpointing=True))), rebuilt)
+    again = gradient(loss(case.inputs(reconstructed, frozen(case, loss, checkpointing=True))), reconstructed)
     assert len(calls) == 2 * once + 1  # the student's activations were computed again
     torch.testing.assert_close(again, plain, rtol=0, atol=1e-6 * float(plain.abs().max()))
 

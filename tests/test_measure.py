@@ -74,14 +74,14 @@ def test_bits_of_a_code_with_fewer_vectors(session: Session, prompts: list[Promp
 
 def slow_reconstruction(bottleneck: Bottleneck, prompts: list[Prompt], table: Tensor) -> dict[str, float]:
     """Position by position, prompt by prompt."""
-    original, rebuilt, ids = [], [], []
+    original, reconstructed, ids = [], [], []
     for prompt in prompts:
         embeds = table[torch.tensor(prompt.ids)].float()[None]
         cross = torch.tensor([prompt.cross])
         original.append(embeds[cross].double())
-        rebuilt.append(bottleneck(embeds, cross)[cross].double())
+        reconstructed.append(bottleneck(embeds, cross)[cross].double())
         ids.append(torch.tensor(prompt.ids)[cross[0]])
-    e, r, t = torch.cat(original), torch.cat(rebuilt), torch.cat(ids)
+    e, r, t = torch.cat(original), torch.cat(reconstructed), torch.cat(ids)
     mse = (e - r).square().mean()
     return {
         "recon": float(mse / e.var(0, correction=0).mean()),

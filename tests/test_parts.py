@@ -155,9 +155,9 @@ def test_counterparts_in_prompts_of_another_length() -> None:
     cross = torch.tensor([[0, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 0], [0, 0, 1, 0, 0, 0]]).bool()
     attention = torch.tensor([[1, 1, 1, 1, 1, 1], [1, 1, 1, 1, 1, 0], [1, 1, 1, 0, 0, 0]]).bool()
     # one raw, two vectors, two raw; three vectors; two raw, one vector
-    rebuilt = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]).bool()
+    reconstructed = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0], [1, 1, 1, 0, 0]]).bool()
     nothing = torch.zeros(3, 6)
-    places = counterparts(Batch(nothing, nothing, attention, cross, nothing), rebuilt)
+    places = counterparts(Batch(nothing, nothing, attention, cross, nothing), reconstructed)
     assert places.tolist() == [[0, -1, -1, 2, 3, 4], [-1, -1, -1, -1, 2, -1], [0, 1, 2, -1, -1, -1]]
 
 
@@ -201,7 +201,7 @@ def test_a_code_of_another_length_is_trained_by_what_follows_it(scope: str, tmp_
     resolved = resolve(config, load_plugins())._replace(compressors=[halves])
     made = Trainer(resolved, Session.open(config, Progress(), weights="table"), load_plugins(), Progress())
     inputs = made.present(made.batches.batch(0), RoundTrip(made.bottleneck))
-    assert inputs.llm.rebuilt.embeds.shape[1] < inputs.original.shape[1]
+    assert inputs.llm.reconstructed.embeds.shape[1] < inputs.original.shape[1]
     per_prompt = inputs.llm.compared.sum(1)
     assert bool((per_prompt == 1).all()) if scope == "prompt" else bool((per_prompt > 5).all())
     run = Run.create(config)

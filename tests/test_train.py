@@ -144,7 +144,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
 
 
 class NextToken(Loss):
-    """Cross-entropy of the prompt's own next tokens, read from the rebuilt prompt."""
+    """Cross-entropy of the prompt's own next tokens, read from the reconstructed prompt."""
 
     name = "test"
     needs_llm = True

@@ -22,7 +22,7 @@ def say(
     gate: Gate = SOUND,
     differ: int = 0,
     cut: int = 0,
-    rebuilt: dict[str, float] | None = None,
+    reconstructed: dict[str, float] | None = None,
     **questions: int,
 ) -> dict[str, Any]:
     """The verdict on such a row; `bare` is where the interval of no_context against text ends."""
@@ -33,7 +33,7 @@ def say(
         "mean": {"f1": 1.5},
         "no_context": {"f1": 2.5, "f1_vs_text_ci95": [-80.0, bare]},
     }
-    return verdict(rows, interval, gate, {**QUESTIONS, **questions}, rebuilt, "plain")
+    return verdict(rows, interval, gate, {**QUESTIONS, **questions}, reconstructed, "plain")
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_more_are_needed_than_there_are() -> None:
 
 
 def test_the_evidence() -> None:
-    said = say(0.9, [0.86, 0.94], text=90.0, rebuilt={"token_recovery": 0.625})["text"]
+    said = say(0.9, [0.86, 0.94], text=90.0, reconstructed={"token_recovery": 0.625})["text"]
     assert said == (
         "reconstruction suffices: F1 81.0 is 90 % [86, 94] of the text row's 90.0 (asked as plain, mean "
-        "1.5); 62.5 % of the rebuilt tokens are nearest to themselves."
+        "1.5); 62.5 % of the reconstructed tokens are nearest to themselves."
     )
 
 

@@ -107,11 +107,11 @@ def _bottlenecks(runs: list[Entry]) -> Iterator[str]:
     yield "| ratio | bits/token | compressor | adapter | F1 | % of text | recon | cosine | tokens recovered |"
     yield "|---|---|---|---|---|---|---|---|---|"
     for run in runs:
-        ours, rebuilt = run["rows"]["bottleneck"], run["reconstruction"]
+        ours, error = run["rows"]["bottleneck"], run["reconstruction"]
         yield (
             f"| {run['ratio']}× | {run['bits_per_token']:.0f} | {run['compressor']} | {run['adapter']} "
             f"| {shown(ours['f1'], ours['f1_ci95'])} | {100 * ours['f1'] / text:.0f} "
-            f"| {rebuilt['recon']:.4f} | {rebuilt['cosine']:.3f} | {100 * rebuilt['token_recovery']:.1f} % |"
+            f"| {error['recon']:.4f} | {error['cosine']:.3f} | {100 * error['token_recovery']:.1f} % |"
         )
     yield ""
     yield "![F1 against bits per token](f1_vs_bits.svg)"

@@ -148,13 +148,13 @@ def _line(cell: Entry) -> str:
         return f"{head} | | | | {(cell['error'] or 'not measured').splitlines()[0]} |"
     results = cell["results"]
     ours = next(row for row in results["rows"] if row["row"] == "bottleneck")
-    verdict, rebuilt = results["verdict"], results["reconstruction"]
+    verdict, reconstructed = results["verdict"], results["reconstruction"]
     kept = "" if verdict["ratio"] is None else f"{100 * verdict['ratio']:.0f}"
     if verdict["ratio_ci95"]:
         kept += f" [{100 * verdict['ratio_ci95'][0]:.0f}, {100 * verdict['ratio_ci95'][1]:.0f}]"
     return (
         f"{head} {results['rate']['bits_per_token']:.0f} | {shown(ours['f1'], ours['f1_ci95'])} | {kept} "
-        f"| {100 * rebuilt['token_recovery']:.1f} | {verdict['level']} |"
+        f"| {100 * reconstructed['token_recovery']:.1f} | {verdict['level']} |"
     )
 
 

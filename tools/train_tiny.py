@@ -1,4 +1,4 @@
-"""Rebuild the tiny model, tokenizer and weights, from nothing: an hour on two CPU cores.
+"""Reconstruct the tiny model, tokenizer and weights, from nothing: an hour on two CPU cores.
 
     python tools/train_tiny.py --output plugins/models/stage1_models/tiny/model
 

@@ -28,14 +28,14 @@ def warm(encode: Any, stats: TokenStats, **options: Any) -> Additive:
     return adapter
 
 
-def rebuilt(adapter: Additive, codes: Tensor) -> Tensor:
+def reconstructed(adapter: Additive, codes: Tensor) -> Tensor:
     mask = torch.ones(1, len(codes), dtype=torch.bool)
     embeds: Tensor = adapter(Code(codes[None], mask))[0]
     return embeds.detach()
 
 
 def error(adapter: Additive, encode: Any, stats: TokenStats) -> float:
-    squared = (rebuilt(adapter, encode(stats.embeds)) - stats.embeds).double().square().mean(1)
+    squared = (reconstructed(adapter, encode(stats.embeds)) - stats.embeds).double().square().mean(1)
     return float(stats.shares @ squared) / stats.variance
 
 
@@ -45,15 +45,15 @@ def test_two_knots_are_the_linear_decoder(stats: TokenStats) -> None:
     inputs = torch.cat([stats.embeds[:, :4].double(), torch.ones(400, 1)], dim=1)
     solution = torch.linalg.lstsq(root * inputs, root * stats.embeds.double()).solution
     expected = (inputs @ solution).float()
-    torch.testing.assert_close(rebuilt(adapter, stats.embeds[:, :4]), expected, rtol=1e-3, atol=1e-5)
+    torch.testing.assert_close(reconstructed(adapter, stats.embeds[:, :4]), expected, rtol=1e-3, atol=1e-5)
 
 
-def test_curves_rebuild_what_straight_lines_cannot(stats: TokenStats) -> None:
+def test_curves_reconstruct_what_straight_lines_cannot(stats: TokenStats) -> None:
     bent = stats.embeds.clone()
     bent[:, 4:8] = 10 * bent[:, :4].square()
     stats = TokenStats(stats.ids, stats.weights, bent)
     straight, curved = (warm(lambda rows: rows[:, :4], stats, knots=knots) for knots in (2, 16))
-    ours, theirs = (rebuilt(adapter, bent[:, :4])[:, 4:8] for adapter in (curved, straight))
+    ours, theirs = (reconstructed(adapter, bent[:, :4])[:, 4:8] for adapter in (curved, straight))
     assert (ours - bent[:, 4:8]).norm() < 0.2 * (theirs - bent[:, 4:8]).norm()
 
 
@@ -69,7 +69,7 @@ def test_a_vector_for_each_level_where_there_are_as_many_knots(stats: TokenStats
         members = (codes == level).squeeze(1)
         shares = stats.weights[members] / stats.weights[members].sum()
         mean = (shares @ stats.embeds[members].double()).float()
-        found = rebuilt(adapter, level.reshape(1, 1))[0]
+        found = reconstructed(adapter, level.reshape(1, 1))[0]
         torch.testing.assert_close(found, mean, rtol=1e-3, atol=1e-5)
 
 
@@ -90,4 +90,4 @@ def test_it_solves_again_what_training_has_moved(stats: TokenStats) -> None:
 def test_values_beyond_the_last_knot_stay_there(stats: TokenStats) -> None:
     adapter = warm(lambda rows: rows[:, :4], stats)
     edge = (adapter.low + adapter.span)[None]
-    torch.testing.assert_close(rebuilt(adapter, edge + 1), rebuilt(adapter, edge))
+    torch.testing.assert_close(reconstructed(adapter, edge + 1), reconstructed(adapter, edge))

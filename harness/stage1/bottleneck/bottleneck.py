@@ -19,7 +19,7 @@ from stage1.bottleneck.checkpoint import (
     read_checkpoint,
     resolve_record,
 )
-from stage1.bottleneck.splice import Rebuild, rescaled, rms, splice
+from stage1.bottleneck.splice import Reconstruct, rescaled, rms, splice
 from stage1.config import ModelConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
@@ -36,11 +36,11 @@ SCALE_BITS = 16
 
 
 class Bottleneck(nn.Module):
-    """A compressor, the wire its code crosses, and the adapter that rebuilds embeddings.
+    """A compressor, the wire its code crosses, and the adapter that reconstructs embeddings.
 
     Attributes:
         compressor, adapter: the plugins; a `Chain` where there are several compressors.
-        magnitude: who says how long a rebuilt vector is: the adapter (`free`), the vocabulary (`vocab`:
+        magnitude: who says how long a reconstructed vector is: the adapter (`free`), the vocabulary (`vocab`:
             its mean RMS), or the sender (`sent`: the original's RMS, transmitted in bfloat16).
         vocab_rms: mean RMS of the rows of the LLM's table.
         mean_embedding: [D] mean of the training prompts' embeddings, what the `mean` row shows the LLM.
@@ -113,7 +113,7 @@ class Bottleneck(nn.Module):
 
     @property
     def tokenwise(self) -> bool:
-        """True if a rebuilt vector depends on its own token alone."""
+        """True if a reconstructed vector depends on its own token alone."""
         return self.compressor.tokenwise and self.adapter.tokenwise
 
     def fit(self, stats: TokenStats, table: Tensor, progress: Progress = SILENT) -> None:
@@ -161,32 +161,36 @@ class Bottleneck(nn.Module):
         return code._replace(bits=expect(self.compressor, "bits", bits, Tensor, "a tensor [B, M]", sound))
 
     def decode(self, code: Code, original: Tensor) -> Tensor:
-        """Rebuild [B, M, D]. `original` [B, L, D] is only read for the RMS that `sent` transmits."""
+        """Reconstruct [B, M, D]. `original` [B, L, D] is only read for the RMS that `sent` transmits."""
         width = self.compressor.embed_dim
-        rebuilt = expect_vectors(self.adapter, "forward", self.adapter(code), code.mask, width)
+        reconstructed = expect_vectors(self.adapter, "forward", self.adapter(code), code.mask, width)
         if self.magnitude == "free":
-            return rebuilt
-        target = self.vocab_rms if self.magnitude == "vocab" else rms(original).bfloat16().to(rebuilt.dtype)
-        return rescaled(rebuilt, target)
+            return reconstructed
+        target = (
+            self.vocab_rms if self.magnitude == "vocab" else rms(original).bfloat16().to(reconstructed.dtype)
+        )
+        return rescaled(reconstructed, target)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Tensor:
-        """Embeddings [B, L, D] as the receiver rebuilds them, [B, M, D]."""
+        """Embeddings [B, L, D] as the receiver reconstructs them, [B, M, D]."""
         return self.decode(self.encode(embeds, mask), embeds)
 
-    def rebuild(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        """`forward` together with the mask of the rebuilt vectors: a `Rebuild` for `splice`."""
+    def reconstruct(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """`forward` together with the mask of the reconstructed vectors: a `Reconstruct` for `splice`."""
         code = self.encode(embeds, mask)
         return self.decode(code, embeds), code.mask
 
-    def rebuild_linear(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    def reconstruct_linear(self, embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """The same through the compressor's own inverse instead of the adapter."""
         code = self.encode(embeds, mask)
-        rebuilt = self.compressor.inverse(code)
-        return expect_vectors(self.compressor, "inverse", rebuilt, code.mask, embeds.shape[-1]), code.mask
+        reconstructed = self.compressor.inverse(code)
+        return expect_vectors(
+            self.compressor, "inverse", reconstructed, code.mask, embeds.shape[-1]
+        ), code.mask
 
-    def splice(self, prompts: Embedded, cross: Tensor, rebuild: Rebuild) -> Embedded:
+    def splice(self, prompts: Embedded, cross: Tensor, reconstruct: Reconstruct) -> Embedded:
         """`splice` as this bottleneck's compressor needs it."""
-        return splice(prompts, cross, rebuild, packed=self.compressor.changes_length)
+        return splice(prompts, cross, reconstruct, packed=self.compressor.changes_length)
 
     def code_bits(self, code: Code) -> Tensor:
         """[B] float64: bits of each prompt's code, transmitted magnitudes included."""

@@ -79,6 +79,6 @@ class Chain(Compressor):
             NotImplementedError: one of them knows none.
         """
         for stage in reversed(self.stages):
-            rebuilt = expect_vectors(stage, "inverse", stage.inverse(code), code.mask, stage.embed_dim)
-            code = code._replace(vectors=rebuilt)
+            reconstructed = expect_vectors(stage, "inverse", stage.inverse(code), code.mask, stage.embed_dim)
+            code = code._replace(vectors=reconstructed)
         return code.vectors

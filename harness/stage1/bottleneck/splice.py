@@ -1,4 +1,4 @@
-"""Where rebuilt vectors stand in a prompt, and how long they are."""
+"""Where reconstructed vectors stand in a prompt, and how long they are."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -9,8 +9,8 @@ from torch.nn.utils.rnn import pad_sequence
 
 from stage1.plugins.tensors import Embedded
 
-Rebuild = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-"""Packed embeddings [B, N, D] and their mask [B, N] to rebuilt ones [B, M, D] and their mask [B, M]."""
+Reconstruct = Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
+"""Packed embeddings [B, N, D] and their mask [B, N] to reconstructed ones [B, M, D] and their mask [B, M]."""
 
 
 def pack(embeds: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
@@ -22,30 +22,31 @@ def pack(embeds: Tensor, cross: Tensor) -> tuple[Tensor, Tensor]:
 def splice(
     prompts: Embedded,
     cross: Tensor,
-    rebuild: Rebuild,
+    reconstruct: Reconstruct,
     *,
     packed: bool = False,
     padding: Literal["left", "right"] = "left",
 ) -> Embedded:
-    """The prompts with their crossing positions rebuilt; the others stay as they are.
+    """The prompts with their crossing positions reconstructed; the others stay as they are.
 
     Args:
         prompts: padded prompts [B, L, D].
         cross: [B, L] bool, the positions that cross the bottleneck.
-        rebuild: what happens to them.
+        reconstruct: what happens to them.
         packed: for a compressor that changes the length. Each prompt's crossing positions are moved
-            together (`pack`) before `rebuild`, and its vectors, however many, take their place after the
+            together (`pack`) before `reconstruct`, and its vectors, however many, take their place after the
             raw positions in front of the first crossing one. The result is padded anew.
         padding: where it then is: generation wants it on the left, training on the right.
     """
     if not packed:
-        rebuilt, _ = rebuild(prompts.embeds, cross)
+        reconstructed, _ = reconstruct(prompts.embeds, cross)
         return Embedded(
-            torch.where(cross[..., None], rebuilt.to(prompts.embeds.dtype), prompts.embeds), prompts.attention
+            torch.where(cross[..., None], reconstructed.to(prompts.embeds.dtype), prompts.embeds),
+            prompts.attention,
         )
-    rebuilt, kept = rebuild(*pack(prompts.embeds, cross))
+    reconstructed, kept = reconstruct(*pack(prompts.embeds, cross))
     rows = []
-    for row, attends, where, vectors, mask in zip(*prompts, cross, rebuilt, kept, strict=True):
+    for row, attends, where, vectors, mask in zip(*prompts, cross, reconstructed, kept, strict=True):
         started = where.cumsum(0) > 0
         head, tail = row[attends & ~started], row[attends & started & ~where]
         rows.append(torch.cat([head, vectors[mask].to(row.dtype), tail]))

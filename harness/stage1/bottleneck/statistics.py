@@ -63,14 +63,14 @@ def least_squares(
 
 
 class ReconstructionError:
-    """How far rebuilt vectors are from the originals, accumulated chunk by chunk in float64."""
+    """How far reconstructed vectors are from the originals, accumulated chunk by chunk in float64."""
 
     def __init__(self) -> None:
         self._weight = self._squared = self._energy = self._cosine = self._norms = 0.0
 
-    def add(self, original: Tensor, rebuilt: Tensor, weights: Tensor) -> None:
-        """Count `original` and `rebuilt` [N, D] with `weights` [N]."""
-        chunks = (torch.split(part, CHUNK) for part in (original, rebuilt, weights.double()))
+    def add(self, original: Tensor, reconstructed: Tensor, weights: Tensor) -> None:
+        """Count `original` and `reconstructed` [N, D] with `weights` [N]."""
+        chunks = (torch.split(part, CHUNK) for part in (original, reconstructed, weights.double()))
         for true, ours, weight in zip(*chunks, strict=True):
             true, ours = true.double(), ours.double()
             norm, our_norm = true.norm(dim=1), ours.norm(dim=1)

@@ -138,7 +138,7 @@ def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
     console.print()
     if tokens := diagnosis["measured"]["tokens"]:
         console.print(
-            "A prompt, over the nearest tokens of its rebuilt vectors where they differ:", style="dim"
+            "A prompt, over the nearest tokens of its reconstructed vectors where they differ:", style="dim"
         )
         for line in show.prompt(tokens["prompts"][0], min(console.width, 100)):
             console.print(line, soft_wrap=True)

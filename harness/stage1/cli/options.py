@@ -91,7 +91,7 @@ LossNames = Annotated[
     ),
 ]
 Magnitude = Annotated[
-    str | None, typer.Option(metavar="free|vocab|sent", help="Who says how long a rebuilt vector is.")
+    str | None, typer.Option(metavar="free|vocab|sent", help="Who says how long a reconstructed vector is.")
 ]
 Scope = Annotated[str | None, typer.Option(metavar="prompt|context", help="What crosses the bottleneck.")]
 RawAnchor = Annotated[

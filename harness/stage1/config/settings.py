@@ -263,8 +263,8 @@ class RunConfig(_Section):
     )
     magnitude: Literal["free", "vocab", "sent"] = Field(
         "free",
-        description="Length of a rebuilt vector: as the adapter says, the vocabulary's mean RMS, or the "
-        "original's RMS, transmitted and counted.",
+        description="Norm of a reconstructed vector: as the adapter says, the vocabulary's mean RMS, or the "
+        "original's RMS, sent and counted.",
     )
     scope: Literal["prompt", "context"] = Field("prompt", description="Which part of the prompt crosses.")
     raw_anchor: bool = Field(False, description="Leave the closing `\\nAnswer:` uncompressed.")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.splice import Rebuild, rescaled, rms
+from stage1.bottleneck.splice import Reconstruct, rescaled, rms
 from stage1.bottleneck.statistics import count_tokens, least_squares
 from stage1.config import RunConfig
 from stage1.data.datasets import load_qa
@@ -75,15 +75,15 @@ def _stages(case: Case) -> Iterator[_View]:
         yield _View("inverse", inverse)
     if bottleneck.magnitude != "free":
         yield _View("adapter", case.view(_adapted(bottleneck)))
-    yield _View("bottleneck", case.view(bottleneck.rebuild))
+    yield _View("bottleneck", case.view(bottleneck.reconstruct))
 
 
-def _adapted(bottleneck: Bottleneck) -> Rebuild:
-    def rebuild(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def _adapted(bottleneck: Bottleneck) -> Reconstruct:
+    def reconstruct(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         code = bottleneck.encode(embeds, mask)
         return bottleneck.adapter(code), code.mask
 
-    return rebuild
+    return reconstruct
 
 
 def _variants(case: Case) -> Iterator[_View]:
@@ -93,25 +93,25 @@ def _variants(case: Case) -> Iterator[_View]:
         if all(getattr(case.session.config, key) != value for key, value in change.items()):
             config = case.session.config.model_copy(update=change)
             prompts = case.session.under(config).prompts(case.questions)
-            yield _View(name, case.view(case.bottleneck.rebuild, prompts), prompts)
+            yield _View(name, case.view(case.bottleneck.reconstruct, prompts), prompts)
     if case.bottleneck.compressor.tokenwise and case.session.data.train:
         yield _View("closed_form", _closed_form(case, case.bottleneck.encode_rows, case.fitted))
         if _worth_refitting(case):
             yield _View("refit", _refit(case))
 
 
-def _with_true_norms(bottleneck: Bottleneck) -> Rebuild:
+def _with_true_norms(bottleneck: Bottleneck) -> Reconstruct:
     """What nobody could send for free: the originals' norms."""
 
-    def rebuild(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        rebuilt, kept = bottleneck.rebuild(embeds, mask)
-        return rescaled(rebuilt, rms(embeds)), kept
+    def reconstruct(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        reconstructed, kept = bottleneck.reconstruct(embeds, mask)
+        return rescaled(reconstructed, rms(embeds)), kept
 
-    return rebuild
+    return reconstruct
 
 
 def _closed_form(case: Case, encode: Encode, fitted: TokenStats) -> Embed:
-    """Every crossing token as the least-squares decoder of its code rebuilds it."""
+    """Every crossing token as the least-squares decoder of its code reconstructs it."""
     with torch.no_grad():
         weight, bias = least_squares(encode(fitted.embeds), fitted.embeds, fitted.shares)
         rows = encode(case.stats.embeds).double() @ weight + bias

@@ -13,7 +13,7 @@ from torch.nn.functional import cross_entropy
 
 from stage1.bottleneck.batches import Batch, in_order
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.splice import Rebuild
+from stage1.bottleneck.splice import Reconstruct
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
@@ -89,15 +89,15 @@ class Case:
 
     # -- ways of showing the prompts -----------------------------------------------------------------------
 
-    def view(self, rebuild: Rebuild, prompts: Sequence[Prompt] | None = None) -> Embed:
-        """The prompts with their crossing positions through `rebuild`."""
+    def view(self, reconstruct: Reconstruct, prompts: Sequence[Prompt] | None = None) -> Embed:
+        """The prompts with their crossing positions through `reconstruct`."""
         table = self.session.table
         stats = self.stats if prompts is None else count_tokens(prompts, table)
-        return through(self.bottleneck, rebuild, self.session, stats)
+        return through(self.bottleneck, reconstruct, self.session, stats)
 
     @property
     def inverse(self) -> Embed | None:
-        """The prompts as the compressor's own inverse rebuilds them; None if it knows none."""
+        """The prompts as the compressor's own inverse reconstructs them; None if it knows none."""
         return through_inverse(self.bottleneck, self.session, self.stats, self.prompts)
 
     @cached_property
@@ -107,7 +107,7 @@ class Case:
 
     @cached_property
     def positions(self) -> Positions | None:
-        """The rebuilt vectors beside the originals; None if the compressor changes the length."""
+        """The reconstructed vectors beside the originals; None if the compressor changes the length."""
         return positions(self.bottleneck, self.prompts, self.stats, self.session.table)
 
     # -- asking --------------------------------------------------------------------------------------------
@@ -141,7 +141,7 @@ class Case:
     @cached_property
     def ours(self) -> Asked:
         """The bottleneck as it is."""
-        return self.ask("bottleneck", self.view(self.bottleneck.rebuild))
+        return self.ask("bottleneck", self.view(self.bottleneck.reconstruct))
 
     # -- the prompts themselves ----------------------------------------------------------------------------
 

@@ -108,9 +108,11 @@ def _directions(case: Case) -> Directions:
     crossing, residual = case.positions, None
     if crossing is not None:
         residual = torch.zeros_like(variance)
-        parts = (torch.split(part, CHUNK) for part in (crossing.original, crossing.rebuilt, crossing.shares))
-        for original, rebuilt, shares in zip(*parts, strict=True):
-            residual += shares @ ((rebuilt.double() - original.double()) @ vectors).square()
+        parts = (
+            torch.split(part, CHUNK) for part in (crossing.original, crossing.reconstructed, crossing.shares)
+        )
+        for original, reconstructed, shares in zip(*parts, strict=True):
+            residual += shares @ ((reconstructed.double() - original.double()) @ vectors).square()
     return Directions(vectors, variance, residual, *_sensitivity(case, vectors))
 
 

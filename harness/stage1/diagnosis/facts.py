@@ -58,12 +58,12 @@ class Facts:
 
     @property
     def norms_off(self) -> bool:
-        """Rebuilt vectors are typically a quarter too long or a fifth too short."""
+        """Reconstructed vectors are typically a quarter too long or a fifth too short."""
         return self.norm is not None and not 0.8 <= self.norm <= 1.25
 
     @property
     def blind(self) -> bool:
-        """There was training, and its objective does not notice how long the rebuilt vectors are."""
+        """There was training, and its objective does not notice how long the reconstructed vectors are."""
         return bool(self.objective["terms"] and self.objective["magnitude_blind"])
 
 

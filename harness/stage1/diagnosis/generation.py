@@ -75,7 +75,7 @@ def _first_token(case: Case) -> dict[str, float] | None:
     """Shares of the questions: right through the bottleneck, right with the original, both alike."""
     if case.bottleneck.compressor.changes_length:
         return None
-    embed = case.view(case.bottleneck.rebuild)
+    embed = case.view(case.bottleneck.reconstruct)
     views = (("bottleneck", embed), ("raw", case.raw))
     ours, text = (case.next_tokens(name, view).final.tolist() for name, view in views)
     gold = [ids[0] for ids in case.session.answer_ids(case.questions, case.prompts)]

@@ -151,10 +151,10 @@ def _accuracy(case: Case) -> dict[str, float]:
     """Shares of the gold answers' tokens, the closing newline included, that are the most probable ones.
 
     `given_the_answer`: of all tokens, each after the true ones before it, as a teacher-forced loss sees
-    them. `alone`: of the first tokens, before which there is the rebuilt prompt only.
+    them. `alone`: of the first tokens, before which there is the reconstructed prompt only.
     """
     llm = FrozenLLM(case.session.model.llm)
-    embed = case.view(case.bottleneck.rebuild)
+    embed = case.view(case.bottleneck.reconstruct)
     answers = case.session.answer_ids(case.questions, case.prompts)
     hits, first, start = [], [], 0
     for batch in case.batches():
@@ -169,12 +169,12 @@ def _accuracy(case: Case) -> dict[str, float]:
     }
 
 
-# -- the length of the rebuilt vectors ---------------------------------------------------------------------
+# -- the length of the reconstructed vectors --------------------------------------------------------
 
 
 @torch.no_grad()
 def _blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
-    """Whether the objective notices that all rebuilt vectors are half or twice as long; terms that do not."""
+    """Whether the objective notices reconstructed vectors half or twice as long; terms that do not."""
     objective = Objective(resolved).to(case.session.device)
     moved = case.bottleneck.compressor.changes_length
     bound = any(loss.requires_same_length for loss in objective.losses.values())
@@ -187,11 +187,11 @@ def _blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
     present = Presenter(case.fitted.variance, case.special, moved, llm)
 
     def values(scale: float) -> dict[str, Tensor]:
-        """The terms, if every rebuilt vector were `scale` times as long."""
+        """The terms, if every reconstructed vector were `scale` times as long."""
 
         def scaled(embeds: Tensor, mask: Tensor) -> tuple[Code, Tensor]:
-            code, rebuilt = cross(embeds, mask)
-            return code, scale * rebuilt
+            code, reconstructed = cross(embeds, mask)
+            return code, scale * reconstructed
 
         found: dict[str, Tensor] = objective(present(batch, scaled))
         return found

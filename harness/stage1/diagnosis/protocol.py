@@ -48,7 +48,7 @@ def _longest(case: Case) -> int:
 
 def _asked(case: Case, how: str, prompts: list[Prompt]) -> tuple[float, float]:
     """F1 of the text row and of the bottleneck on other `prompts` to the same questions."""
-    ours = case.view(case.bottleneck.rebuild, prompts)
+    ours = case.view(case.bottleneck.reconstruct, prompts)
     return case.ask(f"text {how}", None, prompts).mean, case.ask(f"bottleneck {how}", ours, prompts).mean
 
 

@@ -81,7 +81,7 @@ def _judge_norms(facts: Facts, run: str, explains: float) -> Finding | None:
     if not facts.norms_off:
         return None
     evidence = [
-        f"rebuilt vectors are typically {facts.norm:.3g} times as long as the originals",
+        f"reconstructed vectors are typically {facts.norm:.3g} times as long as the originals",
         f"with the originals' norms and nothing else changed: F1 {points(facts.f1['true_norms'])} instead of "
         f"{points(facts.ours)}",
     ]
@@ -91,7 +91,7 @@ def _judge_norms(facts: Facts, run: str, explains: float) -> Finding | None:
             explains,
             facts,
             "The objective cannot see magnitude: it leaks the original's norm, or ignores it",
-            [*evidence, "halving or doubling every rebuilt vector leaves the training loss unchanged"],
+            [*evidence, "halving or doubling every reconstructed vector leaves the training loss unchanged"],
             "Pay for the norm or do without it: magnitude sent (16 bits a vector) or vocab, or add `recon`.",
             f"stage1 eval {run} --magnitude vocab",
         )
@@ -99,7 +99,7 @@ def _judge_norms(facts: Facts, run: str, explains: float) -> Finding | None:
         "magnitude",
         explains,
         facts,
-        "Rebuilt vectors have the wrong magnitude",
+        "Reconstructed vectors have the wrong magnitude",
         evidence,
         "Rescale to the vocabulary's norm, or send the norms and pay for them.",
         f"stage1 eval {run} --magnitude vocab",
@@ -157,7 +157,9 @@ def _judge_loss(facts: Facts, run: str, explains: float) -> Finding | None:
     if lost is not None:
         evidence.append(f"{100 * min(lost, 1):.0f} % of the variance that the LLM is sensitive to is lost")
     if recovered is not None:
-        evidence.append(f"{100 * recovered:.1f} % of the rebuilt vectors are nearest to their own token")
+        evidence.append(
+            f"{100 * recovered:.1f} % of the reconstructed vectors are nearest to their own token"
+        )
     return make(
         "too_lossy",
         explains,

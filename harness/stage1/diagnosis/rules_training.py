@@ -127,14 +127,14 @@ def _collapsed(facts: Facts) -> list[str]:
     if top is None or variance is None or (variance > 0.1 and top["share"] < 0.5):
         return []
     return [
-        f"the rebuilt vectors have {100 * variance:.1f} % of the originals' variance",
+        f"the reconstructed vectors have {100 * variance:.1f} % of the originals' variance",
         f"{100 * top['share']:.0f} % of them are nearest to one token, {top['token']!r}",
     ]
 
 
 def _stretched(facts: Facts) -> list[str]:
     return [
-        f"rebuilt vectors are typically {facts.norm:.3g} times as long as the originals"
+        f"reconstructed vectors are typically {facts.norm:.3g} times as long as the originals"
     ] * facts.norms_off
 
 

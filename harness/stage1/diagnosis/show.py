@@ -112,7 +112,7 @@ def _vectors(tokens: Mapping[str, Any], statistics: Mapping[str, Any]) -> Iterat
         yield (
             f"Vectors     norm ratio {norm['median']:.3f} [{norm['p5']:.3f}, {norm['p95']:.3f}], "
             f"{100 * statistics['variance_ratio']:.0f} % of the variance, effective rank "
-            f"{ranks['effective_rank_rebuilt']:.0f} of {ranks['effective_rank_original']:.0f}"
+            f"{ranks['effective_rank_reconstructed']:.0f} of {ranks['effective_rank_original']:.0f}"
         )
 
 
@@ -144,7 +144,7 @@ def _objective(objective: Mapping[str, Any]) -> Iterator[str]:
 
 
 def prompt(tokens: list[Mapping[str, Any]], width: int = 100) -> Iterator[Text]:
-    """A prompt over what its rebuilt vectors are nearest to, in lines of `width` columns.
+    """A prompt over what its reconstructed vectors are nearest to, in lines of `width` columns.
 
     What differs is marked; a long prompt is cut.
     """

@@ -1,4 +1,4 @@
-"""Statistics match: do rebuilt vectors have the lengths, the mean and the spread of the originals?"""
+"""Statistics match: do reconstructed vectors have the lengths, the mean and the spread of the originals?"""
 
 from typing import Any
 
@@ -15,13 +15,13 @@ SAME = 1e-5
 
 @torch.no_grad()
 def measure(case: Case) -> dict[str, Any] | None:
-    """Rebuilt against original vectors over all crossing positions; None if the length changes.
+    """Reconstructed against original vectors over all crossing positions; None if the length changes.
 
     - `norm_ratio`: ‖ê‖ / ‖e‖, mean and percentiles.
     - `mean_shift`: squared distance of the two means over the originals' total variance.
-    - `variance_ratio`: total variance, rebuilt over original; `per_dimension` likewise for each dimension,
-      with the `worst` by the squared 2-Wasserstein distance of two normal distributions over the original
-      variance, ((μ − μ̂)² + (σ − σ̂)²) / σ².
+    - `variance_ratio`: total variance, reconstructed over original; `per_dimension` likewise for each
+      dimension, with the `worst` by the squared 2-Wasserstein distance of two normal distributions over
+      the original variance, ((μ − μ̂)² + (σ − σ̂)²) / σ².
     - `spectrum`: eigenvalues of the covariance as shares of their sum, largest first, and the effective
       rank (Σλ)² / Σλ² (participation ratio); a constant has rank 0.
     - `norm_correlation`: Pearson's, between log ‖e‖ and log ‖ê‖; 0 where either does not vary.
@@ -32,16 +32,16 @@ def measure(case: Case) -> dict[str, Any] | None:
     if crossing is None:
         return None
     shares = crossing.shares
-    means = [weighted_mean(shares, rows) for rows in (crossing.original, crossing.rebuilt)]
+    means = [weighted_mean(shares, rows) for rows in (crossing.original, crossing.reconstructed)]
     covariances = [
-        weighted_cross_moment(rows, rows, shares) for rows in (crossing.original, crossing.rebuilt)
+        weighted_cross_moment(rows, rows, shares) for rows in (crossing.original, crossing.reconstructed)
     ]
-    norms = [rows.double().norm(dim=1) for rows in (crossing.original, crossing.rebuilt)]
-    total, rebuilt = (float(covariance.trace()) for covariance in covariances)
+    norms = [rows.double().norm(dim=1) for rows in (crossing.original, crossing.reconstructed)]
+    total, reconstructed = (float(covariance.trace()) for covariance in covariances)
     return {
         "norm_ratio": _norm_ratio(norms[0], norms[1], shares),
         "mean_shift": _over(float((means[0] - means[1]).square().sum()), total),
-        "variance_ratio": _over(rebuilt, total),
+        "variance_ratio": _over(reconstructed, total),
         "per_dimension": _per_dimension(means, [covariance.diagonal() for covariance in covariances]),
         "spectrum": _spectrum(*covariances),
         "norm_correlation": _correlation(norms[0], norms[1], shares),
@@ -52,11 +52,11 @@ def _over(part: float, whole: float) -> float | None:
     return part / whole if whole > 0 else None
 
 
-def _norm_ratio(original: Tensor, rebuilt: Tensor, shares: Tensor) -> dict[str, float] | None:
+def _norm_ratio(original: Tensor, reconstructed: Tensor, shares: Tensor) -> dict[str, float] | None:
     long = original > 0
     if not long.any():
         return None
-    ratios, weights = rebuilt[long] / original[long], shares[long] / shares[long].sum()
+    ratios, weights = reconstructed[long] / original[long], shares[long] / shares[long].sum()
     percentiles = _quantiles(ratios, weights, (0.05, 0.5, 0.95))
     return {"mean": float(weights @ ratios), **dict(zip(("p5", "median", "p95"), percentiles, strict=True))}
 
@@ -70,13 +70,13 @@ def _quantiles(values: Tensor, weights: Tensor, wanted: tuple[float, ...]) -> li
 
 
 def _per_dimension(means: list[Tensor], variances: list[Tensor]) -> dict[str, Any] | None:
-    (original, rebuilt), (spread, new_spread) = means, variances
+    (original, reconstructed), (spread, new_spread) = means, variances
     varies = spread.nonzero()[:, 0]
     if not len(varies):
         return None
     ratios = new_spread[varies] / spread[varies]
     even = torch.full_like(ratios, 1 / len(ratios))
-    shift = (original - rebuilt)[varies].square() + (spread.sqrt() - new_spread.sqrt())[varies].square()
+    shift = (original - reconstructed)[varies].square() + (spread.sqrt() - new_spread.sqrt())[varies].square()
     ranked = (shift / spread[varies]).argsort(descending=True, stable=True)[:SHOWN_DIMENSIONS]
     percentiles = _quantiles(ratios, even, (0.05, 0.5, 0.95))
     return {
@@ -85,7 +85,7 @@ def _per_dimension(means: list[Tensor], variances: list[Tensor]) -> dict[str, An
             {
                 "dimension": dimension,
                 "mean_original": float(original[dimension]),
-                "mean_rebuilt": float(rebuilt[dimension]),
+                "mean_reconstructed": float(reconstructed[dimension]),
                 "variance_ratio": float(ratio),
             }
             for dimension, ratio in zip(varies[ranked].tolist(), ratios[ranked], strict=True)
@@ -93,9 +93,9 @@ def _per_dimension(means: list[Tensor], variances: list[Tensor]) -> dict[str, An
     }
 
 
-def _spectrum(original: Tensor, rebuilt: Tensor) -> dict[str, Any]:
+def _spectrum(original: Tensor, reconstructed: Tensor) -> dict[str, Any]:
     found: dict[str, Any] = {}
-    for name, covariance in (("original", original), ("rebuilt", rebuilt)):
+    for name, covariance in (("original", original), ("reconstructed", reconstructed)):
         values = torch.linalg.eigvalsh(covariance).flip(0).clamp(min=0)
         total = float(values.sum())
         shares = values / total if total > 0 else values
@@ -104,8 +104,8 @@ def _spectrum(original: Tensor, rebuilt: Tensor) -> dict[str, Any]:
     return found
 
 
-def _correlation(original: Tensor, rebuilt: Tensor, shares: Tensor) -> float:
-    left, right = original.clamp(min=1e-30).log(), rebuilt.clamp(min=1e-30).log()
+def _correlation(original: Tensor, reconstructed: Tensor, shares: Tensor) -> float:
+    left, right = original.clamp(min=1e-30).log(), reconstructed.clamp(min=1e-30).log()
     left, right = left - shares @ left, right - shares @ right
     spreads = [float((shares @ part.square()).sqrt()) for part in (left, right)]
     if min(spreads) < SAME:

@@ -1,4 +1,4 @@
-"""Token-level reconstruction: which word of the vocabulary each rebuilt vector is nearest to."""
+"""Token-level reconstruction: which word of the vocabulary each reconstructed vector is nearest to."""
 
 import math
 from collections import Counter
@@ -17,7 +17,7 @@ CONFUSIONS, PROMPTS = 15, 3
 
 
 def measure(case: Case) -> dict[str, Any] | None:
-    """Nearest tokens of the rebuilt vectors; None if the compressor changes the length.
+    """Nearest tokens of the reconstructed vectors; None if the compressor changes the length.
 
     `recovery_euclidean` and `recovery_cosine` are shares of the crossing positions (0 to 1) whose nearest
     token is the original one. Where cosine recovers more, directions are right and lengths are wrong. All
@@ -29,7 +29,7 @@ def measure(case: Case) -> dict[str, Any] | None:
     crossing = case.positions
     if crossing is None:
         return None
-    found = nearest(crossing.rebuilt, crossing.ids, case.session.table)
+    found = nearest(crossing.reconstructed, crossing.ids, case.session.table)
     euclidean, counts = found.euclidean, crossing.counts
     right = euclidean == crossing.ids
     hub, most = _top(euclidean, counts)

@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.splice import Rebuild
+from stage1.bottleneck.splice import Reconstruct
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.evaluation.controls import elsewhere, shuffled, truncated
 from stage1.evaluation.generation import Embed
-from stage1.evaluation.reconstruction import rebuilt_rows
+from stage1.evaluation.reconstruction import reconstructed_rows
 from stage1.plugins.tensors import Embedded, TokenStats
 from stage1.runs.journal import sha256
 from stage1.session import Session
@@ -63,7 +63,7 @@ def conditions(
         return embed and Condition("linear", prompts, embed, ["linear", *compressed], keep=False)
 
     def trained() -> Condition:
-        embed = through(bottleneck, bottleneck.rebuild, session, stats)
+        embed = through(bottleneck, bottleneck.reconstruct, session, stats)
         return Condition("bottleneck", prompts, embed, ["bottleneck", *compressed], keep=False)
 
     def constant() -> Condition:
@@ -83,7 +83,7 @@ def conditions(
                 "shuffled", [prompts[i] for i in others], None, None, known=("bottleneck", others)
             )
         swapped = session.prompts(shuffled(questions))
-        embed = through(bottleneck, bottleneck.rebuild, session, count_tokens(swapped, session.table))
+        embed = through(bottleneck, bottleneck.reconstruct, session, count_tokens(swapped, session.table))
         return Condition("shuffled", swapped, embed, ["shuffled", *compressed], keep=False)
 
     makers: dict[str, Callable[[], Condition | None]] = {
@@ -110,17 +110,17 @@ def raw(session: Session) -> Embed:
 
 
 @torch.no_grad()
-def through(bottleneck: Bottleneck, rebuild: Rebuild, session: Session, stats: TokenStats) -> Embed:
-    """The prompts whose tokens `stats` counts, their crossing positions as `rebuild` says.
+def through(bottleneck: Bottleneck, reconstruct: Reconstruct, session: Session, stats: TokenStats) -> Embed:
+    """The prompts whose tokens `stats` counts, their crossing positions as `reconstruct` says.
 
     Raises:
-        NotImplementedError: `rebuild` is the compressor's own inverse, and it knows none.
+        NotImplementedError: `reconstruct` is the compressor's own inverse, and it knows none.
     """
     if bottleneck.tokenwise:
-        return lookup(session, stats, rebuilt_rows(rebuild, stats.embeds))
+        return lookup(session, stats, reconstructed_rows(reconstruct, stats.embeds))
     table = session.table
     return lambda ids, cross, attention: bottleneck.splice(
-        Embedded(table[ids].float(), attention), cross, rebuild
+        Embedded(table[ids].float(), attention), cross, reconstruct
     )
 
 
@@ -128,11 +128,11 @@ def through(bottleneck: Bottleneck, rebuild: Rebuild, session: Session, stats: T
 def through_inverse(
     bottleneck: Bottleneck, session: Session, stats: TokenStats, prompts: Sequence[Prompt]
 ) -> Embed | None:
-    """The prompts as the compressor's own inverse rebuilds them; None where it knows none."""
+    """The prompts as the compressor's own inverse reconstructs them; None where it knows none."""
     ids = torch.tensor([prompts[0].ids], device=session.device)
     cross = torch.tensor([prompts[0].cross], device=session.device)
     try:
-        embed = through(bottleneck, bottleneck.rebuild_linear, session, stats)
+        embed = through(bottleneck, bottleneck.reconstruct_linear, session, stats)
         embed(ids, cross, torch.ones_like(cross))
     except NotImplementedError:
         return None

@@ -95,7 +95,7 @@ def evaluate(
 
 
 def protocol(bottleneck: Bottleneck, session: Session) -> dict[str, Any]:
-    """What crossed, and who said how long a rebuilt vector is: numbers under other rules do not compare."""
+    """What crossed, and who set the norm of a reconstructed vector: under other rules numbers differ."""
     config = session.config
     return {
         "name": protocol_name(config),

@@ -1,4 +1,4 @@
-"""What a bottleneck loses, before any LLM is asked: the rebuilt vectors beside the originals."""
+"""What a bottleneck loses, before any LLM is asked: the reconstructed vectors beside the originals."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stage1.bottleneck.batches import PROMPTS_AT_ONCE, in_order
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.splice import Rebuild
+from stage1.bottleneck.splice import Reconstruct
 from stage1.bottleneck.statistics import ReconstructionError
 from stage1.data.prompts import Prompt
 from stage1.plugins.tensors import CHUNK, TokenStats
@@ -21,12 +21,12 @@ TIED = 1e-6
 """What float32 cannot tell apart: an untrained token may share its row with others."""
 
 
-def rebuilt_rows(rebuild: Rebuild, rows: Tensor) -> Tensor:
-    """Rows [U, D] through a token-wise `rebuild`, in chunks that do not depend on any batch size."""
+def reconstructed_rows(reconstruct: Reconstruct, rows: Tensor) -> Tensor:
+    """Rows [U, D] through a token-wise `reconstruct`, in chunks that do not depend on any batch size."""
     parts = []
     for chunk in torch.split(rows, CHUNK):
         mask = torch.ones(1, len(chunk), dtype=torch.bool, device=chunk.device)
-        parts.append(rebuild(chunk.float()[None], mask)[0][0])
+        parts.append(reconstruct(chunk.float()[None], mask)[0][0])
     return torch.cat(parts)
 
 
@@ -36,7 +36,7 @@ class Positions(NamedTuple):
     ids: Tensor  # [N] the original tokens
     counts: Tensor  # [N] float64: how many positions each stands for
     original: Tensor  # [N, D] float32
-    rebuilt: Tensor  # [N, D] float32
+    reconstructed: Tensor  # [N, D] float32
 
     @property
     def shares(self) -> Tensor:
@@ -58,7 +58,7 @@ def positions(
     """What crosses in `prompts`, in their order; None if the compressor changes the length.
 
     Args:
-        bottleneck: what rebuilds them.
+        bottleneck: what reconstructs them.
         prompts: the prompts.
         stats: the tokens that cross in them.
         table: the embedding table [V, D].
@@ -66,8 +66,8 @@ def positions(
     if bottleneck.compressor.changes_length:
         return None
     if bottleneck.tokenwise:
-        rebuilt = rebuilt_rows(bottleneck.rebuild, stats.embeds)
-        return Positions(stats.ids, stats.weights, stats.embeds, rebuilt.float())
+        reconstructed = reconstructed_rows(bottleneck.reconstruct, stats.embeds)
+        return Positions(stats.ids, stats.weights, stats.embeds, reconstructed.float())
     ids, rows = [], []
     for batch in in_order(prompts, table, PROMPTS_AT_ONCE):
         ids.append(batch.ids[batch.cross])
@@ -78,16 +78,16 @@ def positions(
 
 
 def reconstruction(crossing: Positions | None, variance: float, table: Tensor) -> dict[str, float] | None:
-    """Error of the rebuilt embeddings over all positions that cross; None without such positions.
+    """Error of the reconstructed embeddings over all positions that cross; None without such positions.
 
     Beside `ReconstructionError.summary`, with the `variance` of these very positions: `token_recovery`, the
-    share of positions whose rebuilt vector is nearer (Euclidean) to its own token than to any other.
+    share of positions whose reconstructed vector is nearer (Euclidean) to its own token than to any other.
     """
     if crossing is None:
         return None
     errors = ReconstructionError()
-    errors.add(crossing.original, crossing.rebuilt, crossing.counts)
-    recovered = nearest(crossing.rebuilt, crossing.ids, table).euclidean == crossing.ids
+    errors.add(crossing.original, crossing.reconstructed, crossing.counts)
+    recovered = nearest(crossing.reconstructed, crossing.ids, table).euclidean == crossing.ids
     return {**errors.summary(variance), "token_recovery": crossing.share(recovered)}
 
 
@@ -99,19 +99,19 @@ class Nearest(NamedTuple):
 
 
 @torch.no_grad()
-def nearest(rebuilt: Tensor, ids: Tensor, table: Tensor) -> Nearest:
-    """The rows of `table` [V, D] nearest to `rebuilt` [N, D], whose original tokens are `ids` [N].
+def nearest(reconstructed: Tensor, ids: Tensor, table: Tensor) -> Nearest:
+    """The rows of `table` [V, D] nearest to `reconstructed` [N, D], whose original tokens are `ids` [N].
 
     The vocabulary is gone through in pieces: N × V scores would not fit into memory.
     """
-    rebuilt = rebuilt.float()
-    lengths = rebuilt.norm(dim=1)  # [N]
+    reconstructed = reconstructed.float()
+    lengths = reconstructed.norm(dim=1)  # [N]
     best = torch.full((2, len(ids)), -math.inf, device=ids.device)
     own, found = best.clone(), torch.zeros_like(best, dtype=torch.long)
     step = max(1, SCORES_AT_ONCE // max(1, len(ids)))
     for start in range(0, len(table), step):
         rows = table[start : start + step].float()
-        squares, products = rows.square().sum(1), rebuilt @ rows.T  # [step], [N, step]
+        squares, products = rows.square().sum(1), reconstructed @ rows.T  # [step], [N, step]
         here = (ids >= start) & (ids < start + len(rows))
         # −‖r − t‖² plus ‖r‖², which is the same for every token; the cosine times ‖r‖, likewise
         pair = (2 * products - squares, products / squares.sqrt().clamp(min=1e-30))

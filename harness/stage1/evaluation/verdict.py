@@ -16,7 +16,7 @@ def verdict(
     ratio_ci95: list[float] | None,
     gate: Gate,
     questions: Mapping[str, int],
-    rebuilt: Mapping[str, float] | None,
+    reconstructed: Mapping[str, float] | None,
     protocol: str,
 ) -> dict[str, Any]:
     """`level`, `ratio` (the bottleneck's share of the text F1), its `ratio_ci95`, and `text` for people.
@@ -30,7 +30,7 @@ def verdict(
         ratio_ci95: of the ratio, from the same resamples as every other interval; None without a ratio.
         gate: whether embeddings are fed in correctly.
         questions: `n`, `passages`, `truncated_prompts`.
-        rebuilt: the reconstruction's numbers, if any.
+        reconstructed: the reconstruction's numbers, if any.
         protocol: what the way of asking is called.
     """
     text, ours = rows["text"]["f1"], rows["bottleneck"]["f1"]
@@ -59,10 +59,9 @@ def verdict(
         controls = [f"{name} {rows[name]['f1']:.1f}" for name in ("truncated", "shuffled") if name in rows]
         if controls:
             evidence += f"; controls: {', '.join(controls)}"
-        if rebuilt is not None:
-            evidence += (
-                f"; {100 * rebuilt['token_recovery']:.1f} % of the rebuilt tokens are nearest to themselves"
-            )
+        if reconstructed is not None:
+            recovered = 100 * reconstructed["token_recovery"]
+            evidence += f"; {recovered:.1f} % of the reconstructed tokens are nearest to themselves"
         if needed is not None:
             evidence += f"; about {needed} questions would decide"
     remarks = " ".join(_remarks(gate, rows, questions))

@@ -70,7 +70,9 @@ def expect_code(compressor: Compressor, code: Code) -> Code:
     return expect(compressor, "forward", code, Code, "a Code")
 
 
-def expect_vectors(component: Component, method: str, rebuilt: Tensor, mask: Tensor, width: int) -> Tensor:
-    """The `rebuilt` vectors [B, M, D] that a component returned, if they are those of `mask` [B, M]."""
-    sound = getattr(rebuilt, "shape", None) == (*mask.shape, width)
-    return expect(component, method, rebuilt, Tensor, f"a tensor [B, M, {width}]", sound)
+def expect_vectors(
+    component: Component, method: str, reconstructed: Tensor, mask: Tensor, width: int
+) -> Tensor:
+    """The `reconstructed` vectors [B, M, D] that a component returned, if they are those of `mask` [B, M]."""
+    sound = getattr(reconstructed, "shape", None) == (*mask.shape, width)
+    return expect(component, method, reconstructed, Tensor, f"a tensor [B, M, {width}]", sound)

@@ -142,18 +142,18 @@ class States:
 
 
 class LLMOutputs:
-    """What the frozen LLM says on the original and on the rebuilt prompts, each computed at most once.
+    """What the frozen LLM says on the original and on the reconstructed prompts, each computed at most once.
 
     Two losses that read `student` share one forward pass; a loss that reads neither costs none. Logits are
     never held whole: losses compute them chunk by chunk from the states (`stage1.llm.chunked`).
 
     Attributes:
         head: last states [N, D] to logits [N, V], in the LLM's own type.
-        original, rebuilt: the prompts [B, L, D] and [B, M, D], right-padded; raw positions hold the same in
-            both.
+        original, reconstructed: the prompts [B, L, D] and [B, M, D], right-padded; raw positions hold the
+            same in both.
         ordinary: [B, L] bool, tokens of the original prompts that are neither padding nor special.
-        places: [B, L] where each position of the original prompts is in the rebuilt ones, −1 where nothing
-            stands for it alone; None where the length is the same, and so is every place.
+        places: [B, L] where each position of the original prompts is in the reconstructed ones, −1 where
+            nothing stands for it alone; None where the length is the same, and so is every place.
     """
 
     def __init__(
@@ -161,14 +161,14 @@ class LLMOutputs:
         forward: Callable[[Embedded, Answers | None], States],
         head: Callable[[Tensor], Tensor],
         original: Embedded,
-        rebuilt: Embedded,
+        reconstructed: Embedded,
         ordinary: Tensor,
         answers: Answers | None = None,
         places: Tensor | None = None,
     ) -> None:
         self._forward = forward
         self.head = head
-        self.original, self.rebuilt = original, rebuilt
+        self.original, self.reconstructed = original, reconstructed
         self.ordinary = ordinary
         self.places = places
         self._answers = answers
@@ -182,7 +182,7 @@ class LLMOutputs:
 
     @cached_property
     def compared(self) -> Tensor:
-        """[B, L] bool: ordinary positions of the original prompts with a counterpart in the rebuilt ones.
+        """[B, L] bool: ordinary positions of the original prompts with a counterpart in the others.
 
         All of them, where the length is the same. Behind a compressor that changes it: what did not cross,
         and the last position that did, after which both have said all that crossed.
@@ -201,8 +201,8 @@ class LLMOutputs:
 
     @cached_property
     def student(self) -> States:
-        """The states on the rebuilt prompts; gradients reach the bottleneck."""
-        return self._forward(self.rebuilt, self._answers)
+        """The states on the reconstructed prompts; gradients reach the bottleneck."""
+        return self._forward(self.reconstructed, self._answers)
 
     @cached_property
     def teacher(self) -> States:

@@ -69,7 +69,7 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
 def summary(results: Mapping[str, Any]) -> Iterator[str]:
     """What crossed, rate, reconstruction and verdict, a line each."""
-    rate, rebuilt = results["rate"], results["reconstruction"]
+    rate, error = results["rate"], results["reconstruction"]
     asked, rules = results["questions"], results["protocol"]
     cut = f", {asked['truncated_prompts']} of the prompts truncated" if asked["truncated_prompts"] else ""
     yield f"Asked  {asked['n']} questions about {asked['passages']} passages as {rules['name']}{cut}"
@@ -78,11 +78,11 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
         f"Rate   {rate['bits_per_token']:.1f} bits per token: {_times(rate['vs_bf16'])} bf16 embeddings, "
         f"{_times(rate['vs_token_ids'])} token ids, {_times(rate['vs_text'])} UTF-8 text"
     )
-    if rebuilt is not None:
+    if error is not None:
         yield (
-            f"Error  recon {rebuilt['recon']:.4f} (0 perfect, 1 the mean), cosine {rebuilt['cosine']:.4f}, "
-            f"norm ratio {rebuilt['norm_ratio']:.3f}, "
-            f"tokens recovered {100 * rebuilt['token_recovery']:.1f} %"
+            f"Error  recon {error['recon']:.4f} (0 perfect, 1 the mean), cosine {error['cosine']:.4f}, "
+            f"norm ratio {error['norm_ratio']:.3f}, "
+            f"tokens recovered {100 * error['token_recovery']:.1f} %"
         )
     if unmoved := unimproved(results.get("training")):
         yield unmoved

@@ -47,7 +47,7 @@ class Rate(_Record):
 
 
 class Reconstruction(_Record):
-    """How far the rebuilt embeddings are from the originals."""
+    """How far the reconstructed embeddings are from the originals."""
 
     recon: float
     """Mean squared error over the embeddings' variance: 0 perfect, 1 always the mean."""
@@ -56,7 +56,7 @@ class Reconstruction(_Record):
     relative_error: float
     norm_ratio: float
     token_recovery: float
-    """Share of positions whose rebuilt vector is nearest to its own token, 0 to 1."""
+    """Share of positions whose reconstructed vector is nearest to its own token, 0 to 1."""
 
 
 class Questions(_Record):

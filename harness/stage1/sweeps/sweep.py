@@ -216,7 +216,7 @@ COLUMNS = ("f1", "f1_low", "f1_high", "exact_match", "text_f1", "no_context_f1",
 
 def _numbers(results: dict[str, Any]) -> Iterator[Any]:
     rows = {row["row"]: row for row in results["rows"]}
-    ours, rebuilt = rows["bottleneck"], results["reconstruction"]
+    ours, reconstructed = rows["bottleneck"], results["reconstruction"]
     yield from (ours["f1"], *ours["f1_ci95"], ours["exact_match"])
     yield from (rows["text"]["f1"], rows["no_context"]["f1"], results["rate"]["bits_per_token"])
-    yield "" if rebuilt is None else rebuilt["recon"]
+    yield "" if reconstructed is None else reconstructed["recon"]

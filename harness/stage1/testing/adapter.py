@@ -70,26 +70,26 @@ class AdapterSuite(ComponentSuite):
         self, made: Adapter, device: str = "cpu", dtype: torch.dtype = torch.float32
     ) -> list[Tensor]:
         code = _code(made, make_batch(make_sample().table))
-        return [_rebuilt(made, Code(code.vectors.to(device, dtype), code.mask.to(device)))]
+        return [_reconstructed(made, Code(code.vectors.to(device, dtype), code.mask.to(device)))]
 
     # -- what comes out ------------------------------------------------------------------------------------
 
     def test_shapes(self) -> None:
-        """Rebuilt embeddings [B, M, D] in the code's type, finite, at any B and M."""
+        """Reconstructed embeddings [B, M, D] in the code's type, finite, at any B and M."""
         made, table = self._fitted(), make_sample().table
         for lengths in ((1,), (9,), (1, 1, 1), (12, 7, 1), (5, 0)):
             code = _code(made, make_batch(table, lengths))
-            rebuilt, wanted = _rebuilt(made, code), (*code.mask.shape, WIDTH)
+            reconstructed, wanted = _reconstructed(made, code), (*code.mask.shape, WIDTH)
             expect(
-                rebuilt.shape == wanted,
-                f"forward returned {tuple(rebuilt.shape)} for codes {tuple(code.vectors.shape)}, not "
+                reconstructed.shape == wanted,
+                f"forward returned {tuple(reconstructed.shape)} for codes {tuple(code.vectors.shape)}, not "
                 f"[B, M, D] = {wanted}",
             )
             expect(
-                rebuilt.dtype == code.vectors.dtype,
-                f"codes in {code.vectors.dtype}, embeddings in {rebuilt.dtype}; keep the type",
+                reconstructed.dtype == code.vectors.dtype,
+                f"codes in {code.vectors.dtype}, embeddings in {reconstructed.dtype}; keep the type",
             )
-            expect(bool(rebuilt[code.mask].isfinite().all()), "forward returned infinite values or NaN")
+            expect(bool(reconstructed[code.mask].isfinite().all()), "forward returned infinite values or NaN")
 
     def test_closed_forms(self) -> None:
         """Closed forms leave finite tensors, and the embeddings as they are."""
@@ -109,55 +109,55 @@ class AdapterSuite(ComponentSuite):
             torch.equal(kept[0], table) and torch.equal(kept[1], stats.embeds),
             "the adapter writes into the embeddings that it is given; copy them first",
         )
-        _rebuilt(bottleneck.adapter, _code(bottleneck.adapter, make_batch(table)))
+        _reconstructed(bottleneck.adapter, _code(bottleneck.adapter, make_batch(table)))
 
     # -- what depends on what ------------------------------------------------------------------------------
 
     def test_tokenwise_promise(self) -> None:
-        """Rebuilt vector i depends on code vector i alone: not on others, and not on its place."""
+        """Reconstructed vector i depends on code vector i alone: not on others, and not on its place."""
         made = self._fitted()
         if not made.tokenwise:
             raise SkipTest("it does not promise to treat each vector alone")
         rows = make_sample().table[:60]
         code = _code(made, Batch(torch.arange(60), rows.view(5, 12, -1), torch.ones(5, 12, dtype=torch.bool)))
-        rebuilt = _rebuilt(made, code)
+        reconstructed = _reconstructed(made, code)
         others = code.vectors.flip(0, 1).clone()
         others[:, ::3] = code.vectors[:, ::3]
         expect(
-            same(_rebuilt(made, code._replace(vectors=others))[:, ::3], rebuilt[:, ::3]),
-            "a rebuilt vector changes when other vectors do; set tokenwise = False, or treat each alone",
+            same(_reconstructed(made, code._replace(vectors=others))[:, ::3], reconstructed[:, ::3]),
+            "a reconstructed vector changes when others do; set tokenwise = False, or treat each alone",
         )
         for shape in ((1, 60), (60, 1)):
             turned = code.vectors.flatten(0, 1).flip(0).view(*shape, -1)
             again = Code(turned, torch.ones(shape, dtype=torch.bool))
             expect(
-                same(_rebuilt(made, again).flatten(0, 1).flip(0), rebuilt.flatten(0, 1)),
-                "a rebuilt vector changes with its place in prompt or batch; set tokenwise = False",
+                same(_reconstructed(made, again).flatten(0, 1).flip(0), reconstructed.flatten(0, 1)),
+                "a reconstructed vector changes with its place in prompt or batch; set tokenwise = False",
             )
 
     def test_padding_invariance(self) -> None:
-        """Vectors that were not sent reach nothing that is rebuilt."""
+        """Vectors that were not sent reach nothing that is reconstructed."""
         made, table = self._fitted(), make_sample().table
         for padding in ("left", "right"):
             code = _code(made, make_batch(table, padding=padding))
             dirty = code._replace(vectors=poisoned(code.vectors, code.mask))
             expect(
-                same(_rebuilt(made, dirty)[code.mask], _rebuilt(made, code)[code.mask]),
-                "what is rebuilt changes with what stands in padded positions; use code.mask",
+                same(_reconstructed(made, dirty)[code.mask], _reconstructed(made, code)[code.mask]),
+                "what is reconstructed changes with what stands in padded positions; use code.mask",
             )
 
     def test_batch_invariance(self) -> None:
-        """A prompt is rebuilt the same alone and in a batch with longer ones."""
+        """A prompt is reconstructed the same alone and in a batch with longer ones."""
         made, table = self._fitted(), make_sample().table
         for padding in ("left", "right"):
             code = _code(made, make_batch(table, padding=padding))
-            rebuilt = _rebuilt(made, code)
+            reconstructed = _reconstructed(made, code)
             for row, sent in enumerate(code.mask):
                 alone = Code(code.vectors[row][sent][None], sent[sent][None])
                 expect(
-                    same(rebuilt[row][sent], _rebuilt(made, alone)[0]),
-                    f"a prompt is rebuilt differently in a batch ({padding}-padded) than alone; compute "
-                    "nothing across the batch, and count positions with code.mask",
+                    same(reconstructed[row][sent], _reconstructed(made, alone)[0]),
+                    f"a prompt is reconstructed differently in a batch ({padding}-padded) than alone; "
+                    "compute nothing across the batch, and count positions with code.mask",
                 )
 
     # -- gradients -----------------------------------------------------------------------------------------
@@ -178,8 +178,8 @@ class AdapterSuite(ComponentSuite):
             raise SkipTest("it has nothing to train")
         code = _code(made, make_batch(table))
         vectors = code.vectors.requires_grad_()
-        rebuilt = made.train()(code)
-        error = (rebuilt - make_batch(table).embeds)[code.mask].square().sum()
+        reconstructed = made.train()(code)
+        error = (reconstructed - make_batch(table).embeds)[code.mask].square().sum()
         self._expect_gradients(made, error)
         expect(
             vectors.grad is not None and vectors.grad[code.mask].any(),
@@ -189,15 +189,15 @@ class AdapterSuite(ComponentSuite):
     # -- saving --------------------------------------------------------------------------------------------
 
     def test_save_and_load(self) -> None:
-        """Parameters and buffers, with the table attached, are all there is: a loaded one rebuilds alike."""
+        """Parameters and buffers, with the table attached, are all there is: a loaded one does the same."""
         bottleneck, loaded = self._started(), self._bottleneck(SEED + 1)
         loaded.load_state_dict(through_file(bottleneck), strict=True)
         table = make_sample().table
         loaded.receive_table(table)
         code = _code(loaded.adapter, make_batch(table))
         expect(
-            torch.equal(_rebuilt(bottleneck.adapter, code), _rebuilt(loaded.adapter, code)),
-            "a loaded adapter rebuilds differently from the one that was saved; what __init__ and warm_start "
+            torch.equal(_reconstructed(bottleneck.adapter, code), _reconstructed(loaded.adapter, code)),
+            "a loaded adapter reconstructs differently from the saved one; what __init__ and warm_start "
             "find out belongs into buffers, what receive_table derives is derived again",
         )
 
@@ -224,11 +224,11 @@ def _code(made: Adapter, batch: Batch) -> Code:
         return Bottleneck(FirstDims(WIDTH, made.code_dim), made).encode(batch.embeds, batch.mask)
 
 
-def _rebuilt(made: Adapter, code: Code) -> Tensor:
+def _reconstructed(made: Adapter, code: Code) -> Tensor:
     with torch.no_grad():
-        rebuilt = made(code)
+        reconstructed = made(code)
     expect(
-        isinstance(rebuilt, Tensor),
-        f"forward returned {type(rebuilt).__name__}; return the rebuilt embeddings [B, M, D]",
+        isinstance(reconstructed, Tensor),
+        f"forward returned {type(reconstructed).__name__}; return the reconstructed embeddings [B, M, D]",
     )
-    return torch.as_tensor(rebuilt)
+    return torch.as_tensor(reconstructed)

@@ -83,8 +83,8 @@ class LossSuite(ComponentSuite):
         """A finite scalar, lower for a perfect reconstruction than for the mean embedding everywhere."""
         made, (_, batch, _, mean, _) = self._fitted(), setting()
         noisy, perfect, constant = (
-            _value(made, _inputs(made, batch, rebuilt))
-            for rebuilt in (_noisy(), batch.embeds, mean.expand_as(batch.embeds))
+            _value(made, _inputs(made, batch, reconstructed))
+            for reconstructed in (_noisy(), batch.embeds, mean.expand_as(batch.embeds))
         )
         for value in (noisy, perfect, constant):
             expect(value.shape == (), f"forward returned the shape {tuple(value.shape)}, not a scalar")
@@ -128,10 +128,10 @@ class LossSuite(ComponentSuite):
 
     def test_tokenwise_promise(self) -> None:
         """A weighted mean over positions, each looked at alone: training may draw tokens from anywhere."""
-        made, batch, rebuilt = self._fitted(), setting().batch, _noisy()
+        made, batch, reconstructed = self._fitted(), setting().batch, _noisy()
         if made.needs_llm or not made.tokenwise:
             raise SkipTest("it does not promise to look at each position alone")
-        value = _value(made, _inputs(made, batch, rebuilt))
+        value = _value(made, _inputs(made, batch, reconstructed))
         order = torch.randperm(batch.ids.numel(), generator=torch.Generator().manual_seed(0))
 
         def mixed_up(part: Tensor) -> Tensor:
@@ -144,7 +144,7 @@ class LossSuite(ComponentSuite):
             cross=mixed_up(batch.cross),
             weights=mixed_up(batch.weights),
         )
-        mixed = _value(made, _inputs(made, shuffled, mixed_up(rebuilt)))
+        mixed = _value(made, _inputs(made, shuffled, mixed_up(reconstructed)))
         expect(
             _agree(mixed, value),
             "the loss changes with the order of the positions; set tokenwise = False, or use inputs.mean(…)",
@@ -152,12 +152,12 @@ class LossSuite(ComponentSuite):
 
     def test_parts(self) -> None:
         """A batch worked off prompt by prompt, as where memory is short, has the loss of the whole."""
-        made, batch, rebuilt = self._fitted(), setting().batch, _noisy()
-        whole = _inputs(made, batch, rebuilt)
+        made, batch, reconstructed = self._fitted(), setting().batch, _noisy()
+        whole = _inputs(made, batch, reconstructed)
         total, sums = made.denominator(whole), torch.zeros(())
         expect(total.shape == (), f"denominator returned the shape {tuple(total.shape)}, not a scalar")
-        for piece, piece_rebuilt in zip(batch.split(3), rebuilt.chunk(3), strict=True):
-            inputs = _inputs(made, piece, piece_rebuilt)
+        for piece, piece_reconstructed in zip(batch.split(3), reconstructed.chunk(3), strict=True):
+            inputs = _inputs(made, piece, piece_reconstructed)
             sums = sums + made.denominator(inputs) * _value(made, inputs)
         expect(
             _agree(sums / total, _value(made, whole)),
@@ -182,8 +182,8 @@ class LossSuite(ComponentSuite):
         """A finite gradient reaches the reconstruction, and none the LLM."""
         made, (model, batch, *_) = self._fitted(), setting()
         model.requires_grad_(False).zero_grad()  # another loss may have left its traces
-        rebuilt = _noisy().requires_grad_()
-        value = made(_inputs(made, batch, rebuilt))
+        reconstructed = _noisy().requires_grad_()
+        value = made(_inputs(made, batch, reconstructed))
         expect(value.requires_grad, "the loss has no gradient; do not detach the reconstruction")
         value.sum().backward()
         for name, weight in model.named_parameters():
@@ -191,9 +191,9 @@ class LossSuite(ComponentSuite):
                 weight.grad is None and not weight.requires_grad,
                 f"the gradient reaches {name} of the LLM, which has to stay frozen",
             )
-        if rebuilt.grad is None or not rebuilt.grad[batch.cross].any():
+        if reconstructed.grad is None or not reconstructed.grad[batch.cross].any():
             raise AssertionError("no gradient reaches the reconstruction; do not detach it")
-        expect(bool(rebuilt.grad.isfinite().all()), "the gradient is infinite or NaN")
+        expect(bool(reconstructed.grad.isfinite().all()), "the gradient is infinite or NaN")
 
     def test_nothing_is_kept(self) -> None:
         """A loss is not saved with the run: nothing in it is trained or changes as it is used."""
@@ -260,19 +260,19 @@ def _noisy() -> Tensor:
     return batch.embeds + noise
 
 
-def _inputs(made: Loss, batch: Batch, rebuilt: Tensor, length: Tensor | None = None) -> LossInputs:
+def _inputs(made: Loss, batch: Batch, reconstructed: Tensor, length: Tensor | None = None) -> LossInputs:
     """What training hands to a loss that says of itself what this one says.
 
-    `rebuilt` [B, L, D] is put into the prompts, or [B, M, D] in their place, with the mask `length` [B, M].
-    The code is the reconstruction itself.
+    `reconstructed` [B, L, D] is put into the prompts, or [B, M, D] in their place, with the mask `length`
+    [B, M]. The code is the reconstruction itself.
     """
     model, _, special, _, variance = setting()
     llm = FrozenLLM(model, layers=made.layers or (), last=made.layers is None) if made.needs_llm else None
     mask = batch.cross if length is None else length
-    code = Code(rebuilt, mask, torch.zeros(mask.shape))
+    code = Code(reconstructed, mask, torch.zeros(mask.shape))
     if not made.teacher_forced:
         batch = batch._replace(answers=None)
-    return Presenter(variance, special, length is not None, llm)(batch, lambda *_: (code, rebuilt))
+    return Presenter(variance, special, length is not None, llm)(batch, lambda *_: (code, reconstructed))
 
 
 def _value(made: Loss, inputs: LossInputs) -> Tensor:

@@ -13,7 +13,7 @@ from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import Code, Embedded, LLMOutputs, LossInputs
 
 Cross = Callable[[Tensor, Tensor], tuple[Code, Tensor]]
-"""Embeddings [B, L, D] and what crosses of them [B, L] to the code and the rebuilt embeddings [B, M, D]."""
+"""Embeddings [B, L, D] and what crosses of them [B, L] to code and reconstructed embeddings [B, M, D]."""
 
 
 class RoundTrip(nn.Module):
@@ -48,16 +48,16 @@ class Presenter:
     def __call__(self, batch: Batch, cross: Cross) -> LossInputs:
         """What the losses see of `batch` when its embeddings take the way `cross`."""
         packed = (batch.embeds, batch.cross) if not self.packed else pack(batch.embeds, batch.cross)
-        code, rebuilt = cross(*packed)
-        outputs = None if self.llm is None else self._read(self.llm, batch, code, rebuilt)
+        code, reconstructed = cross(*packed)
+        outputs = None if self.llm is None else self._read(self.llm, batch, code, reconstructed)
         return LossInputs(
-            batch.embeds, rebuilt, batch.weights, batch.ids, self.variance, outputs, crossed=code
+            batch.embeds, reconstructed, batch.weights, batch.ids, self.variance, outputs, crossed=code
         )
 
-    def _read(self, llm: FrozenLLM, batch: Batch, code: Code, rebuilt: Tensor) -> LLMOutputs:
+    def _read(self, llm: FrozenLLM, batch: Batch, code: Code, reconstructed: Tensor) -> LLMOutputs:
         original = Embedded(batch.embeds, batch.attention)
         spliced = splice(
-            original, batch.cross, lambda *_: (rebuilt, code.mask), packed=self.packed, padding="right"
+            original, batch.cross, lambda *_: (reconstructed, code.mask), packed=self.packed, padding="right"
         )
         return LLMOutputs(
             llm,
@@ -70,15 +70,15 @@ class Presenter:
         )
 
 
-def counterparts(batch: Batch, rebuilt: Tensor) -> Tensor:
+def counterparts(batch: Batch, reconstructed: Tensor) -> Tensor:
     """[B, L] where the positions of `batch` are in prompts whose length the compressor changed, −1: nowhere.
 
-    `rebuilt` [B, M] is their mask, right-padded, and `splice` has put them together: raw positions in front,
-    the code's vectors, then the other raw positions. The last position that crosses has the last vector.
+    `reconstructed` [B, M] is their mask, right-padded, and `splice` has put them together: raw positions in
+    front, the code's vectors, then the other raw positions. The last one that crosses has the last vector.
     """
     raw, started = batch.attention & ~batch.cross, batch.cross.cumsum(1) > 0
     behind = _from_here_on(raw & started)
-    end = rebuilt.sum(1, keepdim=True)  # [B, 1]
+    end = reconstructed.sum(1, keepdim=True)  # [B, 1]
     own = torch.arange(raw.shape[1], device=raw.device).expand_as(behind)
     places = own.where(raw & ~started, (end - behind).where(raw & started, -1))
     last = batch.cross & (_from_here_on(batch.cross) == 1)

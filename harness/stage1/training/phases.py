@@ -190,7 +190,7 @@ def kept_of_text(first: Run, session: Session, below: float) -> Decision:
     questions = spread(session.data.selection, session.config.eval.limit)
     prompts = session.prompts(questions)
     bottleneck = session.load_bottleneck(first)
-    embed = through(bottleneck, bottleneck.rebuild, session, count_tokens(prompts, session.table))
+    embed = through(bottleneck, bottleneck.reconstruct, session, count_tokens(prompts, session.table))
     answering = Answering(session, None)
     text, ours = (
         float(scores(questions, [a.text for a in answering.answers(condition)])["f1"].mean())

@@ -21,7 +21,7 @@ from stage1.training.inputs import Cross, Presenter, RoundTrip
 from stage1.training.objective import Objective
 
 ROWS = 4096
-"""Tokens rebuilt at a time."""
+"""Tokens reconstructed at a time."""
 
 
 class Selection:
@@ -81,8 +81,8 @@ class Selection:
                 errors.add(rows, bottleneck(rows[None], mask)[0], counts)
         else:
             for batch in in_order(self.prompts, self.inputs.table, self.size):
-                rebuilt = bottleneck(batch.embeds, batch.cross)[batch.cross]
-                errors.add(batch.embeds[batch.cross], rebuilt, batch.weights[batch.cross])
+                reconstructed = bottleneck(batch.embeds, batch.cross)[batch.cross]
+                errors.add(batch.embeds[batch.cross], reconstructed, batch.weights[batch.cross])
         return errors.summary(stats.variance)
 
     def _terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
@@ -101,7 +101,7 @@ class Selection:
 
     def f1(self, bottleneck: Bottleneck) -> float:
         """F1 of the questions through `bottleneck`, 0 to 100."""
-        embed = through(bottleneck, bottleneck.rebuild, self.inputs, self.stats)
+        embed = through(bottleneck, bottleneck.reconstruct, self.inputs, self.stats)
         answers = self._answering.answers(Condition("bottleneck", self.asked, embed, None))
         return float(scores(self.questions, [answer.text for answer in answers])["f1"].mean())
 

@@ -70,8 +70,8 @@ class MLP(Adapter):
         return (codes - self.code_mean) / self.code_scale
 
     def forward(self, code: Code) -> Tensor:
-        rebuilt: Tensor = self.net(self._standardise(code.vectors)) * self.embed_scale + self.embed_mean
-        return rebuilt
+        reconstructed: Tensor = self.net(self._standardise(code.vectors)) * self.embed_scale + self.embed_mean
+        return reconstructed
 
 
 @hookimpl

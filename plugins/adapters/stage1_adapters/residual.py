@@ -34,8 +34,8 @@ class Residual(Adapter):
         self.correction.solve(codes, stats.embeds - self.linear.decode(codes), stats.shares)
 
     def forward(self, code: Code) -> Tensor:
-        rebuilt: Tensor = self.linear(code) + self.correction(code)
-        return rebuilt
+        reconstructed: Tensor = self.linear(code) + self.correction(code)
+        return reconstructed
 
 
 @hookimpl

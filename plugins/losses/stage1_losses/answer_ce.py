@@ -6,7 +6,7 @@ from stage1 import Loss, LossInputs, hookimpl, token_cross_entropy
 
 
 class AnswerCE(Loss):
-    """TEACHER-FORCED: cross-entropy of the gold answer's tokens after the rebuilt prompt. Nats per token.
+    """TEACHER-FORCED: cross-entropy of the gold answer after the reconstructed prompt. Nats per token.
 
     The answer's own embeddings, raw, follow the prompt in the LLM's input, which no evaluation has; runs
     trained so are marked wherever they are shown. The newline that ends the answer is one of its tokens.

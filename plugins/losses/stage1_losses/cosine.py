@@ -7,7 +7,7 @@ from stage1 import Loss, LossInputs, hookimpl
 
 
 class Cosine(Loss):
-    """1 − cosine similarity of original and rebuilt vector, averaged. Unitless, 0 to 2.
+    """1 − cosine similarity of original and reconstructed vector, averaged. Unitless, 0 to 2.
 
     Blind to magnitude: use it beside `recon` or with `--magnitude vocab`, not alone.
     """

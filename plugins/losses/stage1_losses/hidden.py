@@ -25,7 +25,7 @@ class HiddenConfig(ComponentConfig):
 
 
 class Hidden(Loss):
-    """Normalised squared error between the LLM's hidden states on original and rebuilt prompt. Unitless.
+    """Normalised squared error of the LLM's hidden states on the reconstructed prompt. Unitless.
 
     Per position ‖s − t‖² ÷ σ², with s the state on the reconstruction, t on the original, and σ² the mean of
     ‖t − t̄‖² over its prompt, whose mean state is t̄; averaged over positions that are neither padding nor

@@ -1,4 +1,4 @@
-"""Length of the rebuilt vectors."""
+"""Length of the reconstructed vectors."""
 
 from torch import Tensor
 
@@ -9,7 +9,7 @@ SHORTEST = 1e-12
 
 
 class Norm(Loss):
-    """(ln ‖ê‖ − ln ‖e‖)², averaged: how far the rebuilt vectors' lengths are off. Unitless.
+    """(ln ‖ê‖ − ln ‖e‖)², averaged: how far the reconstructed vectors' lengths are off. Unitless.
 
     0 is the right length everywhere; twice or half as long is 0.48. Blind to direction: use it beside
     `cosine` or `recon`, not alone.

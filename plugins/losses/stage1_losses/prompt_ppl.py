@@ -6,7 +6,7 @@ from stage1 import Loss, LossInputs, hookimpl, token_cross_entropy
 
 
 class PromptPPL(Loss):
-    """Cross-entropy of the prompt's own next tokens, read from the rebuilt prompt alone. Nats per token.
+    """Cross-entropy of the prompt's own next tokens, on the reconstructed prompt. Nats per token.
 
     The logarithm of the perplexity: 0 is certainty, ln |V| is guessing. No answer and no original prompt is
     looked at. Position i predicts token i + 1; the pair counts where position i is not padding and token
@@ -26,7 +26,7 @@ class PromptPPL(Loss):
 
     def _counted(self, inputs: LossInputs) -> Tensor:
         """[B, L - 1] bool: positions whose prediction counts."""
-        return inputs.llm.rebuilt.attention[:, :-1] & inputs.llm.ordinary[:, 1:]
+        return inputs.llm.reconstructed.attention[:, :-1] & inputs.llm.ordinary[:, 1:]
 
 
 @hookimpl

@@ -10,7 +10,7 @@ unused tokens are all but zero."""
 
 
 class Relative(Loss):
-    """‖ê − e‖² / ‖e‖², averaged: the noise-to-signal ratio of the rebuilt vectors. Unitless.
+    """‖ê − e‖² / ‖e‖², averaged: the noise-to-signal ratio of the reconstructed vectors. Unitless.
 
     0 is perfect, 1 is the zero vector, 0.01 is 20 dB. Where `recon` measures every token by the spread of all
     embeddings, so that the long ones weigh most, here each counts alike.

@@ -151,7 +151,7 @@ def embed_requests(bottleneck: Bottleneck, session: Session) -> Embed:
     """How requests reach the model of which nothing is known beforehand: any token may cross."""
     ids = torch.arange(len(session.table), device=session.device)
     every = TokenStats(ids, torch.ones(len(ids), dtype=torch.float64), session.table)
-    return through(bottleneck, bottleneck.rebuild, session, every)
+    return through(bottleneck, bottleneck.reconstruct, session, every)
 
 
 # -- asking ------------------------------------------------------------------------------------------------
