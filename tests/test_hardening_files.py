@@ -208,7 +208,7 @@ def test_what_is_damaged_is_named_and_not_believed(spoilt: Path, damage: Callabl
 
 def test_every_flipped_bit_of_a_state_is_noticed(tmp_path: Path) -> None:
     run = Run.create(small_config(f"output={tmp_path / 'run'}"))
-    run.save_state({"w": torch.arange(6.0), "t": torch.tensor(5)}, {"step": 5, "nan": float("nan")})
+    run.state.save({"w": torch.arange(6.0), "t": torch.tensor(5)}, {"step": 5, "nan": float("nan")})
     state = run.path / "state" / "state.safetensors"
     whole = state.read_bytes()
     for place in range(8, len(whole)):
@@ -217,7 +217,7 @@ def test_every_flipped_bit_of_a_state_is_noticed(tmp_path: Path) -> None:
             changed[place] ^= 1 << bit
             state.write_bytes(bytes(changed))
             with contextlib.suppress(UsageError):  # white space in the header decides nothing
-                tensors, facts = run.load_state() or ({}, {})
+                tensors, facts = run.state.load() or ({}, {})
                 assert torch.equal(tensors["w"], torch.arange(6.0)), place
                 assert (int(tensors["t"]), facts["step"]) == (5, 5), place
 

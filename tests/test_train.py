@@ -209,7 +209,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None
     with pytest.raises(TrainingError, match="step 5") as caught:
         trained(tmp_path / "run", loss=NanAtStepFive)
     assert "--resume" in caught.value.remedy
-    state = Run(tmp_path / "run").load_state()
+    state = Run(tmp_path / "run").state.load()
     assert state is not None
     assert state[1]["step"] == 5
     assert all(t.isfinite().all() for t in state[0].values())
@@ -331,7 +331,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
     assert process.returncode == 130, err
     assert f"stage1 train --resume --output {run}" in err
     assert "Traceback" not in err
-    state = Run(run).load_state()
+    state = Run(run).state.load()
     assert state is not None
     assert state[1]["step"] > 0
     process = start(run, "--resume")
@@ -379,7 +379,7 @@ def test_what_a_component_froze_stays_frozen_after_a_resume_and_an_init(
     cut = Run.create(config)
     with pytest.raises(KeyboardInterrupt):
         trainer_for(config, progress=CtrlC("Training", 7)).train(cut)
-    state = cut.load_state()
+    state = cut.state.load()
     assert state is not None
     assert {"compressor.bias"} <= set(state[1]["frozen"])
     assert "optimizer.compressor.weight.exp_avg" in state[0]

@@ -15,6 +15,7 @@ from stage1.files import default_cache
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
 from stage1.progress import Progress
+from stage1.runs.folder import refuse_taken
 from stage1.runs.run import Run
 from stage1.session import Session, changed
 from stage1.training.phases import Training, announced
@@ -65,7 +66,7 @@ def train_run(
     if (
         resume is None and os.environ.get("LOCAL_RANK", "0") == "0"
     ):  # of several processes, the first makes it
-        Run.refuse_taken(config.output)
+        refuse_taken(config.output)
     session = Session.open(config, progress, weights="all" if asks else "table", before=session)
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")

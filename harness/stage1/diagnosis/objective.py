@@ -213,17 +213,17 @@ def _unchanged(before: Tensor, after: Tensor) -> bool:
 
 def _training_batch(case: Case, objective: Objective) -> Batch:
     """The first prompts of the training split, weighted as training weighs them."""
-    inputs = case.session
-    questions = inputs.data.train[:PROMPTS]
-    prompts = inputs.prompts(questions)
+    session = case.session
+    questions = session.data.train[:PROMPTS]
+    prompts = session.prompts(questions)
     return PromptBatches(
         prompts,
-        inputs.table,
+        session.table,
         case.fitted,
-        training_shares(case.fitted, inputs.config.train.uniform),
+        training_shares(case.fitted, session.config.train.uniform),
         len(questions),
-        inputs.config.seed,
-        answers=inputs.answer_ids(questions, prompts) if objective.teacher_forced else None,
+        session.config.seed,
+        answers=session.answer_ids(questions, prompts) if objective.teacher_forced else None,
     ).batch(0)
 
 

@@ -79,7 +79,7 @@ def _cut(case: Case, shown: list[str]) -> dict[str, Any]:
     questions = _decoded(case, asked["input_ids"])
     lacking = sum(_bare(q) not in _bare(prompt) for q, prompt in zip(questions, shown, strict=True))
     # A trailing space is a fault of its own; such a prompt was not cut.
-    ending = case.session.builder().ending.rstrip(" ")
+    ending = case.session.builder().text.ending.rstrip(" ")
     open_ended = sum(not prompt.rstrip(" ").endswith(ending) for prompt in shown)
     text = ours = None
     if lacking or open_ended:

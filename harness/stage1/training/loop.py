@@ -51,7 +51,7 @@ class Loop:
     Args:
         trainer: what is trained, on what.
         run: the folder.
-        state: what `Run.load_state` found there; None: the training is new.
+        state: what `State.load` found there; None: the training is new.
 
     Attributes:
         course: where the training stands.
@@ -159,7 +159,7 @@ class Loop:
         trainer, course = self.trainer, self.course
         self.stepper.module.eval()
         measured = trainer.selection.measure(trainer.bottleneck, trainer.objective, trainer.present)
-        error = torch.tensor(measured["score"], device=trainer.inputs.device)
+        error = torch.tensor(measured["score"], device=trainer.session.device)
         # Every process must come to the same decision.
         course.measured(float(broadcast(error)), trainer.bottleneck, refit="refit" in logged)
         if trainer.main:
@@ -170,4 +170,4 @@ class Loop:
         trainer = self.trainer
         if trainer.main:
             parts = (trainer.bottleneck, self.stepper, trainer.objective, trainer.selection)
-            self.run.save_state(*collect(self.course, *parts))
+            self.run.state.save(*collect(self.course, *parts))
