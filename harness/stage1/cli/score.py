@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stage1.cli import options
+from stage1.config import granted
 
 if TYPE_CHECKING:
     from stage1.evaluation.squad import Score
@@ -40,8 +41,8 @@ def score(
     from stage1.evaluation.squad import score as score_predictions
     from stage1.files import to_json
 
-    flags = options.flags_given(data__name=data, data__strict=strict)
-    config = options.configuration(None, flags, settings).data
+    flags = {"data.name": data, **({} if strict is None else {"data.strict": strict})}
+    config = granted({}, flags, settings or []).data
     records = find_source(config.name, config, repeated=True).read("test", None)
     for note in records.notes(config.name):
         typer.echo(note, err=True)
