@@ -45,7 +45,7 @@ FAULTS = {
     "wrapper": (HOOK.replace("impl\n", "impl(wrapper=True)\n") + "def stage1_losses(): yield", "wrapper"),
     "hook raises": (HOOK + "def stage1_losses(): return 1 / 0", "stage1_losses raised: ZeroDivisionError"),
     "hook exits": (HOOK + "def stage1_losses(): raise SystemExit('bye')", "SystemExit: bye"),
-    "hook returns nothing": (HOOK + "def stage1_losses(): pass", "returned None, which is no subclass"),
+    "hook returns nothing": (HOOK + "def stage1_losses(): pass", "returned None, which is not a subclass"),
     "hook returns an empty list": (HOOK + "def stage1_losses(): return []", "empty list"),
     "hook returns a list that is none": (
         "class L(list):\n    def __iter__(self): raise ValueError('no')\n"
@@ -59,18 +59,18 @@ FAULTS = {
         "sys.modules[__name__].__class__ = M\ndel __doc__\n" + HOOK + "def stage1_step(): pass",
         "it cannot be inspected: ValueError: no",
     ),
-    "hook returns a name": (HOOK + "def stage1_losses(): return 'mse'", "'mse', which is no subclass"),
+    "hook returns a name": (HOOK + "def stage1_losses(): return 'mse'", "'mse', which is not a subclass"),
     "no subclass": (
         HOOK + "def stage1_compressors():\n    import torch\n    return torch.nn.Linear",
-        "no subclass of stage1.Compressor",
+        "not a subclass of stage1.Compressor",
     ),
     "another family": (
         compressor("x").replace("def stage1_compressors", "def stage1_adapters"),
-        "no subclass of stage1.Adapter",
+        "not a subclass of stage1.Adapter",
     ),
     "an instance": (
         compressor("x").replace("return Keep", "return Keep(Keep.Config(), 8)"),
-        "no subclass of stage1.Compressor",
+        "not a subclass of stage1.Compressor",
     ),
     "the base": (HOOK + "def stage1_losses(): return stage1.Loss", "Loss.name is None"),
     "no name": (compressor("x").replace("name =", "names ="), "Keep.name is None"),

@@ -6,10 +6,10 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, is_tensorboard_available, is_wandb_available
+from accelerate.utils import broadcast_object_list
 
 from stage1.config import RunConfig, flat
-from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
+from stage1.errors import ConfigError, ConfigIssue, Stage1Error
 from stage1.evaluation.evaluate import Evaluation, evaluate
 from stage1.files import default_cache
 from stage1.plugins import fully_resolved, load_plugins, resolve
@@ -85,17 +85,13 @@ def train_run(
 
 
 def require_trackers(config: RunConfig) -> None:
-    """Refuse a run that is to be told to an experiment tracker (`log_with`) whose package is not there.
+    """Refuse a run that is to be told to an experiment tracker (`log_with`) that cannot be used here.
 
     Raises:
         UsageError: with what to install.
     """
-    there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    if missing := [name for name in there if name in config.log_with and not there[name]()]:
-        raise UsageError(
-            f"--log-with {' and '.join(missing)}: not installed.",
-            f'Install it: pip install "stage1[{",".join(missing)}]"',
-        )
+    for name in config.log_with:
+        load_plugins().tracker(name).require()
 
 
 def _shared_run(config: RunConfig, resume: Run | None) -> Run:

@@ -307,7 +307,11 @@ class Training(Options):
     ] = None
     log_with: Annotated[
         list[str] | None,
-        typer.Option(metavar="tensorboard|wandb", help="Also log to an experiment tracker; may be repeated."),
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete("tracker"),
+            help="Also log to an experiment tracker: `tensorboard`, `wandb` or a plugin's; may be repeated.",
+        ),
         Setting("log_with"),
     ] = None
 

@@ -284,8 +284,10 @@ class RunConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type the LLM runs in; auto: float32 on the CPU, the model's own elsewhere."
     )
-    log_with: list[Literal["tensorboard", "wandb"]] = Field(
-        [], description="Experiment trackers that are told of the run, beside its own metrics.jsonl."
+    log_with: list[str] = Field(
+        [],
+        description="Experiment trackers (`stage1 plugins list`) that are told of the run, beside its own "
+        "metrics.jsonl.",
     )
     output: Path | None = Field(None, description="Run directory; default: a new one under `runs/`.")
 
