@@ -297,7 +297,7 @@ def test_a_file_that_is_no_task_is_refused_in_a_line(content: str, reason: str, 
     path = tmp_path / "bad.yaml"
     path.write_text(content, encoding="utf-8")
     problem, _ = refused(str(path)).split("\n")
-    assert problem.startswith(f"{path} is no lm-eval task file: ")
+    assert problem.startswith(f"{path} is not an lm-eval task file: ")
     assert reason in problem
 
 

@@ -49,10 +49,15 @@ def configured(file: dict[str, Any], flags: dict[str, Any], *settings: str) -> R
 # -- importing ----------------------------------------------------------------------------------------
 
 
-def test_no_torch_and_no_plugin_is_imported() -> None:
-    heavy = ["torch", "transformers", "stage1.plugins", "stage1_compressors"]
-    code = "import sys, stage1.config as c; c.RunConfig().to_yaml(); "
-    code += f"print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import stage1.config as c; c.RunConfig().to_yaml()", ["torch", "transformers", "stage1.plugins"]),
+        ("import stage1.cli", ["torch", "stage1.plugins", "pydantic", "yaml"]),
+    ],
+)
+def test_nothing_heavy_is_imported(code: str, heavy: list[str]) -> None:
+    code += f"; import sys; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 

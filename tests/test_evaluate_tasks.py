@@ -322,7 +322,7 @@ WRONG = {
     "passage": (["--tasks", "tiny-squad", "--scope", "context"], "--scope prompt"),
     "all alone": (["--scope", "all"], "--scope all is for --tasks"),
     "shots alone": (["--num-fewshot", "1"], "--num-fewshot does nothing without --tasks"),
-    "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is no JSON object"),
+    "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is not a JSON object"),
     "no template": (["--tasks", "tiny-squad", "--chat-template"], "has no chat template"),
     "chat alone": (["--chat-template", "--system", "x"], "--chat-template, --system do nothing without"),
 }

@@ -276,7 +276,7 @@ def test_the_chosen_checkpoint_does_not_depend_on_the_log(
         lost = invoke(*arguments, "lost")
         as_json = invoke(*arguments, "json", "--json", "-q")
     assert [result.code for result in (lost, as_json, kept)] == [0, 0, 0]
-    assert "Trained; there is no log that says how well." in lost.out
+    assert "Trained; there is no log of how well." in lost.out
     assert json.loads(as_json.out) == {"run": "json", "selection": None}
     assert "Trained; selection score 0." in kept.out
     lost_weights, kept_weights = (

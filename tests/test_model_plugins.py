@@ -89,8 +89,8 @@ def test_a_strangers_model_is_used_by_its_name(
 BROKEN = [
     ("raise RuntimeError('no disk')", PluginError, "of my-models 1.2 .*RuntimeError: no disk"),
     ("raise UsageError('Not here.', 'pip install it')", UsageError, "^Not here.\npip install it$"),
-    ("return Path('relative')", PluginError, "its path is .*relative.*, which is no absolute path"),
-    ("return '/tmp'", PluginError, "its path is '/tmp', which is no absolute path"),
+    ("return Path('relative')", PluginError, "its path is .*relative.*, which is not an absolute path"),
+    ("return '/tmp'", PluginError, "its path is '/tmp', which is not an absolute path"),
     ("return Path('/nowhere/at/all')", PluginError, "no absolute path of a folder or file"),
     ("return Path(__file__).parent", UsageError, "is not a model folder"),
 ]

@@ -27,7 +27,7 @@ FAULTS = {
     "no hook": ("def stage1_compressors(): pass", "marks no function with @stage1.hookimpl"),
     "misspelt hook": (
         HOOK + "def stage1_compressor(): pass",
-        "'stage1_compressor', which is no hook; did you mean 'stage1_compressors'? Choices: stage1_adapters",
+        "'stage1_compressor', which is not a hook; did you mean 'stage1_compressors'? Choices:",
     ),
     "wrong argument": (HOOK + "def stage1_step(run, stepp): pass", "stepp"),
     "argument too many": (HOOK + "def stage1_losses(kind): pass", "kind"),
@@ -79,7 +79,7 @@ FAULTS = {
     "name with a dot": (compressor("a.b"), "Keep.name is 'a.b'"),
     "no forward": (compressor("x").replace("def forward", "def backward"), "does not define forward"),
     "length and token-wise": (compressor("x", body="changes_length = True"), "needs tokenwise = False"),
-    "no Config": (compressor("x", body="Config = dict"), "Config is no pydantic model"),
+    "no Config": (compressor("x", body="Config = dict"), "Config is not a pydantic model"),
     "lax Config": (
         compressor("x", body="from pydantic import BaseModel as Config"),
         "lets unknown options pass",
@@ -111,7 +111,10 @@ FAULTS = {
     ),
     "terminal codes": ("raise ValueError('\\x1b[2J\\u202e')", r"ValueError: \u001b[2J\u202e"),
     "tasks raise": (HOOK + "def stage1_tasks(): raise OSError('gone')", "stage1_tasks raised: OSError: gone"),
-    "tasks are a text": (HOOK + "def stage1_tasks(): return 'tasks'", "'tasks', which is no absolute path"),
+    "tasks are a text": (
+        HOOK + "def stage1_tasks(): return 'tasks'",
+        "'tasks', which is not an absolute path",
+    ),
     "tasks are elsewhere": (
         "from pathlib import Path\n" + HOOK + "def stage1_tasks(): return [Path('/no/such/folder')]",
         "no absolute path of an existing folder",
@@ -131,7 +134,7 @@ FAULTS = {
     ),
     "a command's name": (
         HOOK + "def stage1_commands(app):\n    @app.command('a:b')\n    def go(): pass",
-        "command 'a:b' is no text of letters",
+        "command 'a:b' is not made of letters",
     ),
 }
 

@@ -199,7 +199,7 @@ def test_interrupted_and_gone_on(
         patch.setattr(Stepper, "step", interrupted)
         first = invoke("sweep", *OPTIONS, "-q")
     assert first.code == 130
-    assert "Go on with the same `stage1 sweep` command." in first.err
+    assert "Resume with the same `stage1 sweep` command." in first.err
     assert not (copied / missing[1]).exists()
     second = invoke("sweep", *OPTIONS)
     assert second.code == 0, second.err

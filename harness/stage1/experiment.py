@@ -115,10 +115,10 @@ def _train_watched(training: Training, run: Run) -> None:
     """Train, saying how to go on where it was interrupted or a plugin raised."""
     go_on = f"stage1 train --resume --output {quote(str(run.path))}"
     try:
-        with attributed(f"The run can go on: {go_on}"):
+        with attributed(f"Resume the run: {go_on}"):
             training.train(run)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Go on with: {go_on}") from None
+        raise KeyboardInterrupt(f"Resume with: {go_on}") from None
 
 
 def resume_run(run: Run, given: RunConfig) -> RunConfig:

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from stage1.cli import options
-from stage1.config import granted, overlay
 from stage1.errors import UsageError
 
 
@@ -32,10 +31,10 @@ def diagnose(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Say why F1 is what it is: findings by how much of it they explain, with evidence and a next command.
+    """Explain the F1: findings by how many points they explain, with evidence and the command to try next.
 
-    On a trained RUN, whose folder gets `diagnosis.json`; without one, on what the options name before any
-    training.
+    On a trained RUN, whose folder gets `diagnosis.json`; without one, on the untrained bottleneck that the
+    options describe.
     """
     parts = [f"--{field.name}" for field in fields(options.BottleneckParts) if getattr(chosen, field.name)]
     if run is not None and (parts or settings):
@@ -44,6 +43,8 @@ def diagnose(
             f"Leave out {', '.join([*parts, *(['--set'] if settings else [])])}, or leave out RUN for an "
             "untrained bottleneck.",
         )
+    from stage1.config import granted, overlay
+
     opened = None
     if run is not None:
         from stage1.runs.run import Run

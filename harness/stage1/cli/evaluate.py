@@ -7,7 +7,6 @@ from typing import Annotated, Any
 import typer
 
 from stage1.cli import options
-from stage1.config import flat
 from stage1.errors import UsageError
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `stage1 train` made.")]
@@ -41,7 +40,7 @@ def eval_(
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="lm-eval tasks to ask instead, with the bare model beside: names, patterns, YAML files. "
+            help="lm-eval tasks to evaluate instead, beside the bare model: names, patterns, YAML files. "
             "A task file is code: use only those of people you trust.",
         ),
     ] = None,
@@ -68,7 +67,7 @@ def eval_(
     """Evaluate a trained run again, on its own questions or others, under its own protocol or another.
 
     Only results on the run's own questions and under its own protocol go into its folder. With --tasks, any
-    lm-eval task is asked; results and samples go to RUN/tasks/.
+    lm-eval task is evaluated; results and samples go to RUN/tasks/.
     """
     only_with = {
         "--num-fewshot": num_fewshot is not None,
@@ -83,6 +82,8 @@ def eval_(
         "--fail-below": fail_below is not None,
     }
     _refuse(bool(tasks), only_without, only_with, asked.scope)
+    from stage1.config import flat
+
     overrides = {**flat(asked.preset()), **asked.given()}
     if tasks:
         overrides = {key: value for key, value in overrides.items() if key not in ("eval.limit", "scope")}
@@ -139,7 +140,7 @@ def _metadata(text: str | None) -> dict[str, Any]:
         settings = None
     if not isinstance(settings, dict):
         raise UsageError(
-            f"--metadata {text!r} is no JSON object.", """Write --metadata '{"data": "dev-v1.1.json"}'."""
+            f"--metadata {text!r} is not a JSON object.", """Write --metadata '{"data": "dev-v1.1.json"}'."""
         )
     return settings
 
@@ -159,7 +160,7 @@ def push(
 ) -> None:
     """Publish a trained run on the Hugging Face Hub, with a generated model card.
 
-    Folders of this machine, predictions and what else quotes the data stay here.
+    Local paths, predictions and whatever else quotes the data are not uploaded.
     """
     if output and not dry_run:
         raise UsageError("--output does nothing without --dry-run.", "Add --dry-run, which uploads nothing.")

@@ -10,14 +10,15 @@ from dataclasses import dataclass, fields
 from functools import wraps
 from inspect import Parameter, get_annotations, isclass, signature
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 import typer
 from typer.models import OptionInfo
 
-from stage1.config import RunConfig, granted, overlay, parse_loss, read_yaml
-from stage1.config.presets import PROTOCOLS, RECIPES, Presets
 from stage1.errors import UsageError
+
+if TYPE_CHECKING:  # pydantic takes longer to load than `--help` may
+    from stage1.config import RunConfig
 
 
 def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
@@ -33,11 +34,13 @@ def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
     return names
 
 
-def complete_preset(presets: Presets) -> Callable[[str], list[tuple[str, str]]]:
+def complete_preset(kind: str) -> Callable[[str], list[tuple[str, str]]]:
     """Shell completion with recipes or protocols."""
 
     def names(incomplete: str) -> list[tuple[str, str]]:
-        return [(p.name, p.summary) for p in presets.all() if p.name.startswith(incomplete)]
+        from stage1.config.presets import PRESETS
+
+        return [(p.name, p.summary) for p in PRESETS[kind].all() if p.name.startswith(incomplete)]
 
     return names
 
@@ -47,6 +50,19 @@ class Setting(NamedTuple):
 
     path: str
     read: Callable[[Any], Any] = lambda value: value
+
+
+def _losses(texts: list[str]) -> dict[str, Any]:
+    from stage1.config import parse_loss
+
+    return dict(map(parse_loss, texts))
+
+
+def _preset(kind: str, name: str | None) -> dict[str, Any]:
+    """The settings of the recipe or protocol `name`; none where none was named."""
+    from stage1.config.presets import PRESETS
+
+    return PRESETS[kind].find(name).settings if name else {}
 
 
 def _batch_size(text: str) -> int | str:
@@ -226,7 +242,7 @@ class Protocol(Options):
         str | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=complete_preset(PROTOCOLS),
+            autocompletion=complete_preset("protocol"),
             help="Prompt protocol, see `stage1 protocols`. Default: plain.",
         ),
     ] = None
@@ -275,7 +291,7 @@ class Protocol(Options):
 
     def preset(self) -> dict[str, Any]:
         """The protocol's settings; none where no protocol was named."""
-        return PROTOCOLS.find(self.protocol).settings if self.protocol else {}
+        return _preset("protocol", self.protocol)
 
 
 @dataclass(frozen=True)
@@ -289,7 +305,7 @@ class Training(Options):
             autocompletion=complete("loss"),
             help="A term of the objective; may be repeated. Default: recon.",
         ),
-        Setting("losses", lambda texts: dict(map(parse_loss, texts))),
+        Setting("losses", _losses),
     ] = None
     steps: Annotated[
         int | None,
@@ -327,7 +343,7 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
         str | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=complete_preset(RECIPES),
+            autocompletion=complete_preset("recipe"),
             help="Settings to start from, see `stage1 recipes`; CONFIG.yaml, flags and --set override them.",
         ),
     ] = None
@@ -341,12 +357,14 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
     ] = None
     settings: Settings = None
 
-    def configuration(self, base: dict[str, Any] | None = None, *, output: Path | None = None) -> RunConfig:
+    def configuration(self, base: dict[str, Any] | None = None, *, output: Path | None = None) -> "RunConfig":
         """The run's configuration: `tree` < flags and `output` < `--set`.
 
         Raises:
             UsageError: something is wrong with it, or a file wants the model's Python code to run.
         """
+        from stage1.config import granted
+
         flags = {**self.given(), **({"output": str(output)} if output else {})}
         return granted(self.tree(base), flags, self.settings or [])
 
@@ -358,7 +376,9 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
         """
         if base is None:
             base = inherited(self.init) if self.init else {}
-        tree = overlay(base, RECIPES.find(self.recipe).settings if self.recipe else {})
+        from stage1.config import overlay, read_yaml
+
+        tree = overlay(base, _preset("recipe", self.recipe))
         tree = overlay(tree, self.preset())
         return overlay(tree, read_yaml(self.config) if self.config else {})
 
@@ -381,6 +401,8 @@ def inherited(init: Path) -> dict[str, Any]:
     """What goes with the bottleneck in the run `init`; nothing where there is no run's configuration."""
     if not init.is_dir():
         raise UsageError(f"{init} does not exist.", "Pass a trained run's folder, runs/… by default.")
+    from stage1.config import read_yaml
+
     path = init / "config.yaml"
     tree = read_yaml(path) if path.is_file() else {}
     return {key: tree[key] for key in INHERITED if key in tree}

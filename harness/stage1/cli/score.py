@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stage1.cli import options
-from stage1.config import granted
 
 if TYPE_CHECKING:
     from stage1.evaluation.squad import Score
@@ -33,9 +32,10 @@ def score(
 ) -> None:
     """Score a file of predictions with the official SQuAD v1.1 metric; a missing prediction scores 0.
 
-    Where questions are unanswerable, the numbers of the official v2.0 script follow. `--set data.…` says how
+    Where questions are unanswerable, the numbers of the official v2.0 script follow. `--set data.…` sets how
     DATA is read.
     """
+    from stage1.config import granted
     from stage1.data.sources import find_source
     from stage1.evaluation.squad import read_predictions, score_v2
     from stage1.evaluation.squad import score as score_predictions

@@ -32,22 +32,23 @@ def sweep(
         ),
     ] = None,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Also ask the rows `linear` and `mean` in every run.")
+        bool, typer.Option("--all-rows", help="Also evaluate the rows `linear` and `mean` in every run.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train and evaluate every combination of some settings' values, for several seeds.
 
-    Every combination is checked before the first is trained. Runs that are there already are kept.
+    Every combination is checked before the first is trained. Finished runs are kept.
     """
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise UsageError(f"--seeds {seeds!r} are not whole numbers.", "Write, for example, 0,1,2.") from None
     from stage1.cli.display import make_progress, show_sweep
+    from stage1.config.presets import PRESETS
     from stage1.experiment import require_trackers
-    from stage1.sweeps.grid import PRESETS, Axis, plan
+    from stage1.sweeps.grid import Axis, plan
     from stage1.sweeps.sweep import Baseline, Sweep
 
     axes = [Axis.parse(text) for text in over]

@@ -17,10 +17,11 @@ def train(
         Path | None, typer.Option(help="Run directory; default: a new one under runs/.")
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Resume the run in --output, or the newest unfinished one.")
+        bool, typer.Option("--resume", help="Resume the run in --output, or the newest unfinished run.")
     ] = False,
     no_eval: Annotated[
-        bool, typer.Option("--no-eval", help="Only train; of the LLM only its embedding table is needed.")
+        bool,
+        typer.Option("--no-eval", help="Train without evaluating; needs only the LLM's embedding table."),
     ] = False,
     fail_below: options.FailBelow = None,
     json: options.Json = False,

@@ -266,9 +266,13 @@ class RunConfig(_Section):
         description="Norm of a reconstructed vector: as the adapter says, the vocabulary's mean RMS, or the "
         "original's RMS, sent and counted.",
     )
-    scope: Literal["prompt", "context"] = Field("prompt", description="Which part of the prompt crosses.")
+    scope: Literal["prompt", "context"] = Field(
+        "prompt", description="Part of the prompt that is compressed."
+    )
     raw_anchor: bool = Field(False, description="Leave the closing `\\nAnswer:` uncompressed.")
-    keep_special: bool = Field(True, description="Special tokens (BOS) cross raw, whatever the scope.")
+    keep_special: bool = Field(
+        True, description="Leave special tokens (BOS) uncompressed, whatever the scope."
+    )
     init: Path | None = Field(
         None, description="Trained run whose bottleneck to start from, instead of the closed forms."
     )

@@ -136,7 +136,7 @@ def _ends(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None
     found = [entry["selection"][name] for entry in metrics if name in entry["selection"]]
     if not found:
         return None, None
-    return found[0], found[-2] if metrics[-1].get("refit") and len(found) > 1 else found[-1]
+    return found[0], found[-2] if metrics[-1].get("solved") and len(found) > 1 else found[-1]
 
 
 def _mean(values: Sequence[float]) -> float:

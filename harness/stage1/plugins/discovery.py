@@ -118,7 +118,7 @@ def _implementations(hook: HookCaller, identifier: str) -> list[HookImpl]:
 def _check_hook(hook: HookCaller, implementations: list[HookImpl]) -> None:
     if not hook.has_spec() and not all(found.optionalhook for found in implementations):
         near = suggest(hook.name, HOOKS)
-        raise FaultError(f"it implements {hook.name!r}, which is no hook; {near.rstrip('.')}")
+        raise FaultError(f"it implements {hook.name!r}, which is not a hook; {near.rstrip('.')}")
     if any(found.wrapper or found.hookwrapper for found in implementations):
         raise FaultError(f"its {hook.name!r} is a wrapper, but implementations are called one by one")
     if hook.has_spec():
@@ -182,7 +182,7 @@ def _class(
             raise FaultError(f"it returned {cls!r}, which is not a subclass of stage1.{base.__name__}")
         name = getattr(cls, "name", None)
         if not (isinstance(name, str) and re.fullmatch(NAME, name)):
-            raise FaultError(f"{cls.__name__}.name is {name!r}, not a text of letters, digits, - and _")
+            raise FaultError(f"{cls.__name__}.name is {name!r}, not letters, digits, - and _")
         named = record._replace(name=name, summary=first_line(cls.__doc__))
         try:  # what is known of a class that cannot be used helps those who ask for it by name
             if missing := sorted(getattr(cls, "__abstractmethods__", ())):
@@ -204,7 +204,7 @@ def _check_dataset(cls: type[Dataset]) -> None:
 
 def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
     if not (isinstance(folder, Path) and folder.is_absolute() and folder.is_dir()):
-        raise FaultError(f"it returned {folder!r}, which is no absolute path of an existing folder")
+        raise FaultError(f"it returned {folder!r}, which is not an absolute path of an existing folder")
     if not any(folder.rglob("*.yaml")):
         raise FaultError(f"{str(folder)!r} holds no .yaml file")
     return record._replace(folder=folder)
@@ -213,7 +213,7 @@ def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
 def _check_command(record: PluginRecord, added: tuple[str, Any]) -> PluginRecord:
     name, command = added
     if not re.fullmatch(NAME, name):
-        raise FaultError(f"its command {name!r} is no text of letters, digits, - and _")
+        raise FaultError(f"its command {name!r} is not made of letters, digits, - and _")
     return record._replace(name=name, summary=first_line(command.help), command=command)
 
 
@@ -225,7 +225,7 @@ def _check_component(cls: type[Component], reserved: tuple[str, ...]) -> None:
     if issubclass(cls, Compressor) and cls.changes_length and cls.tokenwise:
         raise FaultError(f"{cls.__name__} changes the length, which needs tokenwise = False")
     if not (isinstance(cls.Config, type) and issubclass(cls.Config, BaseModel)):
-        raise FaultError(f"{cls.__name__}.Config is no pydantic model")
+        raise FaultError(f"{cls.__name__}.Config is not a pydantic model")
     if cls.Config.model_config.get("extra") != "forbid":
         raise FaultError(f"{cls.__name__}.Config lets unknown options pass; derive it from ComponentConfig")
     for option in guarded(f"{cls.__name__}.Config has no JSON schema", docs, cls.Config):

@@ -209,8 +209,8 @@ class Registry:
             raise PluginError(f"The model {name!r} of {record.owner} cannot be found: {fault}.") from fault
         if not (isinstance(path, Path) and path.is_absolute() and path.exists()):
             raise PluginError(
-                f"The model {name!r} of {record.owner} cannot be found: its path is {path!r}, which is no "
-                "absolute path of a folder or file."
+                f"The model {name!r} of {record.owner} cannot be found: its path is {path!r}, which is not "
+                "an absolute path of a folder or file."
             )
         return path
 

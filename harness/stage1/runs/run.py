@@ -235,11 +235,11 @@ class Run:
         return results
 
     def _results(self) -> dict[str, Any]:
-        return read_record(self.path / "results.json", self._measure_again)
+        return read_record(self.path / "results.json", self._evaluate_again)
 
     @property
-    def _measure_again(self) -> str:
-        return f"Measure it again: stage1 eval {quote(str(self.path))}"
+    def _evaluate_again(self) -> str:
+        return f"Evaluate it again: stage1 eval {quote(str(self.path))}"
 
     def read_predictions(self, row: str) -> dict[str, str]:
         """A row's answer to each question, by the question's id.
@@ -247,7 +247,7 @@ class Run:
         Raises:
             UsageError: they are missing, damaged, or of another evaluation than results.json.
         """
-        path, remedy = self._predictions(row), self._measure_again
+        path, remedy = self._predictions(row), self._evaluate_again
         try:
             content = read_bytes(path)
         except OSError as error:

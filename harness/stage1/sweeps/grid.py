@@ -12,17 +12,13 @@ import yaml
 
 from stage1.bounded import load_yaml
 from stage1.config import RunConfig, format_setting, granted, overlay
-from stage1.config.presets import PROTOCOLS, RECIPES
+from stage1.config.presets import PRESETS
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 from stage1.runs.run import Run
 
 OWN = {"seed": "--seeds", "output": "--output"}
 """Settings that the sweep gives its runs by itself, and the options that say how."""
-
-
-PRESETS = {"recipe": RECIPES, "protocol": PROTOCOLS}
-"""Pseudo-settings that name what a run starts from."""
 
 
 class Axis(NamedTuple):

@@ -153,7 +153,7 @@ class Training:
                         continue
                     write_atomic(run.path / name, (first.path / name).read_bytes())
             return
-        self.progress.note(f"{reason}: phase 2 is run.")
+        self.progress.note(f"{reason}: phase 2 runs.")
         # The path is made up anew each time: the run's folder may have been moved.
         changed = {"losses": then.losses, "train": then.train, "init": first.path, "then": None}
         resolved = self.resolved._replace(losses=self.resolved.then_losses, then_losses={})
@@ -180,7 +180,7 @@ class Training:
         if self.main:
             if not path.exists():
                 write_record(path, kept_of_text(first, self.session, below)._asdict())
-            made = [read_record(path, "Remove it: it is measured again with --resume.")]
+            made = [read_record(path, "Remove it: --resume evaluates it again.")]
         broadcast_object_list(made)  # every process must come to the same decision
         return Decision(**made[0])
 
@@ -208,7 +208,7 @@ def _remedy(run: Run, setting: str) -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        remedy = f"Lower the learning rate and go on: stage1 train --resume --output {run.path}"
+        remedy = f"Lower the learning rate and resume: stage1 train --resume --output {run.path}"
         raise TrainingError(error.problem, f"{remedy} --set {setting}") from None
 
 

@@ -211,7 +211,7 @@ def _file(path: Path) -> Task:
     except Exception as error:  # whatever a stranger's file makes lm-eval stumble over
         reason = " ".join(str(error).split())
         raise UsageError(
-            f"{path} is no lm-eval task file: {reason}.", "See lm-eval's guide to tasks."
+            f"{path} is not an lm-eval task file: {reason}.", "See lm-eval's guide to tasks."
         ) from None
 
 

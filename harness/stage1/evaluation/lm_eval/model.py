@@ -196,7 +196,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
                 "Lower data.max_prompt_tokens, or use a smaller --dtype, model, or another --device.",
             )
         self._at_once = size // 2
-        self.progress.note(f"Out of memory with {size} prompts at a time: going on with {self._at_once}.")
+        self.progress.note(f"Out of memory with {size} prompts at a time: continuing with {self._at_once}.")
         clear_device_cache(garbage_collection=True)
 
     # -- likelihoods ----------------------------------------------------------------------------------------
