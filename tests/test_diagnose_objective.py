@@ -234,12 +234,12 @@ def test_the_losses_see_what_training_shows_them(case: Case, monkeypatch: pytest
     resolved = resolve(config, load_plugins())
     resolved = resolved._replace(losses={"watching": ResolvedLoss(Watching, Watching.Config(), 1.0)})
     watched = replace(case, session=case.session.under(config))
-    objective._blindness(watched, resolved)
+    objective.blindness(watched, resolved)
     plain, half, double = Watching.seen
 
     trainer = Trainer(resolved, watched.session, load_plugins(), Progress())
     trainer.bottleneck.load_state_dict(case.bottleneck.state_dict())
-    batch = objective._training_batch(watched, Objective(resolved))
+    batch = objective.training_batch(watched, Objective(resolved))
     theirs = trainer.present(batch, RoundTrip(trainer.bottleneck))
     assert len(batch.ids) == 16
     weights = trainer.batches.weight  # type: ignore[attr-defined]

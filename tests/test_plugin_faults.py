@@ -117,7 +117,7 @@ FAULTS = {
     ),
     "tasks are elsewhere": (
         "from pathlib import Path\n" + HOOK + "def stage1_tasks(): return [Path('/no/such/folder')]",
-        "no absolute path of an existing folder",
+        "not an absolute path of an existing folder",
     ),
     "commands raise": (
         HOOK + "def stage1_commands(app): app.nothing()",
@@ -193,6 +193,7 @@ def test_an_optional_hook_of_a_later_version_is_let_pass(site: Site) -> None:
     assert site.load().get("compressor", "keep")
 
 
+@pytest.mark.slow
 def test_all_faulty_plugins_at_once_stop_nothing(site: Site, cli: Cli, tmp_path: Path) -> None:
     site.install("healthy", {"point": compressor("sound")})
     for number, (source, _) in enumerate(FAULTS.values()):
