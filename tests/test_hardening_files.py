@@ -207,6 +207,7 @@ def test_what_is_damaged_is_named_and_not_believed(spoilt: Path, damage: Callabl
 
 def test_every_flipped_bit_of_a_state_is_noticed(tmp_path: Path) -> None:
     run = Run.create(small_config(f"output={tmp_path / 'run'}"))
+    assert run.state.load() is None
     run.state.save({"w": torch.arange(6.0), "t": torch.tensor(5)}, {"step": 5, "nan": float("nan")})
     state = run.path / "state" / "state.safetensors"
     whole = state.read_bytes()

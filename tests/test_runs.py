@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from conftest import small_config
 from stage1.errors import Stage1Error, UsageError
@@ -90,21 +89,6 @@ def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
     strange = ['{"step": "1"}', "[]", "[" * 9999, lines[1], '{"step": 1, "selection": 2}']
     (run.path / METRICS).write_text("\n".join(strange))
     assert run.metrics() == entries[1:2]
-
-
-def test_state_comes_back_whole_and_damage_is_noticed(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    assert run.state.load() is None
-    tensors = {"now.weight": torch.randn(3, 4), "optimizer.0.step": torch.tensor(5.0)}
-    run.state.save(tensors, {"step": 5, "best_error": 0.25})
-    state = run.state.load()
-    assert state is not None
-    assert state[1] == {"step": 5, "best_error": 0.25}
-    assert all(torch.equal(state[0][k], v) for k, v in tensors.items())
-    path = run.path / "state" / "state.safetensors"
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UsageError, match="damaged"):
-        run.state.load()
 
 
 def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
