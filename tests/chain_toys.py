@@ -87,6 +87,4 @@ TOYS = '''
 def installed(site: Site) -> Iterator[Registry]:
     """The installed plugins and a package `toys`, for this process's commands too."""
     site.install("toys", {"point": TOYS})
-    load_plugins.cache_clear()
     yield load_plugins()
-    load_plugins.cache_clear()

@@ -258,6 +258,7 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     monkeypatch.syspath_prepend(str(folder))
     site = Site(folder)
     yield site
+    load_plugins.cache_clear()
     for module in site.modules:
         sys.modules.pop(module, None)
 

@@ -48,6 +48,7 @@ class Site:
         self, distribution: str, entry_points: dict[str, str], release: str = "1.2", prefix: str = ""
     ) -> None:
         """One module for each entry point, from its source, and the metadata pip would write."""
+        load_plugins.cache_clear()
         points = []
         for name, source in entry_points.items():
             module = f"{prefix or distribution.lower().replace('-', '_').replace('.', '_')}__{name}"

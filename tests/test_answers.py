@@ -141,7 +141,7 @@ def test_in_float32_another_limit_finds_what_is_known(
     notes = Notes()
     assert ask(gibberish, tmp_path, "eval.batch_size=5", n=N, progress=notes) == first
     assert asked == []
-    assert notes.notes == [f"text: {N} of {N} answers were known already."]
+    assert notes.notes == [f"text: {N} of {N} answers were cached."]
     more = ask(gibberish, tmp_path, n=2 * N)
     assert ids(asked) == set(more) - set(first)
     assert len(more) == 2 * N
@@ -232,7 +232,7 @@ def test_an_interrupted_evaluation_goes_on(
     assert len(kept(tmp_path)) == 1
     notes = Notes()
     assert ask(session, tmp_path, "eval.batch_size=5", keep=False, progress=notes) == whole
-    assert notes.notes == [f"text: 10 of {N} answers were known already."]
+    assert notes.notes == [f"text: 10 of {N} answers were cached."]
     assert kept(tmp_path) == []
 
 
@@ -265,7 +265,7 @@ def test_out_of_memory_halves_the_batch(gibberish: Session, memory: Callable[[in
     assert ask(gibberish, None, progress=notes) == expected
     assert [len(batch) for batch in tried] == [12, 6, 3, 3, 6, 3, 3]
     assert notes.notes == [
-        f"Out of memory with {size} prompts at a time: going on with {size // 2}." for size in (12, 6, 6)
+        f"Out of memory with {size} prompts at a time: continuing with {size // 2}." for size in (12, 6, 6)
     ]
 
 

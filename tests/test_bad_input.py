@@ -45,7 +45,7 @@ def untouched(folder: Path) -> bool:
         (["--compressor", "pac"], ["'pac'", "did you mean 'pca'", "random_projection"]),
         (["--adapter", "residul"], ["did you mean 'residual'", "codebook"]),
         (["--loss", "cosin=0.1"], ["did you mean 'cosine'"]),
-        (["--loss", "recon=much"], ["'much' is no weight", "NAME=WEIGHT"]),
+        (["--loss", "recon=much"], ["'much' is not a weight", "NAME=WEIGHT"]),
         (["--loss", "recon=-1"], ["losses.recon.weight", "greater than 0"]),
         (["--set", "compressor.dimm=4"], ["compressor.dimm", "did you mean 'dim'"]),
         (["--set", "compressor.dim=0"], ["compressor.dim", "greater than 0"]),

@@ -165,7 +165,7 @@ def test_lm_evals_files_are_read_once(indexed: Path) -> None:
 def test_a_damaged_list_is_made_anew(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     few = [find("arc_easy", load_plugins(), Progress())[0]]
     monkeypatch.setattr(
-        "stage1.evaluation.lm_eval.catalogue._read", lambda folder, source: few if folder is None else []
+        "stage1.evaluation.lm_eval.catalogue.read", lambda folder, source: few if folder is None else []
     )
     monkeypatch.setenv("STAGE1_CACHE", str(tmp_path))
     file = tmp_path / "tasks" / f"{LM_EVAL.replace(' ', '-')}.json"
@@ -182,7 +182,7 @@ def test_a_cache_that_cannot_be_written_stops_nothing(
 ) -> None:
     few = [find("arc_easy", load_plugins(), Progress())[0]]
     monkeypatch.setattr(
-        "stage1.evaluation.lm_eval.catalogue._read", lambda folder, source: few if folder is None else []
+        "stage1.evaluation.lm_eval.catalogue.read", lambda folder, source: few if folder is None else []
     )
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "file"))
@@ -297,7 +297,7 @@ def test_a_file_that_is_no_task_is_refused_in_a_line(content: str, reason: str, 
     path = tmp_path / "bad.yaml"
     path.write_text(content, encoding="utf-8")
     problem, _ = refused(str(path)).split("\n")
-    assert problem.startswith(f"{path} is no lm-eval task file: ")
+    assert problem.startswith(f"{path} is not an lm-eval task file: ")
     assert reason in problem
 
 

@@ -10,7 +10,7 @@ import pytest
 from chain_toys import installed
 from conftest import Result
 from plugin_sites import Site, configured, issues
-from stage1.cli.options import flags_given
+from stage1.cli.options import BottleneckParts
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.errors import ConfigError, UsageError
 from stage1.plugins import Registry, fully_resolved, resolve
@@ -96,7 +96,7 @@ FILE = {"compressors": [{"name": "pca", "dim": 4}, {"name": "steps", "bits": 3},
 
 
 def given(*compressors: str, settings: tuple[str, ...] = (), file: dict[str, Any] = FILE) -> list[Any]:
-    return choices(validate(merge(file, flags_given(compressors=list(compressors)), settings)))
+    return choices(validate(merge(file, BottleneckParts(compressor=list(compressors)).given(), settings)))
 
 
 def test_flags_name_all_compressors_and_keep_the_options_of_those_they_name_again() -> None:

@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import pytest
 import yaml
@@ -11,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from stage1.cli.options import SeededRunOptions, Setting
 from stage1.config import (
     ComponentChoice,
     DataConfig,
@@ -20,6 +22,7 @@ from stage1.config import (
     Phase,
     RunConfig,
     TrainConfig,
+    flat,
     merge,
     parse_loss,
     parse_setting,
@@ -46,10 +49,15 @@ def configured(file: dict[str, Any], flags: dict[str, Any], *settings: str) -> R
 # -- importing ----------------------------------------------------------------------------------------
 
 
-def test_no_torch_and_no_plugin_is_imported() -> None:
-    heavy = ["torch", "transformers", "stage1.plugins", "stage1_compressors"]
-    code = "import sys, stage1.config as c; c.RunConfig().to_yaml(); "
-    code += f"print([name for name in {heavy} if name in sys.modules])"
+@pytest.mark.parametrize(
+    ("code", "heavy"),
+    [
+        ("import stage1.config as c; c.RunConfig().to_yaml()", ["torch", "transformers", "stage1.plugins"]),
+        ("import stage1.cli", ["torch", "stage1.plugins", "pydantic", "yaml"]),
+    ],
+)
+def test_nothing_heavy_is_imported(code: str, heavy: list[str]) -> None:
+    code += f"; import sys; print([name for name in {heavy} if name in sys.modules])"
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert run.stdout.strip() == "[]"
 
@@ -64,6 +72,18 @@ def test_defaults_are_overridden_by_file_then_flags_then_set() -> None:
     assert configured(file, {"seed": 2}).seed == 2
     assert (config.train.lr, config.train.clip, config.scope) == (0.1, 9.0, "context")
     assert config.train.warmup == RunConfig().train.warmup
+
+
+def test_every_flag_stands_for_a_setting() -> None:
+    known = {*flat(RunConfig().model_dump(mode="json")), "losses", "compressors", "compressor.ratio"}
+    paths = [
+        mark.path
+        for field in fields(SeededRunOptions)
+        for mark in get_args(field.type)
+        if isinstance(mark, Setting)
+    ]
+    assert len(set(paths)) == len(paths) > 20
+    assert set(paths) <= known | {"compressor.dim"}
 
 
 def test_the_sources_stay_as_they_are() -> None:

@@ -127,8 +127,8 @@ def test_what_it_says_to_the_user_comes_through(installed: Any) -> None:
 
 
 FAULTS = {
-    "no class": ("return 7", "which is no subclass of stage1.Dataset"),
-    "another class": ("return dict", "which is no subclass of stage1.Dataset"),
+    "no class": ("return 7", "which is not a subclass of stage1.Dataset"),
+    "another class": ("return dict", "which is not a subclass of stage1.Dataset"),
     "no name": ("return type('D', (Dataset,), {})", "D.name is None"),
     "a path": ("return type('D', (Dataset,), {'name': '../x'})", "D.name is '../x'"),
     "no records": ("return type('D', (Dataset,), {'name': 'd'})", "D does not define records"),

@@ -168,12 +168,12 @@ def test_hostile_texts(tmp_path: Path, invoke: Invoke) -> None:
     assert max(map(len, shown.splitlines())) < 400
 
 
-def test_visible() -> None:
-    assert show.visible("plain text, ünïcödé 漢字 🙂") == "plain text, ünïcödé 漢字 🙂"
-    assert show.visible("a\nb\x1b[31m\u202e\t\r") == "a⏎b\\u001b[31m\\u202e\\u0009\\u000d"
-    assert not set(show.visible(HOSTILE, 10_000)) & set(HIDDEN)
-    assert show.visible("x" * 100) == "x" * 59 + "…"
-    assert len(show.visible(HOSTILE)) == 60
+def test_excerpt() -> None:
+    assert show.excerpt("plain text, ünïcödé 漢字 🙂") == "plain text, ünïcödé 漢字 🙂"
+    assert show.excerpt("a\nb\x1b[31m\u202e\t\r") == "a⏎b\\u001b[31m\\u202e\\u0009\\u000d"
+    assert not set(show.excerpt(HOSTILE, 10_000)) & set(HIDDEN)
+    assert show.excerpt("x" * 100) == "x" * 59 + "…"
+    assert len(show.excerpt(HOSTILE)) == 60
 
 
 # -- what cannot be measured --------------------------------------------------------------------------------

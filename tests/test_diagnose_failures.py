@@ -75,8 +75,8 @@ def like(sound: Case, **changes: Any) -> Case:
     """Another bottleneck, after the same training prompts, asked the same questions in the same way."""
     case = replace(sound, **changes)
     for name in ("text", "raw"):
-        case._asked[name] = sound.ask(name, sound.raw if name == "raw" else None)
-    case._read["raw"] = sound.next_tokens("raw", sound.raw)
+        case.asked[name] = sound.ask(name, sound.raw if name == "raw" else None)
+    case.read["raw"] = sound.next_tokens("raw", sound.raw)
     case.__dict__["fitted"] = sound.fitted
     return case
 
@@ -121,6 +121,7 @@ def test_a_sound_run_has_a_clean_bill(clean: dict[str, Any]) -> None:
 # -- the protocol -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "cause"), [(WithoutBos, "no_bos"), (CutFromTheRight, "cut")])
 def test_prompts_put_wrongly(sound: Case, kind: type[Faulty], cause: str) -> None:
     session = faulty(kind, sound.session)
@@ -146,6 +147,7 @@ def test_no_stop_at_the_newline(sound: Case, monkeypatch: pytest.MonkeyPatch) ->
 # -- the bottleneck as it is --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_vectors_120_times_too_long(sound: Case) -> None:
     bottleneck = fitted_on(sound.session)
     for parameter in bottleneck.adapter.parameters():
@@ -168,6 +170,7 @@ def test_an_adapter_that_says_the_mean(sound: Case) -> None:
     assert any("0.0 % of the originals' variance" in line for line in top["evidence"])
 
 
+@pytest.mark.slow
 def test_another_models_table(sound: Case) -> None:
     """The same words in other directions."""
     table = sound.session.table
@@ -180,6 +183,7 @@ def test_another_models_table(sound: Case) -> None:
     assert "total variances away" in top["evidence"][0]
 
 
+@pytest.mark.slow
 def test_pca_of_too_few_prompts(sound: Case) -> None:
     """Thirty, at 6.4 times fewer dimensions, cost this small model 15 points of F1.
 
@@ -195,6 +199,7 @@ def test_pca_of_too_few_prompts(sound: Case) -> None:
 # -- training -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_one_loss_term_drowns_another(sound: Case, tmp_path: Path) -> None:
     """Read through the LLM and weighed a hundredfold; reconstruction, the other term, is torn down."""
     losses = "losses={recon: 1, prompt_ppl: 100}"
@@ -210,6 +215,7 @@ def test_one_loss_term_drowns_another(sound: Case, tmp_path: Path) -> None:
     assert "--loss recon=auto --loss prompt_ppl=auto" in top["command"]
 
 
+@pytest.mark.slow
 def test_training_with_the_gold_answer_in_sight(sound: Case, tmp_path: Path) -> None:
     """The loss falls by nearly half; to the prompt alone there is no right answer."""
     run = train(tmp_path, *BLANK, "losses={answer_ce: 1}", "train.steps=20", "train.lr=0.01")
@@ -224,6 +230,7 @@ def test_training_with_the_gold_answer_in_sight(sound: Case, tmp_path: Path) -> 
     assert "without training F1 is" in told
 
 
+@pytest.mark.slow
 def test_a_loss_that_leaks_the_originals_norm(
     sound: Case, site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -60,7 +60,7 @@ def test_terms_of_a_real_run(case: Case, trained: Run) -> None:
     metrics = trained.metrics()
     measured = objective.measure(replace(under(case, "losses.recon=1", "losses.cosine=0.1"), metrics=metrics))
     assert json.loads(json.dumps(measured, allow_nan=False)) == measured
-    start, first, last = [entry for entry in metrics if "refit" not in entry]
+    start, first, last = [entry for entry in metrics if "solved" not in entry]
     assert measured["terms"]["recon"] == {
         "mean_share": (first["terms"]["recon"]["share"] + last["terms"]["recon"]["share"]) / 2,
         "last_share": last["terms"]["recon"]["share"],
@@ -86,7 +86,7 @@ def test_terms_of_a_real_run(case: Case, trained: Run) -> None:
 
 
 def test_the_closed_form_at_the_end_is_no_optimiser_step(case: Case) -> None:
-    solved = {"step": 11, "refit": True, "selection": {"recon": 0.1, "score": 0.1}}
+    solved = {"step": 11, "solved": True, "selection": {"recon": 0.1, "score": 0.1}}
     measured = objective.measure(replace(case, metrics=[logged(recon=0.3), solved]))
     assert (measured["recon_first"], measured["recon_last"], measured["recon_best"]) == (0.2, 0.2, 0.1)
 
@@ -234,12 +234,12 @@ def test_the_losses_see_what_training_shows_them(case: Case, monkeypatch: pytest
     resolved = resolve(config, load_plugins())
     resolved = resolved._replace(losses={"watching": ResolvedLoss(Watching, Watching.Config(), 1.0)})
     watched = replace(case, session=case.session.under(config))
-    objective._blindness(watched, resolved)
+    objective.blindness(watched, resolved)
     plain, half, double = Watching.seen
 
     trainer = Trainer(resolved, watched.session, load_plugins(), Progress())
     trainer.bottleneck.load_state_dict(case.bottleneck.state_dict())
-    batch = objective._training_batch(watched, Objective(resolved))
+    batch = objective.training_batch(watched, Objective(resolved))
     theirs = trainer.present(batch, RoundTrip(trainer.bottleneck))
     assert len(batch.ids) == 16
     weights = trainer.batches.weight  # type: ignore[attr-defined]

@@ -137,9 +137,9 @@ def test_prompts_without_bos(session: Session, bottleneck: Bottleneck, healthy: 
 
 def test_bos_in_front_of_a_prompt_that_fills_the_context() -> None:
     prompt = Prompt("a", "text", [5, 6, 7], [True, False, True], 0)
-    assert protocol._with_bos(prompt, 0, 3)[2:4] == ([0, 6, 7], [False, False, True])
-    assert protocol._with_bos(prompt, 0, 4)[2:4] == ([0, 5, 6, 7], [False, True, False, True])
-    assert protocol._with_bos(prompt, 5, 3) is prompt
+    assert protocol.with_bos(prompt, 0, 3)[2:4] == ([0, 6, 7], [False, False, True])
+    assert protocol.with_bos(prompt, 0, 4)[2:4] == ([0, 5, 6, 7], [False, True, False, True])
+    assert protocol.with_bos(prompt, 5, 3) is prompt
 
 
 def test_prompts_cut_from_the_right(session: Session, bottleneck: Bottleneck, healthy: Counting) -> None:
@@ -226,11 +226,11 @@ def test_chat_templates(session: Session, bottleneck: Bottleneck, monkeypatch: p
     """There, and used only where the prompts hold its control tokens."""
     case = case_of(session, bottleneck)
     monkeypatch.setattr(session.tokenizer, "chat_template", "<|begin_of_text|><|user|>{{ messages }}")
-    assert protocol._chat_template(case) == {"there": True, "used": False}
+    assert protocol.chat_template(case) == {"there": True, "used": False}
     added = {**session.tokenizer.get_added_vocab(), "<|user|>": 7}
     monkeypatch.setattr(session.tokenizer, "get_added_vocab", lambda: added)
     case.prompts[0] = case.prompts[0]._replace(ids=[0, 7, *case.prompts[0].ids[1:]])
-    assert protocol._chat_template(case) == {"there": True, "used": True}
+    assert protocol.chat_template(case) == {"there": True, "used": True}
 
 
 # -- generation -------------------------------------------------------------------------------------------
@@ -283,7 +283,7 @@ def health(*answers: str, gold: str = "1984") -> dict[str, Any]:
     """Health of hand-written answers to questions with one gold answer."""
     questions = [Question(str(i), "", "c", "q", (gold,)) for i in range(len(answers))]
     scored = np.array([100 * f1(answer, (gold,)) for answer in answers])
-    return generation._health(Asked(list(answers), scored), questions)
+    return generation.health(Asked(list(answers), scored), questions)
 
 
 def test_stuck_answers() -> None:

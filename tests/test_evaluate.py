@@ -271,7 +271,7 @@ def test_bare_answers_are_asked_once(gibberish: Session, tmp_path: Path) -> None
     notes = Notes()
     second = run(bottleneck, gibberish, tmp_path, notes)
     assert [name for name, speed in second.throughput.items() if speed is None] == BARE
-    assert notes.notes == [f"{name}: 8 of 8 answers were known already." for name in BARE]
+    assert notes.notes == [f"{name}: 8 of 8 answers were cached." for name in BARE]
     assert (first.results, first.predictions) == (second.results, second.predictions)
     uncached = run(bottleneck, gibberish)
     assert (first.results, first.predictions) == (uncached.results, uncached.predictions)
@@ -282,7 +282,7 @@ def asked_again(bottleneck: Bottleneck, session: Session, cache: Path) -> dict[s
     notes = Notes()
     speeds = run(bottleneck, session, cache, notes).throughput
     known = dict.fromkeys(speeds, 0) | {
-        note.split(":")[0]: int(note.split()[1]) for note in notes.notes if "known already" in note
+        note.split(":")[0]: int(note.split()[1]) for note in notes.notes if "were cached" in note
     }
     n = len(spread(session.data.test, session.config.eval.limit))
     return {name: n - known[name] for name in BARE if n > known[name]}
@@ -317,7 +317,7 @@ def test_an_interrupted_evaluation_goes_on(gibberish: Session, tmp_path: Path) -
         run(bottleneck, gibberish, tmp_path, CtrlC("Evaluating bottleneck", 6))
     notes = Notes()
     resumed = run(bottleneck, gibberish, tmp_path, notes)
-    assert "bottleneck: 6 of 8 answers were known already." in notes.notes
+    assert "bottleneck: 6 of 8 answers were cached." in notes.notes
     assert (resumed.results, resumed.predictions) == (whole.results, whole.predictions)
     assert len(kept(tmp_path)) == 3
 

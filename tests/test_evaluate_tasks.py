@@ -178,7 +178,7 @@ def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: py
     """Killed in the middle of the bottleneck's row; what was asked is known when it is asked again."""
     run, counted = runs["lossy"], []
     complete = asked(run, SMALL_TASKS[2], limit=40)
-    keep, answer_all = Stage1LM.keep, Stage1LM._answer
+    keep, answer_all = Stage1LM.keep, Stage1LM.answer
 
     def dying(self: Stage1LM, request: Any, answer: Any) -> None:
         keep(self, request, answer)
@@ -198,7 +198,7 @@ def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: py
         rows.append((len(requests), self.asked))
         return answers
 
-    monkeypatch.setattr(Stage1LM, "_answer", watched)
+    monkeypatch.setattr(Stage1LM, "answer", watched)
     again = metrics(asked(run, SMALL_TASKS[2], limit=40), "small_choice")
     for metric, entry in metrics(complete, "small_choice").items():
         assert again[metric]["bottleneck"] == entry["bottleneck"]
@@ -322,7 +322,7 @@ WRONG = {
     "passage": (["--tasks", "tiny-squad", "--scope", "context"], "--scope prompt"),
     "all alone": (["--scope", "all"], "--scope all is for --tasks"),
     "shots alone": (["--num-fewshot", "1"], "--num-fewshot does nothing without --tasks"),
-    "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is no JSON object"),
+    "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is not a JSON object"),
     "no template": (["--tasks", "tiny-squad", "--chat-template"], "has no chat template"),
     "chat alone": (["--chat-template", "--system", "x"], "--chat-template, --system do nothing without"),
 }

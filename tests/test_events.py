@@ -130,12 +130,8 @@ Heard = list[tuple[str, str, Any]]
 def plugged(site: Site, name: str, source: str) -> Iterator[Any]:
     """The module of a plugin that `train_run` finds."""
     site.install(name, {"point": source})
-    load_plugins.cache_clear()
-    try:
-        load_plugins()
-        yield sys.modules[f"{name}__point"]
-    finally:
-        load_plugins.cache_clear()
+    load_plugins()
+    yield sys.modules[f"{name}__point"]
 
 
 @pytest.fixture
@@ -265,7 +261,7 @@ def test_a_full_disk_costs_the_log_and_not_the_run(tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
     [line] = result.stderr.splitlines()
     assert "jsonl of stage1" in line
-    assert "File too large. The run goes on." in line
+    assert "File too large. The run continues." in line
     assert [entry["step"] for entry in Run(tmp_path).metrics()] == [0]
 
 
@@ -280,7 +276,7 @@ def test_the_chosen_checkpoint_does_not_depend_on_the_log(
         lost = invoke(*arguments, "lost")
         as_json = invoke(*arguments, "json", "--json", "-q")
     assert [result.code for result in (lost, as_json, kept)] == [0, 0, 0]
-    assert "Trained; there is no log that says how well." in lost.out
+    assert "Trained; there is no log of how well." in lost.out
     assert json.loads(as_json.out) == {"run": "json", "selection": None}
     assert "Trained; selection score 0." in kept.out
     lost_weights, kept_weights = (

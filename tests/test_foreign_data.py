@@ -102,7 +102,7 @@ def test_every_format_also_gzipped(tmp_path: Path, name: str, packed: bool) -> N
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(lines(RECORDS).encode())[:-20]])
 def test_a_damaged_gzip_file_is_said_in_a_line(tmp_path: Path, content: bytes) -> None:
-    with pytest.raises(UsageError, match=r"is no whole gzip file|is empty"):
+    with pytest.raises(UsageError, match=r"is not a complete gzip file|is empty"):
         load(file_of(tmp_path, "h.jsonl.gz", content))
 
 

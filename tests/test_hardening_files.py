@@ -5,7 +5,6 @@ import io
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -21,9 +20,9 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from conftest import Cli, Notes, Result, small_config
+from faults.harness import ended, fork, killed_at
 from stage1.bounded import OutOfBoundsError, load_json, load_yaml
 from stage1.cli.console import make_console
-from stage1.config import RunConfig
 from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
 from stage1.experiment import evaluate_run, train_run
 from stage1.files import TEMPORARY, append, read_record, safe_name, to_json, write_atomic, write_record
@@ -208,7 +207,8 @@ def test_what_is_damaged_is_named_and_not_believed(spoilt: Path, damage: Callabl
 
 def test_every_flipped_bit_of_a_state_is_noticed(tmp_path: Path) -> None:
     run = Run.create(small_config(f"output={tmp_path / 'run'}"))
-    run.save_state({"w": torch.arange(6.0), "t": torch.tensor(5)}, {"step": 5, "nan": float("nan")})
+    assert run.state.load() is None
+    run.state.save({"w": torch.arange(6.0), "t": torch.tensor(5)}, {"step": 5, "nan": float("nan")})
     state = run.path / "state" / "state.safetensors"
     whole = state.read_bytes()
     for place in range(8, len(whole)):
@@ -217,7 +217,7 @@ def test_every_flipped_bit_of_a_state_is_noticed(tmp_path: Path) -> None:
             changed[place] ^= 1 << bit
             state.write_bytes(bytes(changed))
             with contextlib.suppress(UsageError):  # white space in the header decides nothing
-                tensors, facts = run.load_state() or ({}, {})
+                tensors, facts = run.state.load() or ({}, {})
                 assert torch.equal(tensors["w"], torch.arange(6.0)), place
                 assert (int(tensors["t"]), facts["step"]) == (5, 5), place
 
@@ -255,39 +255,6 @@ def test_an_edited_record_is_not_believed_and_a_whole_one_comes_back(tmp_path: P
 # -- creation in one step ---------------------------------------------------------------------------------
 
 
-def _fork(work: Callable[[], object]) -> int:
-    """Do `work` in a process of its own; its number."""
-    child = os.fork()
-    if child == 0:
-        try:
-            work()
-            os._exit(0)
-        finally:
-            os._exit(1)
-    return child
-
-
-CHANGES = ("open", "os.mkdir", "os.rename", "os.chmod")
-
-
-def create_and_die(config: RunConfig, nth: int) -> bool:
-    """Make a run in a process that is killed at its `nth` change of the file system; whether it was."""
-    left = nth
-
-    def hook(event: str, args: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event in CHANGES:
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    def work() -> None:
-        sys.addaudithook(hook)
-        Run.create(config)
-
-    return os.waitstatus_to_exitcode(os.waitpid(_fork(work), 0)[1]) == -signal.SIGKILL
-
-
 @pytest.mark.parametrize("output", ["new", "there", None])
 def test_a_run_killed_while_it_is_made_blocks_nothing(
     tmp_path: Path, output: str | None, monkeypatch: pytest.MonkeyPatch
@@ -299,7 +266,7 @@ def test_a_run_killed_while_it_is_made_blocks_nothing(
         monkeypatch.chdir(home)
         if output == "there":
             Path(output).mkdir()
-        if not create_and_die(config, number):
+        if not killed_at(number, home, lambda: Run.create(config)):
             break
         made = [path.parent for path in home.rglob("config.yaml") if TEMPORARY not in str(path)]
         run = Run.open(made[0]) if made else Run.create(config)
@@ -310,8 +277,8 @@ def test_a_run_killed_while_it_is_made_blocks_nothing(
 
 def test_two_programs_never_get_the_same_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    children = [_fork(lambda: [Run.create(small_config()) for _ in range(5)]) for _ in range(4)]
-    assert {os.waitpid(child, 0)[1] for child in children} == {0}
+    children = [fork(lambda: [Run.create(small_config()) for _ in range(5)]) for _ in range(4)]
+    assert {ended(child) for child in children} == {0}
     assert len(list(Path("runs").iterdir())) == 20
     for path in Path("runs").iterdir():
         Run.open(path)

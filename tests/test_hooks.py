@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import small_config
 from plugin_sites import Site, compressor, of
 from stage1.plugins import Owner, load_plugins
 from stage1.plugins import hooks as specifications
@@ -56,7 +57,7 @@ EVERYTHING = (
     compressor("keep")
     + '''
 from pathlib import Path
-from stage1 import Adapter, Dataset, Loss, Model
+from stage1 import Adapter, Dataset, Loss, Model, Tracker
 
 heard = []
 
@@ -104,6 +105,20 @@ class Here(Model):
 def stage1_models():
     return Here
 
+class Diary(Tracker):
+    """Remembers."""
+    name = "diary"
+
+    def start(self, run, settings, step):
+        heard.append(settings["compressors.0.name"])
+
+    def log(self, numbers, step):
+        heard.append(numbers)
+
+@hookimpl
+def stage1_trackers():
+    return Diary
+
 @hookimpl
 def stage1_tasks():
     return Path(__file__).parent / "whole_tasks"
@@ -149,6 +164,7 @@ def test_one_module_may_implement_every_hook(everything: Site, tmp_path: Path) -
         ("loss", "nought", "ok"),
         ("dataset", "nothing", "ok"),
         ("model", "here", "ok"),
+        ("tracker", "diary", "ok"),
         ("tasks", "all", "ok"),
         ("command", "greet", "ok"),
         ("events", "all", "ok"),
@@ -156,10 +172,11 @@ def test_one_module_may_implement_every_hook(everything: Site, tmp_path: Path) -
     for hook in registry.hooks():
         assert hook.implementers[-1] == ("all", owner), hook.name  # after all of stage1's own
         assert hook.implementers.count(("all", owner)) == 1
-    registry.emit("stage1_run_start", run=tmp_path, config=None, step=40)
+    told = small_config("log_with=[diary]")
+    registry.emit("stage1_run_start", run=tmp_path, config=told, step=40)
     registry.emit("stage1_run_end", run=tmp_path, status="done")
     assert registry.get("adapter", "whole-set:back").__name__ == "Back"
-    assert sys.modules["whole_set__all"].heard == [40, "end"]
+    assert sys.modules["whole_set__all"].heard == [40, "pca", "end"]
 
 
 def test_every_hook_is_listed_in_its_order_with_all_who_implement_it(site: Site) -> None:

@@ -174,8 +174,8 @@ def test_another_end_token_beside_the_model_asks_anew(
     again = invoke("eval", "run", "--json")
     (broken / "special_tokens_map.json").write_text('{"eos_token": "a", "bos_token": "<|begin_of_text|>"}')
     other = invoke("eval", "run", "--json")
-    assert "known already" in again.err
-    assert "known already" not in other.err
+    assert "were cached" in again.err
+    assert "were cached" not in other.err
 
 
 @pytest.fixture

@@ -88,9 +88,9 @@ def test_a_configuration_that_transformers_rejects_is_blamed_itself(
 SETTINGS = [
     ("[1]", "holds no JSON object"),
     ("{", "holds no JSON object"),
-    ('{"eos_token_id": "x"}', "eos_token_id: 'x' is no token id"),
-    ('{"eos_token_id": [1, 2.5]}', "eos_token_id: [1, 2.5] is no token id"),
-    ('{"bos_token_id": {}}', "bos_token_id: {} is no token id"),
+    ('{"eos_token_id": "x"}', "eos_token_id: 'x' is neither a token id"),
+    ('{"eos_token_id": [1, 2.5]}', "eos_token_id: [1, 2.5] is neither a token id"),
+    ('{"bos_token_id": {}}', "bos_token_id: {} is neither a token id"),
 ]
 
 

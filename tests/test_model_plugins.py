@@ -2,7 +2,7 @@
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 from textwrap import dedent
@@ -45,16 +45,14 @@ def plugin(body: str, returned: str = "Mine") -> dict[str, str]:
 
 
 @pytest.fixture
-def plugins(site: Site) -> Iterator[Callable[..., Registry]]:
+def plugins(site: Site) -> Callable[..., Registry]:
     """Install the package and make this process find it."""
 
     def install(body: str, returned: str = "Mine") -> Registry:
         site.install("my-models", plugin(body, returned))
-        load_plugins.cache_clear()
         return load_plugins()
 
-    yield install
-    load_plugins.cache_clear()
+    return install
 
 
 def find(name: str) -> Path:
@@ -91,8 +89,8 @@ def test_a_strangers_model_is_used_by_its_name(
 BROKEN = [
     ("raise RuntimeError('no disk')", PluginError, "of my-models 1.2 .*RuntimeError: no disk"),
     ("raise UsageError('Not here.', 'pip install it')", UsageError, "^Not here.\npip install it$"),
-    ("return Path('relative')", PluginError, "its path is .*relative.*, which is no absolute path"),
-    ("return '/tmp'", PluginError, "its path is '/tmp', which is no absolute path"),
+    ("return Path('relative')", PluginError, "its path is .*relative.*, which is not an absolute path"),
+    ("return '/tmp'", PluginError, "its path is '/tmp', which is not an absolute path"),
     ("return Path('/nowhere/at/all')", PluginError, "no absolute path of a folder or file"),
     ("return Path(__file__).parent", UsageError, "is not a model folder"),
 ]
@@ -109,7 +107,7 @@ def test_what_a_plugin_does_wrong_is_said_when_its_model_is_asked_for(
 
 
 UNFIT = [
-    ("3", "it returned 3, which is no subclass of stage1.Model"),
+    ("3", "it returned 3, which is not a subclass of stage1.Model"),
     ("type('No', (Model,), {'name': 'mine'})", "No does not define path"),
     ("type('No', (Mine,), {'name': 'a b'})", "No.name is 'a b'"),
 ]

@@ -46,7 +46,7 @@ def trainer_of(*settings: str, progress: Progress | None = None, loss: type[Loss
 def trainer() -> Trainer:
     """All built-in losses at once, started at the closed forms."""
     made = trainer_of(*EVERY)
-    made.bottleneck.fit(made.stats, made.inputs.table)
+    made.bottleneck.fit(made.stats, made.session.table)
     return made
 
 
@@ -246,7 +246,7 @@ def test_a_penalty_on_the_code_trains_the_compressor_on_the_fast_path(tmp_path: 
     assert made.fast
     made.train(Run.create(made.config))
     entries = [e for e in Run(tmp_path / "run").metrics() if "loss" in e]
-    made.bottleneck.fit(made.stats, made.inputs.table)
+    made.bottleneck.fit(made.stats, made.session.table)
     before = made.present(made.batches.batch(0), RoundTrip(made.bottleneck))
     assert entries[-1]["loss"] < float(CodeEnergy(None)(before).detach())
 

@@ -50,7 +50,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def steps_of(run: Run) -> list[int]:
     """Where it was measured, without what follows the optimiser's last step."""
-    return [entry["step"] for entry in run.metrics() if "refit" not in entry]
+    return [entry["step"] for entry in run.metrics() if "solved" not in entry]
 
 
 class Told(Progress):
@@ -261,7 +261,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     with pytest.raises((Killed, KeyboardInterrupt)) as caught:
         train_run(config, Told(label, nth, stop), with_evaluation=False)
     if stop is ctrl_c:
-        assert str(caught.value) == f"Go on with: stage1 train --resume --output {path}"
+        assert str(caught.value) == f"Resume with: stage1 train --resume --output {path}"
     path = path.rename(tmp_path / "moved")
     run = Run.open(path)
     assert not run.trained

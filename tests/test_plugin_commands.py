@@ -4,7 +4,7 @@ And what `stage1 plugins` says of all that is no component.
 
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -81,11 +81,10 @@ def command(name: str, said: str) -> str:
 
 
 @pytest.fixture
-def fresh(site: Site, invoke: Invoke) -> Iterator[Invoke]:
+def fresh(site: Site, invoke: Invoke) -> Invoke:
     """Run a command as a new process would that finds the packages in `site`."""
     load_plugins.cache_clear()
-    yield invoke
-    load_plugins.cache_clear()
+    return invoke
 
 
 def test_commands_and_groups_become_records(site: Site) -> None:

@@ -11,8 +11,9 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, overlay, validate
 from stage1.config.presets import PROTOCOLS, protocol_name
-from stage1.data.prompts import Prompt, PromptBuilder, draw_examples, without_context
+from stage1.data.prompts import Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.data.template import draw_examples, without_context
 from stage1.errors import ConfigError, UsageError
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, lookup

@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 
 from conftest import small_config
 from stage1.errors import Stage1Error, UsageError
@@ -92,21 +91,6 @@ def test_a_log_cut_short_by_a_kill_is_read_up_to_there(tmp_path: Path) -> None:
     assert run.metrics() == entries[1:2]
 
 
-def test_state_comes_back_whole_and_damage_is_noticed(tmp_path: Path) -> None:
-    run = new_run(tmp_path / "run")
-    assert run.load_state() is None
-    tensors = {"now.weight": torch.randn(3, 4), "optimizer.0.step": torch.tensor(5.0)}
-    run.save_state(tensors, {"step": 5, "best_error": 0.25})
-    state = run.load_state()
-    assert state is not None
-    assert state[1] == {"step": 5, "best_error": 0.25}
-    assert all(torch.equal(state[0][k], v) for k, v in tensors.items())
-    path = run.path / "state" / "state.safetensors"
-    path.write_bytes(path.read_bytes()[:-4])
-    with pytest.raises(UsageError, match="damaged"):
-        run.load_state()
-
-
 def test_what_is_no_run_is_said_to_be_none(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="does not exist"):
         Run.open(tmp_path / "nothing")
@@ -147,7 +131,7 @@ def test_a_folder_that_is_taken_is_refused_before_any_model_is_loaded(
     (tmp_path / "letters" / "dear.txt").write_text("dear")
     (tmp_path / "file").write_text("no folder")
     for taken in ("letters", "file"):
-        with pytest.raises(UsageError, match=r"is not empty|is no folder"):
+        with pytest.raises(UsageError, match=r"is not empty|is not a folder"):
             train_run(small_config(f"output={tmp_path / taken}"), Progress())
     (tmp_path / "empty").mkdir()
     with pytest.raises(AssertionError, match="loaded"):

@@ -35,7 +35,8 @@ AXES = ("compressor.ratio=4,16", "adapter=linear,residual")
 OPTIONS = [
     *(part for axis in AXES for part in ("--over", axis)),
     *("--seeds", "0,1", "--compare", "adapter=linear", "--output", "s"),
-    *settings_args(FEW),
+    *("--steps", "4"),  # a flag; everything else by --set
+    *settings_args([setting for setting in FEW if not setting.startswith("train.steps=")]),
 ]
 
 
@@ -198,7 +199,7 @@ def test_interrupted_and_gone_on(
         patch.setattr(Stepper, "step", interrupted)
         first = invoke("sweep", *OPTIONS, "-q")
     assert first.code == 130
-    assert "Go on with the same `stage1 sweep` command." in first.err
+    assert "Resume with the same `stage1 sweep` command." in first.err
     assert not (copied / missing[1]).exists()
     second = invoke("sweep", *OPTIONS)
     assert second.code == 0, second.err
@@ -351,6 +352,8 @@ def test_every_bad_cell_is_named_before_anything_is_trained(invoke: Invoke) -> N
         (["--over", "scope=prompt", "--seeds", "0,x"], "not whole numbers"),
         (["--over", "scope=prompt", "--over", "scope=context"], "scope is given twice"),
         (["--over", "adapter=linear,mlp", "--set", "adapter.name=mlp"], "adapter is given twice"),
+        (["--over", "adapter=linear,mlp", "--adapter", "mlp"], "adapter is given twice"),
+        (["--over", "protocol=plain,lm-eval", "--protocol", "plain"], "protocol is given twice"),
         (
             ["--over", "scope=prompt,context", "--compare", "scope=all"],
             "Choices: scope=prompt, scope=context.",

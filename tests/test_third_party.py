@@ -3,7 +3,7 @@ run that uses it.
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -18,11 +18,10 @@ Invoke = Callable[..., Result]
 
 
 @pytest.fixture
-def fresh(site: Site) -> Iterator[Site]:
+def fresh(site: Site) -> Site:
     """Packages of plugins that this process's commands find."""
     load_plugins.cache_clear()
-    yield site
-    load_plugins.cache_clear()
+    return site
 
 
 def test_its_options_are_documented(fresh: Site, invoke: Invoke) -> None:

@@ -17,6 +17,7 @@ from tensorboard.backend.event_processing import event_accumulator
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 from conftest import SMALL, Cli, CtrlC, Result, settings_args, small_config
+from plugin_sites import Site
 from stage1.config import RunConfig
 from stage1.errors import UsageError
 from stage1.experiment import evaluate_run, train_run
@@ -220,10 +221,57 @@ def test_a_tracker_that_cannot_start_stops_neither_the_run_nor_the_other(
     with caplog.at_level(logging.WARNING, logger="stage1.plugins"):
         train_run(run.config, Progress(), resume=run, with_evaluation=False)
     [message] = [record.getMessage() for record in caplog.records if record.name == "stage1.plugins"]
-    assert "The plugin trackers of stage1" in message
-    assert "The run goes on." in message
+    assert f"The plugin {broken} of stage1" in message
+    assert "The run continues." in message
     found = wandb(recordings(run.path)[0]) if broken == "tensorboard" else tensorboard(run.path)
     assert_equal(found, logged(run))
+
+
+# -- a stranger's ------------------------------------------------------------------------------------
+
+LINES = """
+    import json
+    from stage1 import Tracker, hookimpl
+
+    class Lines(Tracker):
+        "A line for each measurement."
+        name = "lines"
+
+        def start(self, run, settings, step):
+            self.path = run / "lines.txt"
+            self.path.write_text(settings["adapter.name"] + "\\n")
+
+        def log(self, numbers, step):
+            with self.path.open("a") as file:
+                file.write(f"{step} {sorted(numbers)[0]}\\n")
+
+    class Broken(Lines):
+        "Starts and then raises."
+        name = "broken"
+
+        def log(self, numbers, step):
+            raise OSError("no disk")
+
+    @hookimpl
+    def stage1_trackers():
+        return [Lines, Broken]
+"""
+
+
+def test_a_strangers_tracker(site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    site.install("strange", {"point": LINES})
+    config = tracked(tmp_path / "run", "train.steps=10", log_with="broken, lines")
+    with caplog.at_level(logging.WARNING, logger="stage1.plugins"):
+        run = train_run(config, Progress()).run
+    first, *measured, closing = (run.path / "lines.txt").read_text().splitlines()
+    assert first == "residual"
+    assert [int(line.split()[0]) for line in measured] == [entry["step"] for entry in run.metrics()]
+    assert closing == f"{measured[-1].split()[0]} eval/bottleneck/answers_cut"
+    said = [record.getMessage() for record in caplog.records if record.name == "stage1.plugins"]
+    assert said[0] == (
+        "The plugin broken of strange 1.2: it raised at stage1_step: OSError: no disk. The run continues."
+    )
+    assert len(said) == 2  # once an event
 
 
 # -- the option ---------------------------------------------------------------------------------------
@@ -288,4 +336,4 @@ def test_trackers_that_nobody_asked_for_are_not_imported(command: str) -> None:
     result = subprocess.run(program, capture_output=True, text=True, check=True)
     modules = set(result.stderr.split())
     assert not modules & {"tensorboard", "torch.utils.tensorboard", "wandb"}
-    assert ("stage1_loggers.trackers" in modules) == (command == "plugins list")
+    assert ("stage1_loggers.wandb" in modules) == (command == "plugins list")

@@ -79,11 +79,11 @@ def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path
     for adapter in ("residual", "mlp"):
         run = trained(tmp_path / adapter, f"adapter={adapter}", "data.train=6000")
         *_, gradient, solved = run.metrics()
-        assert solved["refit"] is True
+        assert solved["solved"] is True
         assert solved["selection"]["recon"] < 0.9 * gradient["selection"]["recon"]
         assert run.best_selection() == solved
     other = trained(tmp_path / "other", "losses={cosine: 1}")
-    assert not any("refit" in entry for entry in other.metrics())
+    assert not any("solved" in entry for entry in other.metrics())
 
 
 def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
@@ -119,9 +119,9 @@ def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
 def test_early_stop(tmp_path: Path) -> None:
     diverging = ("train.lr=1", "losses.cosine=0.001", "train.patience=2", "train.steps=1000")
     run = trained(tmp_path / "run", *diverging)
-    *_, stopped, refit = run.metrics()
+    *_, stopped, closing = run.metrics()
     assert stopped["step"] == 20
-    assert refit["refit"] is True
+    assert closing["solved"] is True
 
 
 def test_seed_decides_everything(tmp_path: Path) -> None:
@@ -209,7 +209,7 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None
     with pytest.raises(TrainingError, match="step 5") as caught:
         trained(tmp_path / "run", loss=NanAtStepFive)
     assert "--resume" in caught.value.remedy
-    state = Run(tmp_path / "run").load_state()
+    state = Run(tmp_path / "run").state.load()
     assert state is not None
     assert state[1]["step"] == 5
     assert all(t.isfinite().all() for t in state[0].values())
@@ -331,7 +331,7 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
     assert process.returncode == 130, err
     assert f"stage1 train --resume --output {run}" in err
     assert "Traceback" not in err
-    state = Run(run).load_state()
+    state = Run(run).state.load()
     assert state is not None
     assert state[1]["step"] > 0
     process = start(run, "--resume")
@@ -379,7 +379,7 @@ def test_what_a_component_froze_stays_frozen_after_a_resume_and_an_init(
     cut = Run.create(config)
     with pytest.raises(KeyboardInterrupt):
         trainer_for(config, progress=CtrlC("Training", 7)).train(cut)
-    state = cut.load_state()
+    state = cut.state.load()
     assert state is not None
     assert {"compressor.bias"} <= set(state[1]["frozen"])
     assert "optimizer.compressor.weight.exp_avg" in state[0]
@@ -514,4 +514,4 @@ def test_a_last_layer_without_a_solution_stays_as_trained(tmp_path: Path) -> Non
     trainer.train(run)
     assert any("no solution" in note for note in notes.notes)
     assert run.trained
-    assert not any("refit" in entry for entry in run.metrics())
+    assert not any("solved" in entry for entry in run.metrics())

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stage1.plugins.tensors import LossInputs as LossInputs
     from stage1.plugins.tensors import TokenStats as TokenStats
     from stage1.plugins.tensors import straight_through as straight_through
+    from stage1.plugins.trackers import Tracker as Tracker
     from stage1.progress import SILENT as SILENT
     from stage1.progress import Progress as Progress
     from stage1.runs.results import Results as Results
@@ -69,6 +70,7 @@ _HOME = {
     "SILENT": "progress",
     "SizeConfig": "plugins.interfaces",
     "TokenStats": "plugins.tensors",
+    "Tracker": "plugins.trackers",
     "UsageError": "errors",
     "least_squares": "bottleneck.statistics",
     "straight_through": "plugins.tensors",
@@ -90,6 +92,7 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "Loss",
     "Dataset",
     "Model",
+    "Tracker",
     "ComponentConfig",
     "SizeConfig",
     "Code",

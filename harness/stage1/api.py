@@ -75,10 +75,10 @@ def train(
     Args:
         config: a YAML file, or settings as one holds them.
         recipe: settings to start from, see `stage1 recipes`.
-        protocol: how the questions are put, see `stage1 protocols`.
+        protocol: prompt protocol, see `stage1 protocols`.
         with_evaluation: False trains only.
         trust_remote_code: run Python code that the model's folder brings; only what is said here counts.
-        progress: told what goes on; None: nobody is.
+        progress: told of the progress; None: nobody is.
         session: an earlier call's, whose model is used on where it is the same.
         **settings: any setting of the configuration: `model="smollm2"`, `compressor="pca"`,
             `train={"steps": 500}`, `seed=1`, `output="runs/mine"`. They override what the others say.
@@ -110,10 +110,10 @@ def evaluate(
 
     Args:
         run: what `train` returned, or a run's folder.
-        protocol: how the questions are put, see `stage1 protocols`; None: as in the run.
+        protocol: prompt protocol, see `stage1 protocols`; None: as in the run.
         limit: test questions at most; None: as in the run.
         trust_remote_code: as for `train`.
-        progress: told what goes on.
+        progress: told of the progress.
         **settings: what differs from the run's: `data="dev.json"`, `scope="context"`, `device="cuda"`.
 
     Raises:
@@ -160,7 +160,7 @@ def sweep(
         over: setting → its values, as in `{"compressor.ratio": [4, 8], "adapter": ["linear", "residual"]}`.
         output: where the runs go; the same folder resumes a sweep.
         seeds: every combination is run with each.
-        progress: told what goes on.
+        progress: told of the progress.
         **settings: for every run, as for `train`.
 
     Returns:

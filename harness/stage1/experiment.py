@@ -6,15 +6,16 @@ from shlex import quote
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, is_tensorboard_available, is_wandb_available
+from accelerate.utils import broadcast_object_list
 
 from stage1.config import RunConfig, flat
-from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
+from stage1.errors import ConfigError, ConfigIssue, Stage1Error
 from stage1.evaluation.evaluate import Evaluation, evaluate
 from stage1.files import default_cache
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
 from stage1.progress import Progress
+from stage1.runs.folder import refuse_taken
 from stage1.runs.run import Run
 from stage1.session import Session, changed
 from stage1.training.phases import Training, announced
@@ -65,7 +66,7 @@ def train_run(
     if (
         resume is None and os.environ.get("LOCAL_RANK", "0") == "0"
     ):  # of several processes, the first makes it
-        Run.refuse_taken(config.output)
+        refuse_taken(config.output)
     session = Session.open(config, progress, weights="all" if asks else "table", before=session)
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")
@@ -84,17 +85,13 @@ def train_run(
 
 
 def require_trackers(config: RunConfig) -> None:
-    """Refuse a run that is to be told to an experiment tracker (`log_with`) whose package is not there.
+    """Refuse a run that is to be told to an experiment tracker (`log_with`) that cannot be used here.
 
     Raises:
         UsageError: with what to install.
     """
-    there = {"tensorboard": is_tensorboard_available, "wandb": is_wandb_available}
-    if missing := [name for name in there if name in config.log_with and not there[name]()]:
-        raise UsageError(
-            f"--log-with {' and '.join(missing)}: not installed.",
-            f'Install it: pip install "stage1[{",".join(missing)}]"',
-        )
+    for name in config.log_with:
+        load_plugins().tracker(name).require()
 
 
 def _shared_run(config: RunConfig, resume: Run | None) -> Run:
@@ -118,10 +115,10 @@ def _train_watched(training: Training, run: Run) -> None:
     """Train, saying how to go on where it was interrupted or a plugin raised."""
     go_on = f"stage1 train --resume --output {quote(str(run.path))}"
     try:
-        with attributed(f"The run can go on: {go_on}"):
+        with attributed(f"Resume the run: {go_on}"):
             training.train(run)
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Go on with: {go_on}") from None
+        raise KeyboardInterrupt(f"Resume with: {go_on}") from None
 
 
 def resume_run(run: Run, given: RunConfig) -> RunConfig:

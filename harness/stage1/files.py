@@ -175,7 +175,7 @@ def cannot_write(path: Path, error: OSError) -> Stage1Error:
     """The error to show when writing `path` failed."""
     return Stage1Error(
         f"Cannot write {path}: {error.strerror or error}.",
-        "Free some space or choose another --output; a run goes on with --resume.",
+        "Free some space or choose another --output; a run resumes with --resume.",
     )
 
 

@@ -13,8 +13,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import DataConfig, ModelConfig, RunConfig, granted
 from stage1.data.datasets import QAData, TrainedOn, load_qa, passage_hash
-from stage1.data.prompts import Crossing, Prompt, PromptBuilder, draw_examples
+from stage1.data.prompts import Crossing, Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.data.template import draw_examples
 from stage1.errors import ConfigError, UsageError
 from stage1.llm.configuration import config_file, context_length
 from stage1.llm.hashes import model_sha256

@@ -39,8 +39,8 @@ def config(output: str) -> RunConfig:
     return validate(merge({}, {"output": output}, SMALL))
 
 
-def in_child(work: Callable[[], object]) -> int:
-    """Do `work` in a process of its own; its exit code, negative where a signal ended it."""
+def fork(work: Callable[[], object]) -> int:
+    """Do `work` in a process of its own; its number."""
     child = os.fork()
     if child == 0:
         try:
@@ -48,6 +48,11 @@ def in_child(work: Callable[[], object]) -> int:
             os._exit(0)
         finally:
             os._exit(70)
+    return child
+
+
+def ended(child: int) -> int:
+    """Wait for a process; its exit code, negative where a signal ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
@@ -69,7 +74,7 @@ def killed_at(nth: int, inside: Path, work: Callable[[], object]) -> bool:
         sys.addaudithook(hook)
         work()
 
-    return in_child(watched) == -signal.SIGKILL
+    return ended(fork(watched)) == -signal.SIGKILL
 
 
 def _writes(event: str, args: tuple[Any, ...]) -> bool:
@@ -81,26 +86,26 @@ def kills(most: int, generator: random.Random, folder: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
     os.environ["STAGE1_CACHE"] = str(folder / "cache")
 
-    def go_on(run: Path) -> None:
+    def resume(run: Path) -> None:
         there = (run / "config.yaml").exists()
         train_run(config(str(run)), Progress(), resume=Run.open(run) if there else None)
 
     whole = folder / "whole"
-    go_on(whole)
+    resume(whole)
     wanted = {n: (whole / n).read_bytes() for n in ("bottleneck.safetensors", "results.json")}
     nth, run = 0, folder / "run"
     while counts["kills"] < most:
         shutil.rmtree(run, ignore_errors=True)
         shutil.rmtree(folder / "cache", ignore_errors=True)
         nth += 1
-        if not killed_at(nth, folder, lambda: go_on(run)):
+        if not killed_at(nth, folder, lambda: resume(run)):
             counts["changes of a file, all of them tried"] = nth - 1
             break
         counts["kills"] += 1
         second = generator.randrange(1, 30)
-        counts["kills"] += killed_at(second, folder, lambda: go_on(run))
-        if in_child(lambda: go_on(run)) != 0:
-            counts["broken: cannot go on"] += 1
+        counts["kills"] += killed_at(second, folder, lambda: resume(run))
+        if ended(fork(lambda: resume(run))) != 0:
+            counts["broken: cannot resume"] += 1
             continue
         for name, content in wanted.items():
             counts[f"broken: other {name}"] += (run / name).read_bytes() != content

@@ -8,34 +8,14 @@ app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, o
 
 
 @app.command()
-def show(
-    config: options.ConfigFile = None,
-    recipe: options.Recipe = None,
-    model: options.Model = None,
-    revision: options.Revision = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    data: options.Data = None,
-    compressor: options.CompressorNames = None,
-    adapter: options.AdapterName = None,
-    loss: options.LossNames = None,
-    settings: options.Settings = None,
-    json: options.Json = False,
-) -> None:
+@options.grouped
+def show(chosen: options.SeededRunOptions, *, json: options.Json = False) -> None:
     """Print the resolved configuration: every setting with its value, as YAML that `stage1 train` takes."""
     from stage1.files import to_json
     from stage1.plugins import fully_resolved, load_plugins, resolve
 
-    flags = options.flags_given(
-        loss,
-        compressor,
-        model__name=model,
-        model__revision=revision,
-        model__trust_remote_code=trust_remote_code,
-        data__name=data,
-        adapter__name=adapter,
-    )
-    chosen = options.configuration(config, flags, settings, recipe=recipe)
-    whole = fully_resolved(chosen, resolve(chosen, load_plugins()))
+    config = chosen.configuration()
+    whole = fully_resolved(config, resolve(config, load_plugins()))
     typer.echo(to_json(whole.model_dump(mode="json")) if json else whole.to_yaml(), nl=False)
 
 

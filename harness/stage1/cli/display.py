@@ -63,7 +63,7 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     else:
         best = run.best_selection()
         score = f"selection score {best['selection']['score']:.4f} at step {best['step']}" if best else ""
-        console.print(f"Trained; {score or 'there is no log that says how well'}.")
+        console.print(f"Trained; {score or 'there is no log of how well'}.")
     if quiet:
         return
     console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)

@@ -1,48 +1,46 @@
 """`stage1 eval` and `stage1 push`: what came of it."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from stage1.cli import options
-from stage1.config import flat
-from stage1.config.presets import PROTOCOLS
 from stage1.errors import UsageError
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `stage1 train` made.")]
 
 
-def eval_(
-    run: RunFolder,
+@dataclass(frozen=True)
+class Asked(options.Protocol, options.ModelAndData):
+    """What is asked, and how."""
+
     model: Annotated[
-        str | None, typer.Option(help="Where the run's model lies on this machine, if elsewhere.")
-    ] = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    data: options.Data = None,
-    strict: options.Strict = None,
-    limit: options.Limit = None,
-    batch_size: options.BatchSize = None,
-    device: options.Device = None,
+        str | None,
+        typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
+        options.Setting("model.name"),
+    ] = None
     scope: Annotated[
         str | None,
         typer.Option(
             metavar="prompt|context|all",
-            help="What crosses the bottleneck; all: with --tasks, the scored continuations too.",
+            help="Which part of the prompt is compressed; all: with --tasks, the scored continuations too.",
         ),
-    ] = None,
-    raw_anchor: options.RawAnchor = None,
-    keep_special: options.KeepSpecial = None,
-    magnitude: options.Magnitude = None,
-    protocol: options.Protocol = None,
-    shots: options.Shots = None,
-    chat: options.Chat = None,
-    template: options.Template = None,
+        options.Setting("scope"),
+    ] = None
+
+
+@options.grouped
+def eval_(
+    run: RunFolder,
+    asked: Asked,
+    *,
     tasks: Annotated[
         str | None,
         typer.Option(
             metavar="NAME,…",
-            help="lm-eval tasks to ask instead, with the bare model beside: names, patterns, YAML files. "
+            help="lm-eval tasks to evaluate instead, beside the bare model: names, patterns, YAML files. "
             "A task file is code: use only those of people you trust.",
         ),
     ] = None,
@@ -66,10 +64,10 @@ def eval_(
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Measure a trained run again: the same numbers, or those on other questions or under other rules.
+    """Evaluate a trained run again, on its own questions or others, under its own protocol or another.
 
-    Only results on the run's own questions and under its own rules go into its folder. With --tasks, any
-    lm-eval task is asked; results and samples go to RUN/tasks/.
+    Only results on the run's own questions and under its own protocol go into its folder. With --tasks, any
+    lm-eval task is evaluated; results and samples go to RUN/tasks/.
     """
     only_with = {
         "--num-fewshot": num_fewshot is not None,
@@ -78,28 +76,17 @@ def eval_(
         "--metadata": metadata,
     }
     only_without = {
-        "--data": data,
-        "--strict": strict,
-        "--raw-anchor": raw_anchor is not None,
+        "--data": asked.data,
+        "--strict": asked.strict,
+        "--raw-anchor": asked.raw_anchor is not None,
         "--fail-below": fail_below is not None,
     }
-    _refuse(bool(tasks), only_without, only_with, scope)
-    overrides = options.flags_given(
-        model__name=model,
-        model__trust_remote_code=trust_remote_code,
-        data__name=data,
-        data__strict=strict,
-        eval__limit=None if tasks else limit,
-        eval__batch_size=options.batch_size(batch_size),
-        device=device,
-        scope=None if tasks else scope,
-        raw_anchor=raw_anchor,
-        keep_special=keep_special,
-        magnitude=magnitude,
-        **options.prompt_flags(shots, chat, template),
-    )
-    if protocol:
-        overrides = {**flat(PROTOCOLS.find(protocol).settings), **overrides}
+    _refuse(bool(tasks), only_without, only_with, asked.scope)
+    from stage1.config import flat
+
+    overrides = {**flat(asked.preset()), **asked.given()}
+    if tasks:
+        overrides = {key: value for key, value in overrides.items() if key not in ("eval.limit", "scope")}
     settings = _metadata(metadata)
     from stage1.cli.display import end_by, make_progress, show_outcome, show_tasks
     from stage1.files import write_json
@@ -110,7 +97,7 @@ def eval_(
         from stage1.evaluation.lm_eval.evaluate import TaskOptions
         from stage1.experiment import evaluate_run_tasks
 
-        how = TaskOptions(scope == "all", num_fewshot, chat_template, system, settings, limit)
+        how = TaskOptions(asked.scope == "all", num_fewshot, chat_template, system, settings, asked.limit)
         names = [name.strip() for name in tasks.split(",") if name.strip()]
         results = evaluate_run_tasks(opened, overrides, names, how, progress).results
         show_tasks(results, run, json=json, quiet=quiet)
@@ -153,7 +140,7 @@ def _metadata(text: str | None) -> dict[str, Any]:
         settings = None
     if not isinstance(settings, dict):
         raise UsageError(
-            f"--metadata {text!r} is no JSON object.", """Write --metadata '{"data": "dev-v1.1.json"}'."""
+            f"--metadata {text!r} is not a JSON object.", """Write --metadata '{"data": "dev-v1.1.json"}'."""
         )
     return settings
 
@@ -173,7 +160,7 @@ def push(
 ) -> None:
     """Publish a trained run on the Hugging Face Hub, with a generated model card.
 
-    Folders of this machine, predictions and what else quotes the data stay here.
+    Local paths, predictions and whatever else quotes the data are not uploaded.
     """
     if output and not dry_run:
         raise UsageError("--output does nothing without --dry-run.", "Add --dry-run, which uploads nothing.")

@@ -1,14 +1,24 @@
-"""Options that several commands share."""
+"""Options that several commands share: groups of them, each a class whose fields are the options.
 
-from collections.abc import Callable
+A command takes such a class as a parameter, see `grouped`; the object that it is given knows which settings
+were typed (`given`). A field's `Setting` says which one it is.
+"""
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import dataclass, fields
+from functools import wraps
+from inspect import Parameter, get_annotations, isclass, signature
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
 
 import typer
+from typer.models import OptionInfo
 
-from stage1.config import RunConfig, granted, overlay, parse_loss, read_yaml
-from stage1.config.presets import PROTOCOLS, RECIPES, Presets
 from stage1.errors import UsageError
+
+if TYPE_CHECKING:  # pydantic takes longer to load than `--help` may
+    from stage1.config import RunConfig
 
 
 def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
@@ -24,131 +34,109 @@ def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
     return names
 
 
-def complete_preset(presets: Presets) -> Callable[[str], list[tuple[str, str]]]:
+def complete_preset(kind: str) -> Callable[[str], list[tuple[str, str]]]:
     """Shell completion with recipes or protocols."""
 
     def names(incomplete: str) -> list[tuple[str, str]]:
-        return [(p.name, p.summary) for p in presets.all() if p.name.startswith(incomplete)]
+        from stage1.config.presets import PRESETS
+
+        return [(p.name, p.summary) for p in PRESETS[kind].all() if p.name.startswith(incomplete)]
 
     return names
 
 
-ConfigFile = Annotated[
-    Path | None, typer.Argument(metavar="CONFIG.yaml", help="Settings; flags and --set override them.")
-]
-Recipe = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        autocompletion=complete_preset(RECIPES),
-        help="Settings to start from, see `stage1 recipes`; CONFIG.yaml, flags and --set override them.",
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=complete("model"),
-        help="A model plugin (default: `tiny`, embedded), a folder, a GGUF file, or a Hugging Face Hub id.",
-    ),
-]
-Revision = Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub model.")]
-TrustRemoteCode = Annotated[
-    bool | None,
-    typer.Option(
-        "--trust-remote-code/--no-trust-remote-code",
-        help="Run the Python code that the model's folder brings. A file cannot say so. Default: no.",
-    ),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME|FILE|OWNER/NAME|train=…,test=…",
-        help="Questions: `tiny-squad` (default), `squad` or a plugin's, a file (SQuAD, MRQA, HotpotQA, "
-        "TriviaQA, JSON, JSONL, Parquet, CSV, TSV; .gz), or a data set on the Hub; train=A,test=B names two.",
-    ),
-]
+class Setting(NamedTuple):
+    """The setting that an option stands for, by its dotted path, and how the option's text is read."""
+
+    path: str
+    read: Callable[[Any], Any] = lambda value: value
+
+
+def _losses(texts: list[str]) -> dict[str, Any]:
+    from stage1.config import parse_loss
+
+    return dict(map(parse_loss, texts))
+
+
+def _preset(kind: str, name: str | None) -> dict[str, Any]:
+    """The settings of the recipe or protocol `name`; none where none was named."""
+    from stage1.config.presets import PRESETS
+
+    return PRESETS[kind].find(name).settings if name else {}
+
+
+def _batch_size(text: str) -> int | str:
+    if text == "auto":
+        return text
+    if not (text.isdecimal() and int(text)):
+        raise UsageError(f"--batch-size {text!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class Options:
+    """A group of options."""
+
+    def given(self) -> dict[str, Any]:
+        """Dotted path → value of the settings that the user typed.
+
+        Raises:
+            UsageError: what was typed cannot be read.
+        """
+        found = {}
+        for field in fields(self):
+            for mark in getattr(field.type, "__metadata__", ()):
+                value = getattr(self, field.name)
+                if isinstance(mark, Setting) and value is not None and value != []:
+                    found[mark.path] = mark.read(value)
+        return found
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` as typer takes it: in place of a parameter that is a group, an option for each field.
+
+    Help lists the options of a class under the first line of its documentation.
+    """
+    own = signature(command, eval_str=True)
+    groups: dict[str, type[Options]] = {
+        name: parameter.annotation
+        for name, parameter in own.parameters.items()
+        if isclass(parameter.annotation) and issubclass(parameter.annotation, Options)
+    }
+
+    @wraps(command)
+    def called(**values: Any) -> None:
+        for name, group in groups.items():
+            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
+        command(**values)
+
+    listed = {}
+    for name, parameter in own.parameters.items():
+        for one in _options(groups[name]) if name in groups else (parameter,):
+            listed[one.name] = one.replace(kind=Parameter.KEYWORD_ONLY)
+    called.__signature__ = own.replace(parameters=list(listed.values()))  # type: ignore[attr-defined]
+    called.__annotations__ = {name: one.annotation for name, one in listed.items()}
+    return called
+
+
+def _options(group: type[Options]) -> Iterator[Parameter]:
+    homes = {name: cls for cls in group.__mro__[::-1] for name in get_annotations(cls)}
+    for field in fields(group):
+        kind, option, *marks = (copy(part) for part in get_args(field.type))
+        if isinstance(option, OptionInfo):
+            option.rich_help_panel = (homes[field.name].__doc__ or "").splitlines()[0].rstrip(".")
+        yield Parameter(
+            field.name,
+            Parameter.KEYWORD_ONLY,
+            default=field.default,
+            annotation=Annotated[kind, option, *marks],
+        )
+
+
 Strict = Annotated[
     bool | None,
     typer.Option("--strict", help="Refuse data with a bad record instead of leaving the record out."),
-]
-CompressorNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME",
-        autocompletion=complete("compressor"),
-        help="May be repeated: the code goes through each in turn. Default: pca.",
-    ),
-]
-AdapterName = Annotated[
-    str | None, typer.Option(metavar="NAME", autocompletion=complete("adapter"), help="Default: residual.")
-]
-LossNames = Annotated[
-    list[str] | None,
-    typer.Option(
-        metavar="NAME[=WEIGHT|auto][@ramp:STEPS]",
-        autocompletion=complete("loss"),
-        help="A term of the objective; may be repeated. Default: recon.",
-    ),
-]
-Magnitude = Annotated[
-    str | None, typer.Option(metavar="free|vocab|sent", help="Who says how long a reconstructed vector is.")
-]
-Scope = Annotated[str | None, typer.Option(metavar="prompt|context", help="What crosses the bottleneck.")]
-RawAnchor = Annotated[
-    bool | None, typer.Option("--raw-anchor/--no-raw-anchor", help="Leave the closing `Answer:` raw.")
-]
-KeepSpecial = Annotated[
-    bool | None,
-    typer.Option("--keep-special/--no-keep-special", help="Special tokens (BOS) cross raw. Default: yes."),
-]
-Init = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="RUN",
-        help="Start from this trained run's bottleneck; model, data, compressor, adapter and rules are its.",
-    ),
-]
-Seed = Annotated[int | None, typer.Option(help="Seeds everything random.")]
-Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps.")]
-Dtype = Annotated[
-    str | None, typer.Option(metavar="auto|float32|bfloat16|float16", help="Type the LLM runs in.")
-]
-LogWith = Annotated[
-    list[str] | None,
-    typer.Option(metavar="tensorboard|wandb", help="Also log to an experiment tracker; may be repeated."),
-]
-Protocol = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        autocompletion=complete_preset(PROTOCOLS),
-        help="How the questions are put, see `stage1 protocols`. Default: plain.",
-    ),
-]
-Shots = Annotated[
-    int | None, typer.Option(min=0, help="Examples with their answers in front of every question.")
-]
-Chat = Annotated[
-    bool | None, typer.Option("--chat/--no-chat", help="Ask through the tokenizer's chat template.")
-]
-Template = Annotated[
-    str | None, typer.Option(metavar="TEXT", help="Text around {context} and {question}; \\n is a new line.")
-]
-Ratio = Annotated[
-    float | None, typer.Option(min=1, help="Width of the embeddings divided by the code's. Default: 8.")
-]
-Dim = Annotated[int | None, typer.Option(min=1, help="Width of the code; instead of --ratio.")]
-Steps = Annotated[int | None, typer.Option(min=0, help="Optimiser steps at most; 0: closed forms alone.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Test questions at most.")]
-BatchSize = Annotated[str | None, typer.Option(metavar="N|auto", help="Prompts per batch.")]
-FailBelow = Annotated[
-    float | None,
-    typer.Option(
-        metavar="SHARE",
-        min=0,
-        max=1,
-        help="End with code 3 where the bottleneck keeps less than this share of the text F1.",
-    ),
+    Setting("data.strict"),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -158,43 +146,248 @@ Settings = Annotated[
         help="Any other setting, as in `--set compressor.dim=64`; `stage1 config show` lists them.",
     ),
 ]
+FailBelow = Annotated[
+    float | None,
+    typer.Option(
+        metavar="SHARE",
+        min=0,
+        max=1,
+        help="End with code 3 if the bottleneck keeps less than this share of the text F1.",
+    ),
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on standard output.")]
 
 
-def batch_size(text: str | None) -> int | str | None:
-    """What `--batch-size` says.
+@dataclass(frozen=True)
+class ModelAndData(Options):
+    """Model and data."""
 
-    Raises:
-        UsageError: neither a number of prompts nor `auto`.
-    """
-    if text is None or text == "auto":
-        return text
-    if not (text.isdecimal() and int(text)):
-        raise UsageError(f"--batch-size {text!r} is not a number of prompts.", "Pass 1, 2, … or auto.")
-    return int(text)
+    model: Annotated[
+        str | None,
+        typer.Option(
+            autocompletion=complete("model"),
+            help="A model plugin (default: `tiny`, embedded), a folder, a GGUF file, or a Hugging Face Hub "
+            "id.",
+        ),
+        Setting("model.name"),
+    ] = None
+    trust_remote_code: Annotated[
+        bool | None,
+        typer.Option(
+            "--trust-remote-code/--no-trust-remote-code",
+            help="Run the Python code that the model's folder brings. A file cannot say so. Default: no.",
+        ),
+        Setting("model.trust_remote_code"),
+    ] = None
+    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps."), Setting("device")] = (
+        None
+    )
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME|FILE|OWNER/NAME|train=…,test=…",
+            help="Questions: `tiny-squad` (default), `squad` or a plugin's, a file (SQuAD, MRQA, HotpotQA, "
+            "TriviaQA, JSON, JSONL, Parquet, CSV, TSV; .gz), or a data set on the Hub; train=A,test=B names "
+            "two.",
+        ),
+        Setting("data.name"),
+    ] = None
+    strict: Strict = None
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Test questions at most."), Setting("eval.limit")
+    ] = None
+    batch_size: Annotated[
+        str | None,
+        typer.Option(metavar="N|auto", help="Prompts per batch of the evaluation."),
+        Setting("eval.batch_size", _batch_size),
+    ] = None
 
 
-def prompt_flags(shots: int | None, chat: bool | None, template: str | None) -> dict[str, Any]:
-    """The flags that say how a question is put, as `flags_given` takes them."""
-    text = None if template is None else template.replace("\\n", "\n")
-    return {"prompt__shots": shots, "prompt__chat": chat, "prompt__template": text}
+@dataclass(frozen=True)
+class BottleneckParts(Options):
+    """Bottleneck."""
+
+    compressor: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete("compressor"),
+            help="May be repeated: the code goes through each in turn. Default: pca.",
+        ),
+        Setting("compressors"),
+    ] = None
+    ratio: Annotated[
+        float | None,
+        typer.Option(min=1, help="Width of the embeddings divided by the code's. Default: 8."),
+        Setting("compressor.ratio"),
+    ] = None
+    dim: Annotated[
+        int | None,
+        typer.Option(min=1, help="Width of the code; instead of --ratio."),
+        Setting("compressor.dim"),
+    ] = None
+    adapter: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", autocompletion=complete("adapter"), help="Default: residual."),
+        Setting("adapter.name"),
+    ] = None
 
 
-def flags_given(
-    losses: list[str] | None = None, compressors: list[str] | None = None, **values: Any
-) -> dict[str, Any]:
-    """Dotted path → value of the flags that the user typed; `model__name` stands for `model.name`.
+@dataclass(frozen=True)
+class Protocol(Options):
+    """Prompts and what is compressed."""
 
-    Raises:
-        UsageError: a loss is none.
-    """
-    given = {name.replace("__", "."): value for name, value in values.items() if value is not None}
-    if compressors:
-        given["compressors"] = compressors
-    if losses:
-        given["losses"] = dict(parse_loss(text) for text in losses)
-    return given
+    protocol: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_preset("protocol"),
+            help="Prompt protocol, see `stage1 protocols`. Default: plain.",
+        ),
+    ] = None
+    shots: Annotated[
+        int | None,
+        typer.Option(min=0, help="Examples with their answers in front of every question."),
+        Setting("prompt.shots"),
+    ] = None
+    chat: Annotated[
+        bool | None,
+        typer.Option("--chat/--no-chat", help="Ask through the tokenizer's chat template."),
+        Setting("prompt.chat"),
+    ] = None
+    template: Annotated[
+        str | None,
+        typer.Option(metavar="TEXT", help="Text around {context} and {question}; \\n is a new line."),
+        Setting("prompt.template", lambda text: text.replace("\\n", "\n")),
+    ] = None
+    scope: Annotated[
+        str | None,
+        typer.Option(metavar="prompt|context", help="Which part of the prompt is compressed."),
+        Setting("scope"),
+    ] = None
+    raw_anchor: Annotated[
+        bool | None,
+        typer.Option("--raw-anchor/--no-raw-anchor", help="Leave the closing `Answer:` uncompressed."),
+        Setting("raw_anchor"),
+    ] = None
+    keep_special: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-special/--no-keep-special",
+            help="Leave special tokens (BOS) uncompressed. Default: yes.",
+        ),
+        Setting("keep_special"),
+    ] = None
+    magnitude: Annotated[
+        str | None,
+        typer.Option(
+            metavar="free|vocab|sent",
+            help="Norm of the reconstructed vectors: as the adapter says, the vocabulary's mean, or each "
+            "original's, sent along and counted.",
+        ),
+        Setting("magnitude"),
+    ] = None
+
+    def preset(self) -> dict[str, Any]:
+        """The protocol's settings; none where no protocol was named."""
+        return _preset("protocol", self.protocol)
+
+
+@dataclass(frozen=True)
+class Training(Options):
+    """Training."""
+
+    loss: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[=WEIGHT|auto][@ramp:STEPS]",
+            autocompletion=complete("loss"),
+            help="A term of the objective; may be repeated. Default: recon.",
+        ),
+        Setting("losses", _losses),
+    ] = None
+    steps: Annotated[
+        int | None,
+        typer.Option(min=0, help="Optimiser steps at most; 0: closed forms alone."),
+        Setting("train.steps"),
+    ] = None
+    init: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Start from this trained run's bottleneck, with its model, data, compressor, adapter and "
+            "prompts.",
+        ),
+        Setting("init", str),
+    ] = None
+    log_with: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete("tracker"),
+            help="Also log to an experiment tracker: `tensorboard`, `wandb` or a plugin's; may be repeated.",
+        ),
+        Setting("log_with"),
+    ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
+    """Settings."""
+
+    config: Annotated[
+        Path | None, typer.Argument(metavar="CONFIG.yaml", help="Settings; flags and --set override them.")
+    ] = None
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            autocompletion=complete_preset("recipe"),
+            help="Settings to start from, see `stage1 recipes`; CONFIG.yaml, flags and --set override them.",
+        ),
+    ] = None
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a Hub model."), Setting("model.revision")
+    ] = None
+    dtype: Annotated[
+        str | None,
+        typer.Option(metavar="auto|float32|bfloat16|float16", help="Type the LLM runs in."),
+        Setting("dtype"),
+    ] = None
+    settings: Settings = None
+
+    def configuration(self, base: dict[str, Any] | None = None, *, output: Path | None = None) -> "RunConfig":
+        """The run's configuration: `tree` < flags and `output` < `--set`.
+
+        Raises:
+            UsageError: something is wrong with it, or a file wants the model's Python code to run.
+        """
+        from stage1.config import granted
+
+        flags = {**self.given(), **({"output": str(output)} if output else {})}
+        return granted(self.tree(base), flags, self.settings or [])
+
+    def tree(self, base: dict[str, Any] | None = None) -> dict[str, Any]:
+        """What flags and `--set` override: `base` (default: what `--init` brings) < recipe < protocol < file.
+
+        Raises:
+            UsageError: there is no such recipe, protocol, run or file, or it cannot be read.
+        """
+        if base is None:
+            base = inherited(self.init) if self.init else {}
+        from stage1.config import overlay, read_yaml
+
+        tree = overlay(base, _preset("recipe", self.recipe))
+        tree = overlay(tree, self.preset())
+        return overlay(tree, read_yaml(self.config) if self.config else {})
+
+
+@dataclass(frozen=True)
+class SeededRunOptions(RunOptions):
+    """Settings."""
+
+    seed: Annotated[int | None, typer.Option(help="Seeds everything random."), Setting("seed")] = None
 
 
 INHERITED = (
@@ -208,26 +401,8 @@ def inherited(init: Path) -> dict[str, Any]:
     """What goes with the bottleneck in the run `init`; nothing where there is no run's configuration."""
     if not init.is_dir():
         raise UsageError(f"{init} does not exist.", "Pass a trained run's folder, runs/… by default.")
+    from stage1.config import read_yaml
+
     path = init / "config.yaml"
     tree = read_yaml(path) if path.is_file() else {}
     return {key: tree[key] for key in INHERITED if key in tree}
-
-
-def configuration(
-    file: Path | None,
-    flags: dict[str, Any],
-    settings: list[str] | None,
-    base: dict[str, Any] | None = None,
-    *,
-    recipe: str | None = None,
-    protocol: str | None = None,
-) -> RunConfig:
-    """The run's configuration: defaults < `base` < recipe < protocol < YAML file < flags < `--set`.
-
-    Raises:
-        UsageError: something is wrong with it, or a file wants the model's Python code to run (`granted`).
-    """
-    tree = overlay(base or {}, RECIPES.find(recipe).settings if recipe else {})
-    tree = overlay(tree, PROTOCOLS.find(protocol).settings if protocol else {})
-    tree = overlay(tree, read_yaml(file) if file else {})
-    return granted(tree, flags, settings or [])

@@ -120,7 +120,7 @@ def _doc(record: "PluginRecord") -> str:
     """What there is to say of a plugin beside its options."""
     import inspect
 
-    if described := record.cls or record.dataset or record.model:
+    if described := record.cls or record.other:
         return inspect.getdoc(described) or ""
     if record.command:
         return f"{record.command.help or ''}\n\n`stage1 {record.name} --help` shows how it is used.".strip()

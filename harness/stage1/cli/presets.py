@@ -2,25 +2,26 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stage1.cli import options
-from stage1.config.presets import PROTOCOLS, RECIPES, Presets
 from stage1.errors import UsageError
-from stage1.files import write_atomic
+
+if TYPE_CHECKING:  # pydantic takes longer to load than `--help` may
+    from stage1.config.presets import Presets
 
 
-def _commands(presets: Presets, about: str) -> typer.Typer:
-    """The command that lists `presets`, with `show` and `copy` below it."""
+def _commands(kind: str, about: str) -> typer.Typer:
+    """The command that lists the presets of a `kind`, with `show` and `copy` below it."""
     app = typer.Typer(help=about)
     name = Annotated[
         str,
         typer.Argument(
             metavar="NAME",
-            autocompletion=options.complete_preset(presets),
-            help=f"As `stage1 {presets.kind}s` has it.",
+            autocompletion=options.complete_preset(kind),
+            help=f"As `stage1 {kind}s` has it.",
         ),
     ]
 
@@ -34,28 +35,30 @@ def _commands(presets: Presets, about: str) -> typer.Typer:
         from stage1.files import to_json
 
         if json:
-            listed = [{"name": p.name, "summary": p.summary} for p in presets.all()]
+            listed = [{"name": p.name, "summary": p.summary} for p in _presets(kind).all()]
             typer.echo(to_json(listed), nl=False)
             return
-        table = Table(presets.kind, "what it does", box=None, pad_edge=False)
-        for preset in presets.all():
+        table = Table(kind, "what it does", box=None, pad_edge=False)
+        for preset in _presets(kind).all():
             table.add_row(preset.name, preset.summary)
         make_console().print(table)
 
     list_.__doc__ = about
 
-    @app.command(help=f"Print a {presets.kind}: settings, and the reasons for them.")
+    @app.command(help=f"Print a {kind}: settings, and the reasons for them.")
     def show(name: name) -> None:
-        typer.echo(presets.find(name).text, nl=False)
+        typer.echo(_presets(kind).find(name).text, nl=False)
 
-    @app.command(help=f"Copy a {presets.kind} to a file of your own, to change it.")
+    @app.command(help=f"Copy a {kind} to a file of your own, to change it.")
     def copy(
         name: name,
         file: Annotated[
             Path | None, typer.Argument(metavar="FILE", help="Where to; default: NAME.yaml in this folder.")
         ] = None,
     ) -> None:
-        preset = presets.find(name)
+        preset = _presets(kind).find(name)
+        from stage1.files import write_atomic
+
         target = file or Path(f"{preset.name}.yaml")
         if os.path.lexists(target):
             raise UsageError(f"{target} exists already.", "Name another file, or remove that one.")
@@ -65,5 +68,11 @@ def _commands(presets: Presets, about: str) -> typer.Typer:
     return app
 
 
-recipes = _commands(RECIPES, "List the recipes; `stage1 train --recipe NAME` runs one.")
-protocols = _commands(PROTOCOLS, "List the protocols; `--protocol NAME` puts the questions as one says.")
+def _presets(kind: str) -> "Presets":
+    from stage1.config.presets import PRESETS
+
+    return PRESETS[kind]
+
+
+recipes = _commands("recipe", "List the recipes; `stage1 train --recipe NAME` runs one.")
+protocols = _commands("protocol", "List the protocols; `--protocol NAME` uses one.")

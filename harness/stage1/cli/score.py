@@ -32,16 +32,17 @@ def score(
 ) -> None:
     """Score a file of predictions with the official SQuAD v1.1 metric; a missing prediction scores 0.
 
-    Where questions are unanswerable, the numbers of the official v2.0 script follow. `--set data.…` says how
+    Where questions are unanswerable, the numbers of the official v2.0 script follow. `--set data.…` sets how
     DATA is read.
     """
+    from stage1.config import granted
     from stage1.data.sources import find_source
     from stage1.evaluation.squad import read_predictions, score_v2
     from stage1.evaluation.squad import score as score_predictions
     from stage1.files import to_json
 
-    flags = options.flags_given(data__name=data, data__strict=strict)
-    config = options.configuration(None, flags, settings).data
+    flags = {"data.name": data, **({} if strict is None else {"data.strict": strict})}
+    config = granted({}, flags, settings or []).data
     records = find_source(config.name, config, repeated=True).read("test", None)
     for note in records.notes(config.name):
         typer.echo(note, err=True)

@@ -6,11 +6,13 @@ from typing import Annotated
 import typer
 
 from stage1.cli import options
-from stage1.config import read_yaml
 from stage1.errors import UsageError
 
 
+@options.grouped
 def sweep(
+    chosen: options.RunOptions,
+    *,
     over: Annotated[
         list[str],
         typer.Option(
@@ -19,9 +21,8 @@ def sweep(
         ),
     ],
     output: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where the runs go; the same one goes on with a sweep.")
+        Path, typer.Option(metavar="FOLDER", help="Where the runs go; the same one resumes a sweep.")
     ],
-    config: options.ConfigFile = None,
     seeds: Annotated[str, typer.Option(metavar="S1,S2,…", help="Every cell is run with each.")] = "0",
     compare: Annotated[
         str | None,
@@ -30,36 +31,29 @@ def sweep(
             help="A value of an --over: adds the paired difference to the cell that has this value instead.",
         ),
     ] = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    log_with: options.LogWith = None,
-    settings: options.Settings = None,
     all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Also ask the rows `linear` and `mean` in every run.")
+        bool, typer.Option("--all-rows", help="Also evaluate the rows `linear` and `mean` in every run.")
     ] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Train and evaluate every combination of some settings' values, for several seeds.
 
-    Every combination is checked before the first is trained. Runs that are there already are kept.
+    Every combination is checked before the first is trained. Finished runs are kept.
     """
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError:
         raise UsageError(f"--seeds {seeds!r} are not whole numbers.", "Write, for example, 0,1,2.") from None
-    file = read_yaml(config) if config else {}
-    if log_with:
-        file["log_with"] = log_with
     from stage1.cli.display import make_progress, show_sweep
+    from stage1.config.presets import PRESETS
     from stage1.experiment import require_trackers
     from stage1.sweeps.grid import Axis, plan
     from stage1.sweeps.sweep import Baseline, Sweep
 
-    settings = list(settings or [])
-    if trust_remote_code is not None:
-        settings.append(f"model.trust_remote_code={str(trust_remote_code).lower()}")
     axes = [Axis.parse(text) for text in over]
-    cells = plan(file, settings, axes, numbers, output)
+    flags = {**chosen.given(), **{name: name for name in PRESETS if getattr(chosen, name)}}
+    cells = plan(chosen.tree(), chosen.settings or [], axes, numbers, output, flags=flags)
     for cell in cells:
         require_trackers(cell.config)
     baseline = Baseline.parse(compare, cells) if compare else None

@@ -27,7 +27,7 @@ def _message(item: ErrorDetails, types: list[Any]) -> str:
         return f"unknown option. {suggest(str(item['loc'][-1]), _fields(types))}"
     if item["type"] == "literal_error" and isinstance(given, str):
         choices = [str(arg) for kind in types if get_origin(kind) is Literal for arg in get_args(kind)]
-        return f"{given!r} is none of the choices. {suggest(given, choices)}"
+        return f"{given!r} is not one of the choices. {suggest(given, choices)}"
     if item["type"] in ("model_type", "dict_type"):
         return f"Input should be settings by name, not {given!r}."
     text = item["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ").rstrip(".")

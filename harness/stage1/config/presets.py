@@ -4,7 +4,7 @@ A *recipe* is an objective and its schedule; it names neither compressor nor ada
 put the questions: numbers under different protocols do not compare.
 """
 
-from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -64,35 +64,41 @@ class Presets:
 
 RECIPES = Presets("recipe")
 PROTOCOLS = Presets("protocol")
+PRESETS = {"recipe": RECIPES, "protocol": PROTOCOLS}
+"""What a run starts from, by kind."""
 
 
 def protocol_name(config: RunConfig) -> str:
     """The protocol that `config` follows, or the nearest one with what differs from it."""
-    tree = config.model_dump(mode="json")
-    nearest = min(PROTOCOLS.all(), key=lambda preset: len(_differences(preset, tree)))
-    changes = _differences(nearest, tree)
-    if not changes:
-        return nearest.name
-    ours = flat(tree)
+    ours = flat(config.model_dump(mode="json"))
+    differing = {
+        name: [key for key, value in decided.items() if ours.get(key) != value]
+        for name, decided in _decided().items()
+    }
+    nearest, changes = min(differing.items(), key=lambda item: len(item[1]))
     shown = ", ".join(_shown(key.rpartition(".")[2], ours[key]) for key in changes)
-    return f"{nearest.name} with {shown}"
+    return f"{nearest} with {shown}" if changes else nearest
 
 
 def _shown(name: str, value: Any) -> str:
     return f"another {name}" if isinstance(value, str | list) else f"{name}={value}"
 
 
-def _differences(preset: Preset, tree: Mapping[str, Any]) -> list[str]:
-    """The settings of the prompt that are not as `preset` says or, where it says nothing, as by default."""
-    default = RunConfig().model_dump(mode="json")
-    wanted, ours = (flat(whole) for whole in (overlay(default, preset.settings), tree))
-    said = flat(preset.settings)
-    return [
-        key
-        for key, value in wanted.items()
-        if (key.startswith("prompt.") or key in said or key in PROTOCOL_KEYS) and ours.get(key) != value
-    ]
-
-
 PROTOCOL_KEYS = ("data.gold", "data.max_prompt_tokens", "eval.max_new_tokens")
 """Settings outside of `prompt` that a protocol decides."""
+
+
+@cache
+def _decided() -> dict[str, dict[str, Any]]:
+    """What each protocol decides of the prompt: its own settings, and the defaults where it says nothing."""
+    default = RunConfig().model_dump(mode="json")
+    decided = {}
+    for preset in PROTOCOLS.all():
+        said = flat(preset.settings)
+        whole = flat(overlay(default, preset.settings))
+        decided[preset.name] = {
+            key: value
+            for key, value in whole.items()
+            if key.startswith("prompt.") or key in said or key in PROTOCOL_KEYS
+        }
+    return decided

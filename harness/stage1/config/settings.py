@@ -266,9 +266,13 @@ class RunConfig(_Section):
         description="Norm of a reconstructed vector: as the adapter says, the vocabulary's mean RMS, or the "
         "original's RMS, sent and counted.",
     )
-    scope: Literal["prompt", "context"] = Field("prompt", description="Which part of the prompt crosses.")
+    scope: Literal["prompt", "context"] = Field(
+        "prompt", description="Part of the prompt that is compressed."
+    )
     raw_anchor: bool = Field(False, description="Leave the closing `\\nAnswer:` uncompressed.")
-    keep_special: bool = Field(True, description="Special tokens (BOS) cross raw, whatever the scope.")
+    keep_special: bool = Field(
+        True, description="Leave special tokens (BOS) uncompressed, whatever the scope."
+    )
     init: Path | None = Field(
         None, description="Trained run whose bottleneck to start from, instead of the closed forms."
     )
@@ -284,8 +288,10 @@ class RunConfig(_Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type the LLM runs in; auto: float32 on the CPU, the model's own elsewhere."
     )
-    log_with: list[Literal["tensorboard", "wandb"]] = Field(
-        [], description="Experiment trackers that are told of the run, beside its own metrics.jsonl."
+    log_with: list[str] = Field(
+        [],
+        description="Experiment trackers (`stage1 plugins list`) that are told of the run, beside its own "
+        "metrics.jsonl.",
     )
     output: Path | None = Field(None, description="Run directory; default: a new one under `runs/`.")
 

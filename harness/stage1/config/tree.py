@@ -79,7 +79,7 @@ def parse_loss(text: str) -> tuple[str, dict[str, Any]]:
         if "ramp" in choice:
             choice["ramp"] = int(choice["ramp"])
     except ValueError:
-        raise UsageError(f"--loss {text!r}: {value!r} is no weight.", remedy) from None
+        raise UsageError(f"--loss {text!r}: {value!r} is not a weight.", remedy) from None
     return name.strip(), choice
 
 

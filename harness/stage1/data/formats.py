@@ -62,7 +62,7 @@ def read_rows(path: Path) -> Table:
     except RecursionError:
         raise UsageError(f"{path} is nested too deeply.", remedy) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
-        raise UsageError(f"{path} is no whole gzip file.", "Download or compress it again.") from None
+        raise UsageError(f"{path} is not a complete gzip file.", "Download or compress it again.") from None
     except (ValueError, csv.Error) as error:  # also bad UTF-8 and bad JSON
         raise UsageError(f"{path} cannot be read: {str(error).rstrip('.')}.", remedy) from None
 

@@ -81,7 +81,7 @@ def _mrqa(passage: Row) -> Iterator[Row]:
             answers = qa.get("answers") or qa.get("detected_answers")
             yield {**qa, "context": passage.get("context"), "id": id_, "answers": answers}
     except (TypeError, AttributeError):
-        raise ValueError("its qas[] are no list of questions") from None
+        raise ValueError("its qas[] are not a list of questions") from None
 
 
 def _paragraphs(context: Any) -> str | None:

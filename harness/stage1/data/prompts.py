@@ -1,19 +1,12 @@
-"""Questions as tokenized prompts whose segments are known.
-
-A prompt is what stands in front of every question (an instruction, examples, the opening of a chat), the
-question and its context in their template, and what closes it. By default that is
-`Context: …\\nQuestion: …\\nAnswer:` alone, without a trailing space, which would be a token of its own: the
-answer begins with the space.
-"""
+"""Questions as tokenized prompts whose segments are known."""
 
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from random import Random
-from string import Formatter
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from stage1.config import PromptConfig
 from stage1.data.records import Question
+from stage1.data.template import Layout, Piece, PromptText
 from stage1.errors import UsageError
 from stage1.progress import Progress
 
@@ -21,7 +14,6 @@ if TYPE_CHECKING:  # scoring predictions needs no tokenizer and should not wait 
     from transformers import PreTrainedTokenizerFast
 
 BATCH = 1_000  # prompts tokenized at a time
-BETWEEN = "\n\n"  # examples
 
 
 class Prompt(NamedTuple):
@@ -47,14 +39,6 @@ class Crossing(NamedTuple):
     shots: bool = False  # the examples in front cross too
 
 
-class _Piece(NamedTuple):
-    """A filled template; places are characters of `text`."""
-
-    text: str
-    context: range  # empty without one
-    anchor: int  # where the text behind the question (or context, whichever comes last) begins
-
-
 class _Encoding(NamedTuple):
     """A tokenized prompt; places are characters of its text."""
 
@@ -69,16 +53,6 @@ class _Encoding(NamedTuple):
             places.start <= last < places.stop and not s
             for last, s in zip(self.lasts, self.special, strict=True)
         ]
-
-
-class _Layout(NamedTuple):
-    """Where the segments of one prompt lie."""
-
-    text: str
-    context: range
-    own: range  # question, context and their template
-    anchor: int
-    shots: range
 
 
 class PromptBuilder:
@@ -102,86 +76,8 @@ class PromptBuilder:
         *,
         with_context: bool = True,
     ) -> None:
-        self.config, self.tokenizer, self.with_context = config, tokenizer, with_context
-        self.examples = list(examples)
-        self._head, self._tail, self._shots = self._chat() if config.chat else self._plain()
-
-    # -- what stands around a question -----------------------------------------------------------------
-
-    def _plain(self) -> tuple[str, str, range]:
-        head = f"{self.config.instruction}{BETWEEN}" if self.config.instruction else ""
-        shown = "".join(f"{self._fill(q).text}{self.continuation(q)}{BETWEEN}" for q in self.examples)
-        return head + shown, "", range(len(head), len(head) + len(shown))
-
-    def _chat(self) -> tuple[str, str, range]:
-        if not self.tokenizer.chat_template:
-            raise UsageError(
-                "The model's tokenizer has no chat template.",
-                "Leave out --chat (prompt.chat), or use a model that was tuned to chat.",
-            )
-        mark = "\N{WHITE STAR}stage1\N{WHITE STAR}"  # stands in for the question, to be found again
-        turns = [(self._fill(q).text, self.continuation(q)) for q in self.examples]
-        whole = self._rendered([*turns, (mark, None)])
-        head, _, tail = whole.partition(mark)
-        opening = self._rendered([(mark, None)]).partition(mark)[0]
-        start = len(opening) if turns and head.startswith(opening) else 0
-        return head, tail, range(start, len(head) if turns else start)
-
-    def _rendered(self, turns: Sequence[tuple[str, str | None]]) -> str:
-        """The chat as text; the last turn's answer is still to come."""
-        instruction = self.config.instruction
-        messages = []
-        for question, answer in turns:
-            messages.append({"role": "user", "content": question})
-            if answer is not None:
-                messages.append({"role": "assistant", "content": answer})
-        system = [{"role": "system", "content": instruction}] if instruction else []
-        try:
-            return self._template([*system, *messages])
-        except Exception:  # whatever a template raises on a role that it does not know (Gemma: system)
-            if not system:
-                raise
-            messages[0]["content"] = f"{instruction}{BETWEEN}{messages[0]['content']}"
-            return self._template(messages)
-
-    def _template(self, messages: list[dict[str, str]]) -> str:
-        return str(self.tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-
-    def _fill(self, question: Question, context: str | None = None) -> _Piece:
-        """The question in the template; its own context unless another is given."""
-        template = self.config.template
-        if not self.with_context:
-            template = without_context(template)
-        values = {"context": question.context if context is None else context, "question": question.question}
-        parts: list[str] = []
-        place, span, anchor = 0, range(0), 0
-        for text, field in _fields(template):
-            filled = values[field] if field else ""
-            parts += [text, filled]
-            if field:
-                place += len(text)
-                span = range(place, place + len(filled)) if field == "context" else span
-                place += len(filled)
-                anchor = place
-        return _Piece("".join(parts), span, anchor)
-
-    @property
-    def ending(self) -> str:
-        """The text that every whole prompt of no chat ends with; empty for a chat."""
-        return "" if self.config.chat else [text for text, _ in _fields(self.config.template)][-1]
-
-    def continuation(self, question: Question) -> str:
-        """The first gold answer as it goes on from the prompt."""
-        spaced = self.config.chat or self.config.template[-1:].isspace()
-        return question.gold if spaced else f" {question.gold}"
-
-    def _layout(self, piece: _Piece) -> _Layout:
-        start = len(self._head)
-        context = range(start + piece.context.start, start + piece.context.stop)
-        text = f"{self._head}{piece.text}{self._tail}"
-        return _Layout(
-            text, context, range(start, start + len(piece.text)), start + piece.anchor, self._shots
-        )
+        self.config, self.tokenizer = config, tokenizer
+        self.text = PromptText(config, tokenizer, examples, with_context=with_context)
 
     # -- tokens ----------------------------------------------------------------------------------------
 
@@ -222,9 +118,9 @@ class PromptBuilder:
 
     def _cut(
         self, questions: Sequence[Question], max_tokens: int
-    ) -> Iterator[tuple[Question, _Layout, _Encoding, int]]:
+    ) -> Iterator[tuple[Question, Layout, _Encoding, int]]:
         """Each prompt without what stands beyond `max_tokens`, the question included."""
-        layouts = [self._layout(self._fill(q)) for q in questions]
+        layouts = [self.text.layout(self.text.fill(q)) for q in questions]
         for question, layout, e in zip(questions, layouts, self._encode(layouts), strict=True):
             kept = _Encoding(*(field[:max_tokens] for field in e))
             text = layout.text if len(e.ids) <= max_tokens else layout.text[: kept.lasts[-1] + 1]
@@ -232,14 +128,14 @@ class PromptBuilder:
 
     def _fit(
         self, questions: Sequence[Question], max_tokens: int
-    ) -> Iterator[tuple[Question, _Layout, _Encoding, int]]:
+    ) -> Iterator[tuple[Question, Layout, _Encoding, int]]:
         """Each prompt, and the number of its context's tokens that had to go."""
-        fitted: dict[int, tuple[_Layout, _Encoding]] = {}
+        fitted: dict[int, tuple[Layout, _Encoding]] = {}
         whole: dict[int, int] = {}  # tokens of the contexts that are too long
         contexts = {number: question.context for number, question in enumerate(questions)}
         pending = list(contexts)
         while pending:
-            layouts = [self._layout(self._fill(questions[i], contexts[i])) for i in pending]
+            layouts = [self.text.layout(self.text.fill(questions[i], contexts[i])) for i in pending]
             for i, layout, e in zip(pending, layouts, self._encode(layouts), strict=True):
                 surplus = len(e.ids) - max_tokens
                 if surplus <= 0:
@@ -258,7 +154,7 @@ class PromptBuilder:
             layout, e = fitted[i]
             yield question, layout, e, whole[i] - sum(e.within(layout.context)) if i in whole else 0
 
-    def _encode(self, layouts: Sequence[_Layout]) -> Iterator[_Encoding]:
+    def _encode(self, layouts: Sequence[Layout]) -> Iterator[_Encoding]:
         """Tokenize whole prompts. What spells a special token in a question is ordinary text.
 
         In a chat, the control tokens are those that the template writes: the text between the last of them in
@@ -276,17 +172,17 @@ class PromptBuilder:
     @cached_property
     def _opening(self) -> "_Fixed":
         """The chat up to its last control token in front of the question."""
-        ends = [self._head.rfind(t) + len(t) for t in self._control_tokens if t in self._head]
-        text = self._head[: max(ends, default=0)]
+        ends = [self.text.head.rfind(t) + len(t) for t in self._control_tokens if t in self.text.head]
+        text = self.text.head[: max(ends, default=0)]
         bos = self.tokenizer.bos_token
-        doubled = bos is not None and self._head.startswith(bos)
+        doubled = bos is not None and self.text.head.startswith(bos)
         return _Fixed(text, next(self._encoded([text], special=not doubled, control=True)))
 
     @cached_property
     def _closing(self) -> "_Fixed":
         """The chat from its first control token behind the question."""
-        starts = [self._tail.find(t) for t in self._control_tokens if t in self._tail]
-        text = self._tail[min(starts) :] if starts else ""
+        starts = [self.text.tail.find(t) for t in self._control_tokens if t in self.text.tail]
+        text = self.text.tail[min(starts) :] if starts else ""
         return _Fixed(text, next(self._encoded([text], control=True)))
 
     @property
@@ -317,9 +213,11 @@ class PromptBuilder:
         if self.config.truncate == "right":
             return set()
         room = max_tokens - self.head_tokens()
-        pieces = [(q, self._fill(q, "")) for q in questions]
+        pieces = [(q, self.text.fill(q, "")) for q in questions]
         # No token is shorter than a byte, so only long texts need counting.
-        doubtful = [(q, self._layout(piece)) for q, piece in pieces if 2 * len(piece.text.encode()) > room]
+        doubtful = [
+            (q, self.text.layout(piece)) for q, piece in pieces if 2 * len(piece.text.encode()) > room
+        ]
         if not doubtful:
             return set()
         encodings = self._encode([layout for _, layout in doubtful])
@@ -327,18 +225,18 @@ class PromptBuilder:
 
     def head_tokens(self) -> int:
         """Tokens that stand in front of every question."""
-        return len(next(self._encode([self._layout(_Piece("", range(0), 0))])).ids)
+        return len(next(self._encode([self.text.layout(Piece("", range(0), 0))])).ids)
 
     def answer_ids(self, questions: Sequence[Question], prompts: Sequence[Prompt]) -> list[list[int]]:
         """The gold continuations as token ids: the first answer and what ends it.
 
         They are the whole less the prompt: tokenized alone, an answer may fall into other tokens.
         """
-        ending = "" if self.config.chat or not self.config.stop else self.config.stop[0]
-        answers = [f"{self.continuation(q)}{ending}" for q in questions]
+        ending = "" if self.config.chat or not self.config.stop else self.text.config.stop[0]
+        answers = [f"{self.text.continuation(q)}{ending}" for q in questions]
         if self.config.chat:  # what stands before the last control token changes nothing behind it
-            ends = [self._tail.rfind(t) + len(t) for t in self._control_tokens if t in self._tail]
-            fronts = [self._tail[max(ends, default=0) :]] * len(answers)
+            ends = [self.text.tail.rfind(t) + len(t) for t in self._control_tokens if t in self.text.tail]
+            fronts = [self.text.tail[max(ends, default=0) :]] * len(answers)
         else:
             fronts = [prompt.text for prompt in prompts]
         special = not self.config.chat
@@ -373,7 +271,7 @@ def _joined(*parts: tuple[_Encoding, int]) -> _Encoding:
     )
 
 
-def _prompt(question: Question, layout: _Layout, encoding: _Encoding, lost: int, what: Crossing) -> Prompt:
+def _prompt(question: Question, layout: Layout, encoding: _Encoding, lost: int, what: Crossing) -> Prompt:
     cross, own = _crossing(encoding, layout, what), layout.own
     outside = [
         not crosses and (0 <= last < own.start or last >= own.stop)
@@ -385,7 +283,7 @@ def _prompt(question: Question, layout: _Layout, encoding: _Encoding, lost: int,
     )
 
 
-def _crossing(encoding: _Encoding, layout: _Layout, what: Crossing) -> list[bool]:
+def _crossing(encoding: _Encoding, layout: Layout, what: Crossing) -> list[bool]:
     """For each token: it crosses the bottleneck."""
     if what.scope == "context":
         cross = encoding.within(layout.context)
@@ -400,43 +298,13 @@ def _crossing(encoding: _Encoding, layout: _Layout, what: Crossing) -> list[bool
     return [c or bool(s) for c, s in zip(cross, encoding.special, strict=True)]
 
 
-def _shorter(layout: _Layout, encoding: _Encoding, surplus: int) -> str:
+def _shorter(layout: Layout, encoding: _Encoding, surplus: int) -> str:
     """The context without its last `surplus` tokens, and in any case without its last character."""
     place = layout.context
     inside = encoding.within(place)
     starts = [start for start, is_context in zip(encoding.starts, inside, strict=True) if is_context]
     stop = starts[-surplus] if surplus < len(starts) else 0
     return layout.text[place.start : max(place.start, min(stop, place.stop - 1))]
-
-
-def _fields(template: str) -> Iterator[tuple[str, str | None]]:
-    """The template's texts, each with the name of the field behind it; None behind the last one."""
-    for text, field, _, _ in Formatter().parse(template):
-        yield text, field
-
-
-def without_context(template: str) -> str:
-    """The template without the line of the context, or without the context alone if all is one line."""
-    lines = template.splitlines(keepends=True)
-    kept = [line for line in lines if "{context}" not in line]
-    if any("{question}" in line for line in kept):
-        return "".join(kept)
-    return template.replace("{context}", "")
-
-
-def draw_examples(pool: Sequence[Question], shots: int, seed: int) -> list[Question]:
-    """`shots` questions to be shown with their answers, no two about one passage, drawn by `seed`.
-
-    Raises:
-        UsageError: there are not so many passages.
-    """
-    by_passage = {question.context: question for question in pool}
-    if len(by_passage) < shots:
-        raise UsageError(
-            f"{shots} examples need as many training passages; there are {len(by_passage)}.",
-            "Lower --shots (prompt.shots), or give more training data.",
-        )
-    return Random(seed).sample(list(by_passage.values()), shots)  # noqa: S311 - no secret
 
 
 def note_truncation(prompts: Sequence[Prompt], which: str, progress: Progress) -> None:

@@ -117,20 +117,21 @@ class Case:
 
         Asked once under each `name`; None as `embed` gives it the token ids.
         """
-        if name not in self._asked:
+        if name not in self.asked:
             shown = self.prompts if prompts is None else list(prompts)
             # What no bottleneck changes may be known from an evaluation.
             key = {"text": ["text"], "raw": ["raw"]}.get(name)
             answers = [a.text for a in self._answering.answers(Condition(name, shown, embed, key))]
-            self._asked[name] = Asked(answers, scores(self.questions, answers)["f1"])
-        return self._asked[name]
+            self.asked[name] = Asked(answers, scores(self.questions, answers)["f1"])
+        return self.asked[name]
 
     @cached_property
     def _answering(self) -> Answering:
         return Answering(self.session, self.cache)
 
     @cached_property
-    def _asked(self) -> dict[str, Asked]:
+    def asked(self) -> dict[str, Asked]:
+        """What `ask` has found out, by name."""
         return {}
 
     @cached_property
@@ -160,12 +161,13 @@ class Case:
 
         Read once under each `name`, as in `ask`.
         """
-        if name not in self._read:
-            self._read[name] = self._next_tokens(embed)
-        return self._read[name]
+        if name not in self.read:
+            self.read[name] = self._next_tokens(embed)
+        return self.read[name]
 
     @cached_property
-    def _read(self) -> dict[str, NextTokens]:
+    def read(self) -> dict[str, NextTokens]:
+        """What `next_tokens` has found out, by name."""
         return {}
 
     def _next_tokens(self, embed: Embed) -> NextTokens:

@@ -18,8 +18,8 @@ def measure(case: Case) -> dict[str, Any]:
     """The bottleneck's answers beside the text row's, and how often the first token is right."""
     rows = zip(case.questions, case.text.answers, case.ours.answers, case.ours.f1.tolist(), strict=True)
     return {
-        "ours": _health(case.ours, case.questions),
-        "text": _health(case.text, case.questions),
+        "ours": health(case.ours, case.questions),
+        "text": health(case.text, case.questions),
         "first_token": _first_token(case),
         "examples": [
             {
@@ -34,7 +34,7 @@ def measure(case: Case) -> dict[str, Any]:
     }
 
 
-def _health(asked: Asked, questions: Sequence[Question]) -> dict[str, Any]:
+def health(asked: Asked, questions: Sequence[Question]) -> dict[str, Any]:
     """Diversity (distinct n-grams ÷ n-grams: Li et al., 2016), repetition and content of the answers.
 
     `points_in_form`: by how much F1 would rise if answers that contain a gold one said no more than that.

@@ -50,7 +50,7 @@ def measure(case: Case) -> dict[str, Any]:
         "lr": case.session.config.train.lr,
         "teacher_forced": forced,
         "teacher_forced_accuracy": _accuracy(case) if forced else None,
-        **_blindness(case, last),
+        **blindness(case, last),
         "selection_on_test": _shared(data.selection, data.test),
         "training_on_test": _shared(data.train, data.test),
     }
@@ -136,7 +136,7 @@ def _ends(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None
     found = [entry["selection"][name] for entry in metrics if name in entry["selection"]]
     if not found:
         return None, None
-    return found[0], found[-2] if metrics[-1].get("refit") and len(found) > 1 else found[-1]
+    return found[0], found[-2] if metrics[-1].get("solved") and len(found) > 1 else found[-1]
 
 
 def _mean(values: Sequence[float]) -> float:
@@ -173,14 +173,14 @@ def _accuracy(case: Case) -> dict[str, float]:
 
 
 @torch.no_grad()
-def _blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
+def blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
     """Whether the objective notices reconstructed vectors half or twice as long; terms that do not."""
     objective = Objective(resolved).to(case.session.device)
     moved = case.bottleneck.compressor.changes_length
     bound = any(loss.requires_same_length for loss in objective.losses.values())
     if not case.session.data.train or (moved and bound):
         return {"magnitude_blind": None, "blind_terms": None}
-    batch, cross = _training_batch(case, objective), RoundTrip(case.bottleneck)
+    batch, cross = training_batch(case, objective), RoundTrip(case.bottleneck)
     llm = None
     if objective.needs_llm:
         llm = FrozenLLM(case.session.model.llm, layers=objective.layers, last=objective.reads_last_states)
@@ -211,19 +211,19 @@ def _unchanged(before: Tensor, after: Tensor) -> bool:
     return bool((after - before).abs() <= UNCHANGED * before.abs())
 
 
-def _training_batch(case: Case, objective: Objective) -> Batch:
+def training_batch(case: Case, objective: Objective) -> Batch:
     """The first prompts of the training split, weighted as training weighs them."""
-    inputs = case.session
-    questions = inputs.data.train[:PROMPTS]
-    prompts = inputs.prompts(questions)
+    session = case.session
+    questions = session.data.train[:PROMPTS]
+    prompts = session.prompts(questions)
     return PromptBatches(
         prompts,
-        inputs.table,
+        session.table,
         case.fitted,
-        training_shares(case.fitted, inputs.config.train.uniform),
+        training_shares(case.fitted, session.config.train.uniform),
         len(questions),
-        inputs.config.seed,
-        answers=inputs.answer_ids(questions, prompts) if objective.teacher_forced else None,
+        session.config.seed,
+        answers=session.answer_ids(questions, prompts) if objective.teacher_forced else None,
     ).batch(0)
 
 

@@ -29,7 +29,7 @@ def measure(case: Case) -> dict[str, Any]:
         "cut": _cut(case, shown),
         "stop": _stop(case),
         "trailing_space": sum(prompt.endswith(" ") for prompt in shown),
-        "chat_template": _chat_template(case),
+        "chat_template": chat_template(case),
     }
 
 
@@ -61,11 +61,11 @@ def _bos(case: Case) -> dict[str, Any]:
     missing = 0 if bos is None else sum(prompt.ids[:1] != [bos] for prompt in case.prompts)
     text = ours = None
     if expected and missing:
-        text, ours = _asked(case, "with BOS", [_with_bos(p, bos, _longest(case)) for p in case.prompts])
+        text, ours = _asked(case, "with BOS", [with_bos(p, bos, _longest(case)) for p in case.prompts])
     return {"expected": expected, "missing": missing, "f1_text_with": text, "f1_ours_with": ours}
 
 
-def _with_bos(prompt: Prompt, bos: int, longest: int) -> Prompt:
+def with_bos(prompt: Prompt, bos: int, longest: int) -> Prompt:
     """The prompt with BOS in front, raw; one that fills the context loses its first token to it."""
     if prompt.ids[:1] == [bos]:
         return prompt
@@ -79,7 +79,7 @@ def _cut(case: Case, shown: list[str]) -> dict[str, Any]:
     questions = _decoded(case, asked["input_ids"])
     lacking = sum(_bare(q) not in _bare(prompt) for q, prompt in zip(questions, shown, strict=True))
     # A trailing space is a fault of its own; such a prompt was not cut.
-    ending = case.session.builder().ending.rstrip(" ")
+    ending = case.session.builder().text.ending.rstrip(" ")
     open_ended = sum(not prompt.rstrip(" ").endswith(ending) for prompt in shown)
     text = ours = None
     if lacking or open_ended:
@@ -122,7 +122,7 @@ def _stop(case: Case) -> dict[str, Any]:
     }
 
 
-def _chat_template(case: Case) -> dict[str, bool]:
+def chat_template(case: Case) -> dict[str, bool]:
     """Used, where the prompts hold control tokens that the template names."""
     tokenizer = case.session.tokenizer
     template = str(tokenizer.chat_template or "")

@@ -185,7 +185,7 @@ def splits(facts: Facts, run: str) -> Iterator[Finding]:
                 facts,
                 f"The {what} split shares passages with the test split",
                 [f"{shared} passages are in both: F1 is flattered"],
-                "Use splits that share no passage.",
+                "Use splits without a passage in common.",
                 None,
                 least="warning",
             )

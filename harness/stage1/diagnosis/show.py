@@ -1,11 +1,12 @@
 """A diagnosis for people: what is wrong, the evidence, the stages, and the prompts as they are read."""
 
-import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from rich.table import Table
 from rich.text import Text
+
+from stage1.text import visible
 
 LONGEST = 60
 """Characters of a text from a data set that are shown."""
@@ -13,17 +14,10 @@ TOKENS = 150
 """Tokens of a prompt that are shown."""
 
 
-def visible(text: str, longest: int = LONGEST) -> str:
-    """`text` from data, safe to print: no control or direction characters, no line breaks, not too long."""
-    shown = "".join(_escaped(c) for c in text)
+def excerpt(text: str, longest: int = LONGEST) -> str:
+    """`text` from data on one line, safe to print, and not too long."""
+    shown = visible(text.replace("\n", "⏎"))
     return shown if len(shown) <= longest else f"{shown[: longest - 1]}…"
-
-
-def _escaped(character: str) -> str:
-    if character == "\n":
-        return "⏎"
-    hidden = unicodedata.category(character) in ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-    return f"\\u{ord(character):04x}" if hidden else character
 
 
 STYLES = {"critical": "bold red", "warning": "yellow", "note": "dim"}
@@ -47,7 +41,7 @@ def findings(diagnosis: Mapping[str, Any]) -> Iterator[Text]:
         claim = f"   {finding['severity']}, explains {finding['explains']:.1f} points of F1"
         yield Text.assemble((head, style), "\n", (claim, "dim"))
         for line in finding["evidence"]:
-            yield Text(f"   - {visible(line, 200)}")
+            yield Text(f"   - {excerpt(line, 200)}")
         yield Text(f"   {finding['remedy']}")
         if finding["command"]:
             yield Text(f"   Try: {finding['command']}", style="bold")
@@ -102,7 +96,7 @@ def _vectors(tokens: Mapping[str, Any], statistics: Mapping[str, Any]) -> Iterat
     shares = ", ".join(f"{bucket['bucket']}: {100 * bucket['recovery']:.0f} %" for bucket in buckets)
     yield f"Tokens      {100 * tokens['recovery_euclidean']:.1f} % nearest to themselves; by count {shares}"
     pairs = [
-        f"{visible(pair['token'], 20)!r} as {visible(pair['read_as'], 20)!r} ({pair['positions']:.0f}×)"
+        f"{excerpt(pair['token'], 20)!r} as {excerpt(pair['read_as'], 20)!r} ({pair['positions']:.0f}×)"
         for pair in tokens["confusions"][:3]
     ]
     if pairs:
@@ -131,7 +125,7 @@ def _answers(ours: Mapping[str, Any]) -> Iterator[str]:
     yield (
         f"Answers     {100 * ours['distinct_answers']:.0f} % distinct, {100 * ours['empty']:.0f} % empty, "
         f"{100 * ours['contains_gold']:.0f} % contain the gold text, most common "
-        f"{visible(top['answer'], 20)!r} ({100 * top['share']:.0f} %)"
+        f"{excerpt(top['answer'], 20)!r} ({100 * top['share']:.0f} %)"
     )
 
 
@@ -150,8 +144,8 @@ def prompt(tokens: list[Mapping[str, Any]], width: int = 100) -> Iterator[Text]:
     """
     above, below, used = Text(), Text(), 0
     for token in tokens[:TOKENS]:
-        original = visible(token["original"], 20)
-        nearest = visible(token["nearest"], 20)
+        original = excerpt(token["original"], 20)
+        nearest = excerpt(token["nearest"], 20)
         columns = max(len(original), len(nearest)) + 1
         if used + columns > width:
             yield from (above, below)

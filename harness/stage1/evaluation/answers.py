@@ -51,7 +51,7 @@ class Answering:
         progress: told of every question; None: the session's.
 
     Attributes:
-        throughput: condition → speed; None where answers were known already.
+        throughput: condition → speed; None where answers were cached.
     """
 
     def __init__(self, session: Session, cache: Path | None, progress: Progress | None = None) -> None:
@@ -157,13 +157,13 @@ class Answering:
                 "Out of memory with a single prompt.",
                 "Lower data.max_prompt_tokens, or use a smaller --dtype, model, or another --device.",
             )
-        self.progress.note(f"Out of memory with {size} prompts at a time: going on with {size // 2}.")
+        self.progress.note(f"Out of memory with {size} prompts at a time: continuing with {size // 2}.")
         clear_device_cache(garbage_collection=True)
 
     def _note_speed(self, condition: Condition, known: int, seconds: float) -> None:
         questions = len(condition.prompts)
         if known:
-            self.progress.note(f"{condition.name}: {known} of {questions} answers were known already.")
+            self.progress.note(f"{condition.name}: {known} of {questions} answers were cached.")
             self.throughput[condition.name] = None
             return
         tokens = sum(len(prompt.ids) for prompt in condition.prompts)

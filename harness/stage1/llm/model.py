@@ -147,7 +147,7 @@ def _generation_settings(source: Path, trust_remote_code: bool) -> GenerationCon
             ids = value if isinstance(value, list) else [value]
             if value is not None and not all(isinstance(id_, int) for id_ in ids):
                 raise UsageError(
-                    f"{file}: {name}: {value!r} is no token id and no list of them.",
+                    f"{file}: {name}: {value!r} is neither a token id nor a list of them.",
                     "Correct it, or remove the file: it is optional.",
                 )
     return cast(Any, GenerationConfig)(**said)  # type: ignore[no-any-return]

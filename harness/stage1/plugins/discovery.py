@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from importlib.metadata import EntryPoint, distributions
-from inspect import Parameter, isabstract, signature
+from inspect import Parameter, signature
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -22,6 +22,7 @@ from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, L
 from stage1.plugins.models import Model
 from stage1.plugins.registry import HOOKS, Kind, Owner, PluginRecord, Registry, canonical
 from stage1.plugins.schema import docs
+from stage1.plugins.trackers import Tracker
 
 GROUP = "stage1"
 """The entry points' group."""
@@ -117,7 +118,7 @@ def _implementations(hook: HookCaller, identifier: str) -> list[HookImpl]:
 def _check_hook(hook: HookCaller, implementations: list[HookImpl]) -> None:
     if not hook.has_spec() and not all(found.optionalhook for found in implementations):
         near = suggest(hook.name, HOOKS)
-        raise FaultError(f"it implements {hook.name!r}, which is no hook; {near.rstrip('.')}")
+        raise FaultError(f"it implements {hook.name!r}, which is not a hook; {near.rstrip('.')}")
     if any(found.wrapper or found.hookwrapper for found in implementations):
         raise FaultError(f"its {hook.name!r} is a wrapper, but implementations are called one by one")
     if hook.has_spec():
@@ -171,53 +172,39 @@ def _added(hook: str, implementation: HookImpl) -> list[tuple[str, Any]]:
     return list(commands.items())
 
 
-def _check_class(
-    record: PluginRecord, cls: Any, *, base: type[Component], reserved: tuple[str, ...]
-) -> PluginRecord:
-    """The record of a component; `reserved` are the configuration's own keys beside its options."""
-    if not (isinstance(cls, type) and issubclass(cls, base)):
-        raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.{base.__name__}")
-    named = _named(record, cls)
-    try:
-        guarded("its class cannot be inspected", _check_component, cls, base, reserved)
-    except FaultError as fault:  # what is known of it helps those who ask for it by name
-        return named.failed(fault)
-    return named._replace(cls=cls)
+def _class(
+    base: type[Any], check: Callable[[Any], None] | None = None
+) -> Callable[[PluginRecord, Any], PluginRecord]:
+    """What makes the record of a family's class, under the name and with the summary that it gives itself."""
+
+    def described(record: PluginRecord, cls: Any) -> PluginRecord:
+        if not (isinstance(cls, type) and issubclass(cls, base)):
+            raise FaultError(f"it returned {cls!r}, which is not a subclass of stage1.{base.__name__}")
+        name = getattr(cls, "name", None)
+        if not (isinstance(name, str) and re.fullmatch(NAME, name)):
+            raise FaultError(f"{cls.__name__}.name is {name!r}, not letters, digits, - and _")
+        named = record._replace(name=name, summary=first_line(cls.__doc__))
+        try:  # what is known of a class that cannot be used helps those who ask for it by name
+            if missing := sorted(getattr(cls, "__abstractmethods__", ())):
+                raise FaultError(f"{cls.__name__} does not define {', '.join(missing)}")
+            if check is not None:
+                guarded("its class cannot be inspected", check, cls)
+        except FaultError as fault:
+            return named.failed(fault)
+        return named._replace(cls=cls) if issubclass(cls, Component) else named._replace(other=cls)
+
+    return described
 
 
-def _named(record: PluginRecord, cls: type) -> PluginRecord:
-    """The record of a class under the name and with the summary that it gives itself."""
-    name = getattr(cls, "name", None)
-    if not (isinstance(name, str) and re.fullmatch(NAME, name)):
-        raise FaultError(f"{cls.__name__}.name is {name!r}, not a text of letters, digits, - and _")
-    return record._replace(name=name, summary=first_line(cls.__doc__))
-
-
-def _check_dataset(record: PluginRecord, cls: Any) -> PluginRecord:
-    if not (isinstance(cls, type) and issubclass(cls, Dataset)):
-        raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.Dataset")
-    named, splits = _named(record, cls), cls.splits
-    if cls.records is Dataset.records:
-        return named.failed(f"{cls.__name__} does not define records")
+def _check_dataset(cls: type[Dataset]) -> None:
+    splits = cls.splits
     if not isinstance(splits, tuple) or "test" not in splits or not set(splits) <= set(get_args(Split)):
-        return named.failed(
-            f"{cls.__name__}.splits is {splits!r}, not 'test' and any of 'train', 'selection'"
-        )
-    return named._replace(dataset=cls)
-
-
-def _check_model(record: PluginRecord, cls: Any) -> PluginRecord:
-    if not (isinstance(cls, type) and issubclass(cls, Model)):
-        raise FaultError(f"it returned {cls!r}, which is no subclass of stage1.Model")
-    named = _named(record, cls)
-    if isabstract(cls):
-        return named.failed(f"{cls.__name__} does not define path")
-    return named._replace(model=cls)
+        raise FaultError(f"{cls.__name__}.splits is {splits!r}, not 'test' and any of 'train', 'selection'")
 
 
 def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
     if not (isinstance(folder, Path) and folder.is_absolute() and folder.is_dir()):
-        raise FaultError(f"it returned {folder!r}, which is no absolute path of an existing folder")
+        raise FaultError(f"it returned {folder!r}, which is not an absolute path of an existing folder")
     if not any(folder.rglob("*.yaml")):
         raise FaultError(f"{str(folder)!r} holds no .yaml file")
     return record._replace(folder=folder)
@@ -226,18 +213,19 @@ def _check_folder(record: PluginRecord, folder: Any) -> PluginRecord:
 def _check_command(record: PluginRecord, added: tuple[str, Any]) -> PluginRecord:
     name, command = added
     if not re.fullmatch(NAME, name):
-        raise FaultError(f"its command {name!r} is no text of letters, digits, - and _")
+        raise FaultError(f"its command {name!r} is not made of letters, digits, - and _")
     return record._replace(name=name, summary=first_line(command.help), command=command)
 
 
-def _check_component(cls: type[Component], base: type[Component], reserved: tuple[str, ...]) -> None:
-    """Refuse a class that would fail in the middle of a run or take options without checking them."""
-    if cls.forward is base.forward:
-        raise FaultError(f"{cls.__name__} does not define forward")
+def _check_component(cls: type[Component], reserved: tuple[str, ...]) -> None:
+    """Refuse a class that would fail in the middle of a run or take options without checking them.
+
+    `reserved` are the configuration's own keys beside the options.
+    """
     if issubclass(cls, Compressor) and cls.changes_length and cls.tokenwise:
         raise FaultError(f"{cls.__name__} changes the length, which needs tokenwise = False")
     if not (isinstance(cls.Config, type) and issubclass(cls.Config, BaseModel)):
-        raise FaultError(f"{cls.__name__}.Config is no pydantic model")
+        raise FaultError(f"{cls.__name__}.Config is not a pydantic model")
     if cls.Config.model_config.get("extra") != "forbid":
         raise FaultError(f"{cls.__name__}.Config lets unknown options pass; derive it from ComponentConfig")
     for option in guarded(f"{cls.__name__}.Config has no JSON schema", docs, cls.Config):
@@ -247,10 +235,12 @@ def _check_component(cls: type[Component], base: type[Component], reserved: tupl
             )
 
 
+_check_chosen = partial(_check_component, reserved=("name",))
+_check_loss = partial(_check_component, reserved=("weight", "ramp"))
 PROVIDERS: dict[
     str,
     tuple[
-        Kind | Literal["dataset", "model", "tasks", "command"],
+        Kind | Literal["dataset", "model", "tracker", "tasks", "command"],
         Callable[[str, HookImpl], list[Any]],
         Callable[[PluginRecord, Any], PluginRecord],
     ],
@@ -258,12 +248,13 @@ PROVIDERS: dict[
     "stage1_compressors": (
         "compressor",
         _returned,
-        partial(_check_class, base=Compressor, reserved=("name",)),
+        _class(Compressor, _check_chosen),
     ),
-    "stage1_adapters": ("adapter", _returned, partial(_check_class, base=Adapter, reserved=("name",))),
-    "stage1_losses": ("loss", _returned, partial(_check_class, base=Loss, reserved=("weight", "ramp"))),
-    "stage1_datasets": ("dataset", _returned, _check_dataset),
-    "stage1_models": ("model", _returned, _check_model),
+    "stage1_adapters": ("adapter", _returned, _class(Adapter, _check_chosen)),
+    "stage1_losses": ("loss", _returned, _class(Loss, _check_loss)),
+    "stage1_datasets": ("dataset", _returned, _class(Dataset, _check_dataset)),
+    "stage1_models": ("model", _returned, _class(Model)),
+    "stage1_trackers": ("tracker", _returned, _class(Tracker)),
     "stage1_tasks": ("tasks", _returned, _check_folder),
     "stage1_commands": ("command", _added, _check_command),
 }

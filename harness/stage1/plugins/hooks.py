@@ -15,6 +15,7 @@ if TYPE_CHECKING:  # `stage1 --help` must not load torch
     from stage1.config import RunConfig
     from stage1.plugins.interfaces import Adapter, Compressor, Dataset, Loss
     from stage1.plugins.models import Model
+    from stage1.plugins.trackers import Tracker
 
 hookspec = HookspecMarker("stage1")
 
@@ -45,6 +46,11 @@ def stage1_models() -> type[Model] | list[type[Model]]:  # type: ignore[empty-bo
 
 
 @hookspec
+def stage1_trackers() -> type[Tracker] | list[type[Tracker]]:  # type: ignore[empty-body]
+    """Return an experiment tracker's class, or a list of them."""
+
+
+@hookspec
 def stage1_tasks() -> Path | list[Path]:  # type: ignore[empty-body]
     """Return a folder of lm-eval task files (YAML), or a list of them."""
 
@@ -56,9 +62,9 @@ def stage1_commands(app: Typer) -> None:
 
 @hookspec
 def stage1_run_start(run: Path, config: RunConfig, step: int) -> None:
-    """A run of `stage1 train` begins in the folder `run`, or goes on there after `step` optimiser steps.
+    """A run of `stage1 train` begins in the folder `run`, or is resumed there after `step` optimiser steps.
 
-    The first of two phases is a run of its own in RUN/phase1, which begins and ends while the whole goes on.
+    The first of two phases is a run of its own in RUN/phase1, which begins and ends during the whole.
     """
 
 

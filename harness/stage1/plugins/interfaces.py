@@ -5,6 +5,7 @@ fills in `forward`. Every component has a nested `Config`, a pydantic model whos
 its documentation: `--set compressor.dim=64` reaches the field `dim`.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar, Literal
 
@@ -48,7 +49,7 @@ class SizeConfig(ComponentConfig):
         return self.dim or max(1, round(embed_dim / self.ratio))
 
 
-class Component(nn.Module):
+class Component(nn.Module, ABC):
     """What the three families share."""
 
     name: ClassVar[str]
@@ -101,13 +102,13 @@ class Compressor(Component):
         `requires_grad` stay as they are from then on.
         """
 
+    @abstractmethod
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         """Compress `embeds` [B, L, D] at the positions where `mask` [B, L] is true.
 
         `Code(vectors, mask)` is all that a compressor returns: one vector a position, unless it
         `changes_length`.
         """
-        raise NotImplementedError
 
     def bits(self, code: Code) -> Tensor:
         """What each vector of `code` costs: [B, M] bits, by default `code_dim` values of `wire_dtype`.
@@ -162,9 +163,9 @@ class Adapter(Component):
                 registered with `persistent=False`: it is not part of the checkpoint.
         """
 
+    @abstractmethod
     def forward(self, code: Code) -> Tensor:
         """Embeddings [B, M, D] from `code.vectors` [B, M, d]."""
-        raise NotImplementedError
 
 
 class Loss(Component):
@@ -212,9 +213,9 @@ class Loss(Component):
         """
         return None
 
+    @abstractmethod
     def forward(self, inputs: LossInputs) -> Tensor:
         """A scalar, lower is better; the docstring says its unit (nats, or none)."""
-        raise NotImplementedError
 
     def denominator(self, inputs: LossInputs) -> Tensor:
         """What `forward` divides by, a scalar: the summed weights of the positions that crossed.
@@ -226,7 +227,7 @@ class Loss(Component):
         return inputs.weights.sum()
 
 
-class Dataset:
+class Dataset(ABC):
     """Questions about passages, under a name that `--data` takes. It is built without arguments."""
 
     name: ClassVar[str]
@@ -236,6 +237,7 @@ class Dataset:
     """The splits it has of its own. Of `test` alone, the harness deals out all passages: 80 % train, 10 %
     selection, 10 % test; of `train` and `test`, a tenth of the training passages to selection."""
 
+    @abstractmethod
     def records(self, split: Split, at_least: int | None) -> Iterable[Mapping[str, Any]]:
         """The questions of one of `splits`, in an order of their own that never changes.
 
@@ -246,4 +248,3 @@ class Dataset:
             split: one of `splits`.
             at_least: how many will be used: a generator may stop there. None: all.
         """
-        raise NotImplementedError

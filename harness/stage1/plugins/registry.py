@@ -12,11 +12,14 @@ from stage1.errors import PluginError, UsageError, suggest
 from stage1.plugins import hooks as specifications
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
 from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss
-from stage1.plugins.models import Model
+from stage1.plugins.trackers import Tracker, Tracking
 
 Kind = Literal["compressor", "adapter", "loss"]
 
-NAMED = ("compressor", "adapter", "loss", "dataset", "model", "command")
+AnyKind = Literal[Kind, "dataset", "model", "tracker", "tasks", "command", "events", "plugin"]
+"""What a plugin can be; "plugin": it failed before it told."""
+
+NAMED = ("compressor", "adapter", "loss", "dataset", "model", "tracker", "command")
 """Kinds that a user asks for by name."""
 
 COMMANDS = (
@@ -43,8 +46,7 @@ class PluginRecord(NamedTuple):
     """One component, task folder, command, listener or failure, as `stage1 plugins list` shows it."""
 
     name: str  # what the user types; the entry point's name for task folders, listeners and failures
-    # "plugin": it failed before it told
-    kind: Literal["compressor", "adapter", "loss", "dataset", "model", "tasks", "command", "events", "plugin"]
+    kind: AnyKind
     distribution: str
     version: str
     summary: str  # first line of the docstring
@@ -52,8 +54,7 @@ class PluginRecord(NamedTuple):
     reason: str  # one line: why it failed, or why its name differs from the one it asked for
     plugin: str  # `distribution:entry-point`
     cls: type[Component] | None = None  # of a component that is ok
-    dataset: type[Dataset] | None = None  # that is ok
-    model: type[Model] | None = None  # of a model that is ok
+    other: type[Any] | None = None  # of a data set, model or tracker that is ok
     folder: Path | None = None  # of task files that are ok
     command: Any = None  # typer's, of a command that is ok
 
@@ -69,7 +70,7 @@ class PluginRecord(NamedTuple):
 
     def failed(self, reason: object) -> "PluginRecord":
         """The record of the same thing when it cannot be used."""
-        unusable = self._replace(cls=None, dataset=None, model=None, folder=None, command=None)
+        unusable = self._replace(cls=None, other=None, folder=None, command=None)
         return unusable._replace(status="failed", reason=str(reason))
 
     def as_dict(self) -> dict[str, str]:
@@ -101,7 +102,8 @@ class Registry:
     def __init__(self, records: Iterable[PluginRecord], manager: PluginManager) -> None:
         self._manager = manager
         self._named: dict[tuple[str, str], PluginRecord] = {}
-        self._reported: set[tuple[str, str]] = set()
+        self._reported: set[tuple[str, str, str]] = set()
+        self._tracking = Tracking()
         self.components = [self._enter(record) for record in records]
 
     def _enter(self, record: PluginRecord) -> PluginRecord:
@@ -123,7 +125,7 @@ class Registry:
 
     def names(
         self,
-        kind: Kind | Literal["dataset", "model", "command"],
+        kind: AnyKind,
         suits: Callable[[Any], bool] = lambda cls: True,
     ) -> list[str]:
         """What a user can type for a component of `kind` whose class suits, or for a plugin's command."""
@@ -169,10 +171,23 @@ class Registry:
         Raises:
             UsageError: there is none; as for `get`.
         """
-        record = self._named.get(("dataset", _normal(name)))
-        if record is None or record.dataset is None:
-            raise self._unknown("dataset", name, self.names("dataset"))
-        return record.dataset
+        found: type[Dataset] = self._other("dataset", name)
+        return found
+
+    def tracker(self, name: str) -> type[Tracker]:
+        """The experiment tracker that `name`, or `distribution:name`, stands for.
+
+        Raises:
+            UsageError: there is none; as for `get`.
+        """
+        found: type[Tracker] = self._other("tracker", name)
+        return found
+
+    def _other(self, kind: Literal["dataset", "tracker"], name: str) -> Any:
+        record = self._named.get((kind, _normal(name)))
+        if record is None or record.other is None:
+            raise self._unknown(kind, name, self.names(kind))
+        return record.other
 
     def model(self, name: str) -> Path | None:
         """Where the model lies that `name`, or `distribution:name`, stands for; None if no plugin brings it.
@@ -182,20 +197,20 @@ class Registry:
             PluginError: its plugin raised, or named what is not there.
         """
         record = self._named.get(("model", _normal(name)))
-        if record is None or record.model is None:
+        if record is None or record.other is None:
             if self._broken("model", name):
                 raise self._unknown("model", name, self.names("model"))
             return None
         try:
-            path = guarded("its path raised", record.model().path)
+            path = guarded("its path raised", record.other().path)
         except FaultError as fault:
             if isinstance(fault.__cause__, UsageError):
                 raise fault.__cause__ from None
             raise PluginError(f"The model {name!r} of {record.owner} cannot be found: {fault}.") from fault
         if not (isinstance(path, Path) and path.is_absolute() and path.exists()):
             raise PluginError(
-                f"The model {name!r} of {record.owner} cannot be found: its path is {path!r}, which is no "
-                "absolute path of a folder or file."
+                f"The model {name!r} of {record.owner} cannot be found: its path is {path!r}, which is not "
+                "an absolute path of a folder or file."
             )
         return path
 
@@ -237,14 +252,14 @@ class Registry:
 
     def owner(self, cls: type) -> Owner:
         """The package that a component comes from; for a class no plugin registered, its own module."""
-        found = [record.owner for record in self.components if cls in (record.cls, record.dataset)]
+        found = [record.owner for record in self.components if cls in (record.cls, record.other)]
         return found[0] if found else Owner(cls.__module__.partition(".")[0], "")
 
     def emit(self, event: str, **facts: Any) -> None:
-        """Tell every listener of `event`, one by one.
+        """Tell every listener of `event` and the run's trackers, one by one.
 
-        A listener that raises neither stops the run nor the other listeners: it is logged once, with its
-        package, and its record says so.
+        One that raises stops neither the run nor the others: it is logged once, with its package, and its
+        record says so.
         """
         caller: HookCaller = getattr(self._manager.hook, event)
         if caller.spec is None or set(facts) != set(caller.spec.argnames):
@@ -253,16 +268,23 @@ class Registry:
             try:
                 call(event, implementation, **deepcopy(facts))  # what a listener does to them stays there
             except FaultError as fault:
-                self._report(implementation.plugin_name, event, str(fault))
+                self._report("events", implementation.plugin_name, event, str(fault))
+        for name, action in self._tracking.told(event, facts["run"], self.tracker, facts):
+            try:
+                guarded(f"it raised at {event}", action)
+            except FaultError as fault:
+                self._report("tracker", self._named["tracker", _normal(name)].qualified, event, str(fault))
 
-    def _report(self, plugin: str, event: str, reason: str) -> None:
-        if (plugin, event) in self._reported:
+    def _report(self, kind: str, qualified: str, event: str, reason: str) -> None:
+        if (kind, qualified, event) in self._reported:
             return
-        self._reported.add((plugin, event))
+        self._reported.add((kind, qualified, event))
         for index, record in enumerate(self.components):
-            if record.kind == "events" and record.plugin == plugin:
+            if (record.kind, record.qualified) == (kind, qualified):
                 self.components[index] = record.failed(reason)
-                logger.warning("The plugin %s of %s: %s. The run goes on.", record.name, record.owner, reason)
+                logger.warning(
+                    "The plugin %s of %s: %s. The run continues.", record.name, record.owner, reason
+                )
 
 
 def _in_order(hook: HookCaller) -> list[HookImpl]:

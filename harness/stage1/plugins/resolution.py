@@ -91,6 +91,11 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
                 yield from issues_of(fault.__cause__, cls.Config, path)
             else:
                 yield ConfigIssue(path, f"{fault}.")
+    for name in config.log_with:
+        try:
+            registry.tracker(name)
+        except UsageError as error:
+            yield ConfigIssue("log_with", f"{error.problem} {error.remedy}")
     named = zip(config.compressor_paths, config.compressor_names, strict=True)
     route = [(path, name, classes.pop(path)) for path, name in named if path in classes]
     yield from _order_clashes(route, registry)

@@ -36,7 +36,7 @@ def published(run: Run, repo_id: str) -> dict[str, bytes]:
     try:
         validate_repo_id(repo_id)
     except HFValidationError as error:
-        raise UsageError(f"{repo_id!r} is no repository id: {error}", "Write it as owner/name.") from None
+        raise UsageError(f"{repo_id!r} is not a repository id: {error}", "Write it as owner/name.") from None
     run.require_trained()
     config = _without_places(run.config)
     files = {

@@ -5,57 +5,42 @@
          phase1/ (the first of two phases, with selection.json: whether the second is run)
 
 Every file is written atomically and carries a checksum, so that what was cut, edited or damaged is named and
-not believed; `state.safetensors` is one file, so weights, optimiser and step cannot disagree. A new run's
-folder appears with its configuration in it, in one step.
+not believed. `folder.py` makes a new run's folder, `state.py` is what is resumed.
 """
 
-import errno
 import hashlib
 import json
 import os
-import platform
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
 from filelock import FileLock, Timeout
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
-from torch import Tensor, uint8
 
 from stage1.config import RunConfig, read_yaml, untrusting, validate
 from stage1.data.datasets import TrainedOn
 from stage1.errors import UsageError
 from stage1.files import (
-    TEMPORARY,
     json_lines,
     read_bytes,
     read_record,
     remove_leftovers,
     safe_name,
-    temporary_prefix,
     write_atomic,
     write_json_lines,
     write_record,
 )
+from stage1.runs.folder import FOLDERS, make_folder
+from stage1.runs.provenance import provenance
+from stage1.runs.state import State
 
 METRICS = "metrics.jsonl"
 """Name of the log: a JSON object a line for each measurement. A plugin writes it, so it may be missing."""
 
-FOLDERS = ("state", "predictions")
-"""Folders of every run."""
-
 SEAL = "# sha256 of the lines above: "
 """Last line of a run's config.yaml: what was cut or edited does not count as the run's configuration."""
-
-LIBRARIES = ("stage1", "torch", "transformers", "lm-eval", "accelerate", "safetensors", "datasets")
 
 
 class Run:
@@ -73,39 +58,7 @@ class Run:
         Raises:
             UsageError: the folder holds something already, or cannot be made.
         """
-        wanted = config.output or Path("runs", f"{_stem(config)}-1")
-        try:
-            if wanted.is_dir() and config.output is not None:
-                return _fill(cls(wanted), config)
-            wanted.parent.mkdir(parents=True, exist_ok=True)
-            remove_leftovers(wanted.parent)
-            made = Path(tempfile.mkdtemp(TEMPORARY, temporary_prefix(wanted), wanted.parent))
-            try:
-                made.chmod(0o755)  # temporary folders are private; a run is not
-                cls(made).prepare(config)
-                return cls(_put(made, wanted, numbered=config.output is None))
-            finally:
-                shutil.rmtree(made, ignore_errors=True)
-        except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
-            why = getattr(error, "strerror", None) or error
-            raise UsageError(
-                f"Cannot make the run's folder {wanted}: {why}.",
-                "Choose a folder you may write to with --output.",
-            ) from None
-
-    @staticmethod
-    def refuse_taken(wanted: Path | None) -> None:
-        """Say that `create` will fail for what lies at `wanted`, before anything is loaded for it.
-
-        Raises:
-            UsageError: it is no folder, or holds something.
-        """
-        if (
-            wanted is not None
-            and os.path.lexists(wanted)
-            and (not wanted.is_dir() or _holds_something(wanted))
-        ):
-            raise _in_use(wanted)
+        return cls(make_folder(config, lambda path: cls(path).prepare(config)))
 
     def prepare(self, config: RunConfig) -> None:
         """Make the folders of a run and write its configuration, which says that they are one."""
@@ -215,14 +168,7 @@ class Run:
 
     def write_manifest(self, extra: Mapping[str, Any]) -> None:
         """What is needed to know where the numbers came from."""
-        record = {
-            "created": datetime.now(UTC).isoformat(timespec="seconds"),
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-            "platform": platform.platform(),
-            "git": _git_state(),
-            **extra,
-        }
-        write_record(self.path / "manifest.json", record)
+        write_record(self.path / "manifest.json", {**provenance(), **extra})
 
     def read_manifest(self) -> dict[str, Any]:
         """What `write_manifest` wrote.
@@ -289,11 +235,11 @@ class Run:
         return results
 
     def _results(self) -> dict[str, Any]:
-        return read_record(self.path / "results.json", self._measure_again)
+        return read_record(self.path / "results.json", self._evaluate_again)
 
     @property
-    def _measure_again(self) -> str:
-        return f"Measure it again: stage1 eval {quote(str(self.path))}"
+    def _evaluate_again(self) -> str:
+        return f"Evaluate it again: stage1 eval {quote(str(self.path))}"
 
     def read_predictions(self, row: str) -> dict[str, str]:
         """A row's answer to each question, by the question's id.
@@ -301,7 +247,7 @@ class Run:
         Raises:
             UsageError: they are missing, damaged, or of another evaluation than results.json.
         """
-        path, remedy = self._predictions(row), self._measure_again
+        path, remedy = self._predictions(row), self._evaluate_again
         try:
             content = read_bytes(path)
         except OSError as error:
@@ -333,61 +279,21 @@ class Run:
         measured = (entry for entry in self.metrics() if "selection" in entry)
         return min(measured, key=lambda entry: entry["selection"]["score"], default={})
 
-    # -- resumable state ------------------------------------------------------------------------------
-
     @property
-    def _state(self) -> Path:
-        return self.path / "state" / "state.safetensors"
-
-    def save_state(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
-        """Replace the resumable state: tensors and JSON facts in one file."""
-        whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps(facts)
-        write_atomic(self._state, save(whole, {"facts": text, "sha256": _state_digest(whole, text)}))
-
-    def load_state(self) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
-        """The last saved state, or None where the run had not come that far.
-
-        Raises:
-            UsageError: the file is damaged, by a single bit.
-        """
-        if not os.path.lexists(self._state):
-            return None
-        with self._opened_state() as (file, text):
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-            if file.metadata()["sha256"] != _state_digest(tensors, text):
-                raise ValueError
-            return tensors, json.loads(text)
+    def state(self) -> State:
+        """What a training that is not finished is resumed from."""
+        return State(self.path / "state" / "state.safetensors")
 
     @property
     def step(self) -> int:
-        """Optimiser steps after which the run goes on: its last one's, its resumable state's, or 0.
+        """Optimiser steps after which the run resumes: its last one's, its resumable state's, or 0.
 
         Raises:
             UsageError: the state is damaged.
         """
         if self.trained:
             return max((entry["step"] for entry in self.metrics()), default=0)
-        if not os.path.lexists(self._state):
-            return 0
-        with self._opened_state() as (_, text):
-            return int(json.loads(text)["step"])
-
-    @contextmanager
-    def _opened_state(self) -> Iterator[tuple[Any, str]]:
-        try:
-            if not self._state.is_file():  # opening a pipe would wait for ever
-                raise ValueError
-            with safe_open(self._state, framework="pt") as file:
-                yield file, file.metadata()["facts"]
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError):
-            raise UsageError(
-                f"The resumable state {self._state} is damaged.", "Remove that file to start the run over."
-            ) from None
-
-    def drop_state(self) -> None:
-        """Training has ended; nothing is left to resume."""
-        self._state.unlink(missing_ok=True)
+        return self.state.step
 
 
 COPY_AGAIN = "Copy it again from where it was made"
@@ -405,56 +311,6 @@ def _not_ours(path: Path, what: str) -> UsageError:
     )
 
 
-def _fill(run: Run, config: RunConfig) -> Run:
-    """Make the folder that `run` names, which is there, the run's.
-
-    Raises:
-        UsageError: it holds something else than what a creation that was killed left.
-    """
-    remove_leftovers(run.path)
-    if _holds_something(run.path):
-        raise _in_use(run.path)
-    run.prepare(config)
-    return run
-
-
-def _holds_something(folder: Path) -> bool:
-    there = (path for path in folder.iterdir() if not path.name.endswith(TEMPORARY))
-    foreign = any(path.name not in FOLDERS or not path.is_dir() for path in there)
-    return foreign or any(any((folder / name).glob("*")) for name in FOLDERS)
-
-
-def _put(made: Path, wanted: Path, *, numbered: bool) -> Path:
-    """Move the new folder `made` to `wanted`; where that is taken and `numbered`, to the next free number.
-
-    Raises:
-        UsageError: it is taken.
-    """
-    while True:
-        try:
-            return made.rename(wanted)  # an empty folder is replaced
-        except OSError as error:
-            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                raise
-        if not numbered:
-            raise _in_use(wanted)
-        stem, _, number = wanted.name.rpartition("-")
-        wanted = wanted.with_name(f"{stem}-{int(number) + 1}")
-
-
-def _in_use(wanted: Path) -> UsageError:
-    if not wanted.is_dir():
-        return UsageError(f"{wanted} is no folder.", "Choose another --output.")
-    resume = "--resume to go on with it, or " if (wanted / "config.yaml").exists() else ""
-    return UsageError(f"The folder {wanted} is not empty.", f"Use {resume}another --output.")
-
-
-def _stem(config: RunConfig) -> str:
-    """How the name of a run begins that got none: the day, and what it is made of."""
-    plugins = f"{'+'.join(config.compressor_names)}-{config.adapter.name}".replace(":", "_")
-    return safe_name(f"{datetime.now():%Y-%m-%d}-{plugins}")
-
-
 def _log_entry(line: str) -> dict[str, Any] | None:
     """A line of the log, if it is one: it has a step and, where there is a `selection`, its score."""
     try:
@@ -463,24 +319,3 @@ def _log_entry(line: str) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError, RecursionError):
         return None
     return entry if all(isinstance(number, int | float) for number in numbers) else None
-
-
-def _state_digest(tensors: Mapping[str, Tensor], facts: str) -> str:
-    digest = hashlib.sha256(facts.encode())
-    for name, tensor in sorted(tensors.items()):
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.reshape(-1).view(uint8).numpy().data)
-    return digest.hexdigest()
-
-
-def _git_state() -> dict[str, Any] | None:
-    """Commit of the working directory's repository, and whether it has uncommitted changes."""
-
-    def git(*args: str) -> str:
-        command = ["git", *args]
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain", "-uno"))}
-    except (OSError, subprocess.SubprocessError):
-        return None

@@ -12,17 +12,13 @@ import yaml
 
 from stage1.bounded import load_yaml
 from stage1.config import RunConfig, format_setting, granted, overlay
-from stage1.config.presets import PROTOCOLS, RECIPES
+from stage1.config.presets import PRESETS
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 from stage1.runs.run import Run
 
 OWN = {"seed": "--seeds", "output": "--output"}
 """Settings that the sweep gives its runs by itself, and the options that say how."""
-
-
-PRESETS = {"recipe": RECIPES, "protocol": PROTOCOLS}
-"""Pseudo-settings that name what a run starts from."""
 
 
 class Axis(NamedTuple):
@@ -86,7 +82,13 @@ def folder_name(settings: Mapping[str, Any]) -> str:
 
 
 def plan(
-    file: Mapping[str, Any], settings: Sequence[str], axes: Sequence[Axis], seeds: Sequence[int], folder: Path
+    file: Mapping[str, Any],
+    settings: Sequence[str],
+    axes: Sequence[Axis],
+    seeds: Sequence[int],
+    folder: Path,
+    *,
+    flags: Mapping[str, Any] | None = None,
 ) -> list[Cell]:
     """The cells of the grid, all of them checked, in the order in which they are run.
 
@@ -98,12 +100,16 @@ def plan(
             are; `compressors=[pca],[pca, quantize]` varies them all.
         seeds: each cell is run with every one.
         folder: where the runs' folders go.
+        flags: dotted path → value of what was typed for every cell; recipes and protocols too, by what they
+            are (`PRESETS`), which are in `file` already.
 
     Raises:
         ConfigError: cells that are no valid configuration, all of them with all of their issues.
         UsageError: an axis or a seed is given twice, or a cell's folder holds another run.
     """
-    _refuse_doubles(settings, axes, seeds)
+    flags = dict(flags or {})
+    _refuse_doubles([*settings, *flags], axes, seeds)
+    flags = {key: value for key, value in flags.items() if key not in PRESETS}
     registry = load_plugins()
     cells: list[Cell] = []
     found: dict[ConfigIssue, list[str]] = {}
@@ -112,7 +118,7 @@ def plan(
         for seed in seeds:
             whole = {**chosen, "seed": seed}
             try:
-                config = _configuration(file, settings, chosen, seed, registry)
+                config = _configuration(file, settings, {**flags, "seed": seed}, chosen, registry)
                 run = Run(folder / folder_name(whole))
                 cells.append(Cell(chosen, seed, config.model_copy(update={"output": run.path}), run))
             except ConfigError as error:
@@ -134,7 +140,7 @@ def _refuse_doubles(settings: Sequence[str], axes: Sequence[Axis], seeds: Sequen
         if key in OWN:
             raise UsageError(f"--over {key} cannot be used.", f"Use {OWN[key]}.")
         if keys.count(key) > 1 or key in fixed:
-            raise UsageError(f"{key} is given twice.", "Name it in one --over, and in no --set.")
+            raise UsageError(f"{key} is given twice.", "Name it in one --over, and in no --set or flag.")
     if both := fixed & OWN.keys():
         key = min(both)
         raise UsageError(f"--set {key} cannot be used in a sweep.", f"Use {OWN[key]}.")
@@ -143,9 +149,12 @@ def _refuse_doubles(settings: Sequence[str], axes: Sequence[Axis], seeds: Sequen
 
 
 def _configuration(
-    file: Mapping[str, Any], settings: Sequence[str], chosen: Mapping[str, Any], seed: int, registry: Registry
+    file: Mapping[str, Any],
+    settings: Sequence[str],
+    flags: dict[str, Any],
+    chosen: Mapping[str, Any],
+    registry: Registry,
 ) -> RunConfig:
-    flags: dict[str, Any] = {"seed": seed}
     inner = []
     for key, value in chosen.items():
         if key in PRESETS:

@@ -39,7 +39,8 @@ class Baseline(NamedTuple):
         choices = {f"{k}={format_setting(v)}": cls(k, v) for cell in cells for k, v in cell.settings.items()}
         if text not in choices:
             raise UsageError(
-                f"--compare {text!r} is no value of an --over.", f"Choices: {', '.join(choices) or '(none)'}."
+                f"--compare {text!r} is not a value of an --over.",
+                f"Choices: {', '.join(choices) or '(none)'}.",
             )
         baseline = choices[text]
         for group in groups(cells):
@@ -111,7 +112,7 @@ class Sweep:
                 self.errors[cell.name] = str(error)
                 progress.note(f"{cell.name} failed: {error}")
             except KeyboardInterrupt:
-                raise KeyboardInterrupt("Go on with the same `stage1 sweep` command.") from None
+                raise KeyboardInterrupt("Resume with the same `stage1 sweep` command.") from None
             self.write()
         self.write()
 

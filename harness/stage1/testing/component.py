@@ -54,7 +54,7 @@ class ComponentSuite(Suite):
         config = self.component.Config
         expect(
             isinstance(config, type) and issubclass(config, BaseModel),
-            "Config is no pydantic model; derive it from stage1.ComponentConfig",
+            "Config is not a pydantic model; derive it from stage1.ComponentConfig",
         )
         try:
             config.model_validate({**self.options, "no_such_option": 1})

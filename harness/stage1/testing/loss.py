@@ -38,15 +38,15 @@ class Setting(NamedTuple):
 def setting() -> Setting:
     """The embedded model and questions of its own data, with different weights."""
     config = RunConfig(data=DataConfig(train=30, selection=1), device="cpu")
-    inputs = Session.open(config, Progress())
-    questions = sorted(inputs.data.train[:30], key=lambda question: len(question.context))[::14]
-    weight = torch.rand(len(inputs.table), generator=torch.Generator().manual_seed(0)) + 0.5
-    prompts = inputs.prompts(questions)
-    batch = collate(prompts, inputs.table, weight, inputs.answer_ids(questions, prompts))
-    special = torch.tensor(inputs.tokenizer.all_special_ids)
+    session = Session.open(config, Progress())
+    questions = sorted(session.data.train[:30], key=lambda question: len(question.context))[::14]
+    weight = torch.rand(len(session.table), generator=torch.Generator().manual_seed(0)) + 0.5
+    prompts = session.prompts(questions)
+    batch = collate(prompts, session.table, weight, session.answer_ids(questions, prompts))
+    special = torch.tensor(session.tokenizer.all_special_ids)
     used = batch.embeds[batch.cross]
     variance = float(used.var(0, correction=0).mean())
-    return Setting(inputs.model.llm, batch, special, used.mean(0), variance)
+    return Setting(session.model.llm, batch, special, used.mean(0), variance)
 
 
 class LossSuite(ComponentSuite):

@@ -50,7 +50,7 @@ class TaskSuite(Suite):
         """Every file can be read, and no two define a task of one name."""
         from lm_eval.tasks._yaml_loader import load_yaml
 
-        expect(self.folder.is_dir(), f"{self.folder} is no folder; does the package ship its YAML files?")
+        expect(self.folder.is_dir(), f"{self.folder} is not a folder; does the package ship its YAML files?")
         files = sorted(self.folder.rglob("*.yaml"))
         named = [(path, load_yaml(path, resolve_func=False).get("task")) for path in files]
         count = Counter(name for _, name in named if isinstance(name, str))

@@ -20,14 +20,14 @@ class Course:
     stale: int = 0  # measurements since the best
     best: dict[str, Tensor] = field(default_factory=dict)  # the weights then
 
-    def measured(self, error: float, module: nn.Module, *, refit: bool = False) -> None:
+    def measured(self, error: float, module: nn.Module, *, solved: bool = False) -> None:
         """Remember the `error` at this step, and the weights where it is the lowest so far.
 
-        `refit`: the step was the closed form at the end, and no step of the optimiser.
+        `solved`: the step was the closed form at the end, and no step of the optimiser.
         """
         if self.step == 0:
             self.first_error = error
-        if not refit:
+        if not solved:
             self.last_error = error
         self.stale += 1
         if error < self.best_error:

@@ -51,7 +51,7 @@ class Loop:
     Args:
         trainer: what is trained, on what.
         run: the folder.
-        state: what `Run.load_state` found there; None: the training is new.
+        state: what `State.load` found there; None: the training is new.
 
     Attributes:
         course: where the training stands.
@@ -89,7 +89,7 @@ class Loop:
             stopped = self._steps()
             steps = self.course.step
             if steps:
-                self._refit()
+                self._solve_last_layer()
             if self.interruption.requested:  # during the closed form, which the resumed run solves again
                 raise KeyboardInterrupt
         return self.course.summary(steps, stopped)
@@ -129,14 +129,14 @@ class Loop:
             self._save()
             raise TrainingError(
                 f"{error} became NaN or infinite at step {number}; the weights before it are kept.",
-                f"Lower the learning rate and go on: stage1 train --resume --output {self.run.path} "
+                f"Lower the learning rate and resume: stage1 train --resume --output {self.run.path} "
                 f"--set train.lr={self.config.lr / 10:g}",
             ) from None
 
     def _is_check(self, step: int) -> bool:
         return step % self.config.check_every == 0 or step == self.config.steps
 
-    def _refit(self) -> None:
+    def _solve_last_layer(self) -> None:
         """End with the adapter's closed form, where least squares is what was trained for: one more step."""
         trainer = self.trainer
         if not (trainer.fast and trainer.objective.least_squares):
@@ -152,16 +152,16 @@ class Loop:
                 )
                 return
         self.course.step += 1
-        self._measure({"refit": True})
+        self._measure({"solved": True})
 
     def _measure(self, logged: Mapping[str, Any]) -> None:
         """Measure on the selection split, remember the best weights, log."""
         trainer, course = self.trainer, self.course
         self.stepper.module.eval()
         measured = trainer.selection.measure(trainer.bottleneck, trainer.objective, trainer.present)
-        error = torch.tensor(measured["score"], device=trainer.inputs.device)
+        error = torch.tensor(measured["score"], device=trainer.session.device)
         # Every process must come to the same decision.
-        course.measured(float(broadcast(error)), trainer.bottleneck, refit="refit" in logged)
+        course.measured(float(broadcast(error)), trainer.bottleneck, solved="solved" in logged)
         if trainer.main:
             entry = {"step": course.step, **logged, "selection": measured}
             trainer.registry.emit("stage1_step", run=self.run.path, step=course.step, metrics=entry)
@@ -170,4 +170,4 @@ class Loop:
         trainer = self.trainer
         if trainer.main:
             parts = (trainer.bottleneck, self.stepper, trainer.objective, trainer.selection)
-            self.run.save_state(*collect(self.course, *parts))
+            self.run.state.save(*collect(self.course, *parts))

@@ -82,7 +82,7 @@ class Training:
     Args:
         config: fully resolved.
         resolved: its plugins.
-        inputs: the model's table, the data and, where `ask`, the LLM.
+        session: the model's table, the data and, where `ask`, the LLM.
         registry: who is told.
         progress: told what is done, and why.
         ask: have the LLM answer selection questions at every measurement.
@@ -96,25 +96,25 @@ class Training:
         self,
         config: RunConfig,
         resolved: Resolved,
-        inputs: Session,
+        session: Session,
         registry: Registry,
         progress: Progress,
         *,
         ask: bool,
         resume: Run | None = None,
     ) -> None:
-        self.config, self.resolved, self.inputs = config, resolved, inputs
+        self.config, self.resolved, self.session = config, resolved, session
         self.registry, self.progress, self.ask = registry, progress, ask
-        self.main = make_accelerator(inputs.device).is_main_process
+        self.main = make_accelerator(session.device).is_main_process
         self._opening: Trainer | None = None
         if resume is None or config.then is None or not Run(resume.path / FIRST).trained:
             self._opening = self._trainer(config.model_copy(update={"then": None}), resolved)
             if resume is None and config.init is not None:
                 # Training does it again; here it is said before there is a folder that does not fit.
-                self._opening.bottleneck.start_from(config.init, inputs.table)
+                self._opening.bottleneck.start_from(config.init, session.table)
 
     def _trainer(self, config: RunConfig, resolved: Resolved) -> Trainer:
-        return Trainer(resolved, self.inputs.under(config), self.registry, self.progress, ask=self.ask)
+        return Trainer(resolved, self.session.under(config), self.registry, self.progress, ask=self.ask)
 
     def train(self, run: Run) -> None:
         """Train in the folder `run`, or go on there."""
@@ -128,7 +128,7 @@ class Training:
 
     def _trained_on(self) -> TrainedOn:
         """The data, and the passages that the bottleneck to start from has seen."""
-        data = self.inputs.data.trained_on
+        data = self.session.data.trained_on
         if self.config.init is None or not (self.config.init / "data.json").is_file():
             return data
         return data._replace(passages=data.passages | Run(self.config.init).read_trained_on().passages)
@@ -153,7 +153,7 @@ class Training:
                         continue
                     write_atomic(run.path / name, (first.path / name).read_bytes())
             return
-        self.progress.note(f"{reason}: phase 2 is run.")
+        self.progress.note(f"{reason}: phase 2 runs.")
         # The path is made up anew each time: the run's folder may have been moved.
         changed = {"losses": then.losses, "train": then.train, "init": first.path, "then": None}
         resolved = self.resolved._replace(losses=self.resolved.then_losses, then_losses={})
@@ -179,8 +179,8 @@ class Training:
         made: list[Any] = [None]
         if self.main:
             if not path.exists():
-                write_record(path, kept_of_text(first, self.inputs, below)._asdict())
-            made = [read_record(path, "Remove it: it is measured again with --resume.")]
+                write_record(path, kept_of_text(first, self.session, below)._asdict())
+            made = [read_record(path, "Remove it: --resume evaluates it again.")]
         broadcast_object_list(made)  # every process must come to the same decision
         return Decision(**made[0])
 
@@ -208,23 +208,23 @@ def _remedy(run: Run, setting: str) -> Iterator[None]:
     try:
         yield
     except TrainingError as error:
-        remedy = f"Lower the learning rate and go on: stage1 train --resume --output {run.path}"
+        remedy = f"Lower the learning rate and resume: stage1 train --resume --output {run.path}"
         raise TrainingError(error.problem, f"{remedy} --set {setting}") from None
 
 
 def _provenance(trainer: Trainer) -> dict[str, Any]:
-    inputs, registry = trainer.inputs, trainer.registry
+    session, registry = trainer.session, trainer.registry
     plugins = {}
     for part, component in trainer.components.items():
         distribution, version = registry.owner(type(component))
         plugins[part] = {"name": component.name, "distribution": distribution, "version": version}
-    before = Run(inputs.config.init).read_manifest() if inputs.config.init else {}
+    before = Run(session.config.init).read_manifest() if session.config.init else {}
     return {
-        "seed": inputs.config.seed,
-        "device": str(inputs.device),
+        "seed": session.config.seed,
+        "device": str(session.device),
         "processes": trainer.accelerator.num_processes,
         "plugins": plugins,
-        "hashes": {"embedding_table": inputs.model.table_hash, "test_questions": inputs.data.sha256},
+        "hashes": {"embedding_table": session.model.table_hash, "test_questions": session.data.sha256},
         "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.weights.sum())},
         "batches": "distinct tokens" if trainer.fast else "prompts",
         # Weights that saw the answers once carry the mark, whatever they were trained on later.

@@ -28,18 +28,18 @@ class Selection:
     """The selection split, ready to be measured again and again.
 
     Args:
-        inputs: model, table and questions.
+        session: model, table and questions.
         questions: how many the LLM is asked; 0: none, F1 is not measured.
     """
 
-    def __init__(self, inputs: Session, questions: int) -> None:
-        self.inputs = inputs
-        self.size = inputs.config.train.batch_prompts
-        self.prompts = inputs.prompts(inputs.data.selection)
-        self.stats = count_tokens(self.prompts, inputs.table)
-        self.questions = spread(inputs.data.selection, questions) if questions else []
+    def __init__(self, session: Session, questions: int) -> None:
+        self.session = session
+        self.size = session.config.train.batch_prompts
+        self.prompts = session.prompts(session.data.selection)
+        self.stats = count_tokens(self.prompts, session.table)
+        self.questions = spread(session.data.selection, questions) if questions else []
         self.asked = self._prompts_of(self.questions)
-        self.judged = spread(inputs.data.selection, inputs.config.train.check_prompts)
+        self.judged = spread(session.data.selection, session.config.train.check_prompts)
         self.typical: dict[str, float] = {}  # term → its value at the first check
 
     def _prompts_of(self, questions: Sequence[Question]) -> list[Prompt]:
@@ -80,7 +80,7 @@ class Selection:
                 mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
                 errors.add(rows, bottleneck(rows[None], mask)[0], counts)
         else:
-            for batch in in_order(self.prompts, self.inputs.table, self.size):
+            for batch in in_order(self.prompts, self.session.table, self.size):
                 reconstructed = bottleneck(batch.embeds, batch.cross)[batch.cross]
                 errors.add(batch.embeds[batch.cross], reconstructed, batch.weights[batch.cross])
         return errors.summary(stats.variance)
@@ -88,9 +88,9 @@ class Selection:
     def _terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
         """Each term's value over all the prompts together."""
         prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
-        answers = self.inputs.answer_ids(self.judged, prompts) if objective.teacher_forced else None
+        answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
         sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
-        for batch in in_order(prompts, self.inputs.table, self.size, answers):
+        for batch in in_order(prompts, self.session.table, self.size, answers):
             inputs = present(batch, cross)
             values: Mapping[str, Tensor] = objective(inputs)
             for name, denominator in objective.denominators(inputs).items():
@@ -101,10 +101,10 @@ class Selection:
 
     def f1(self, bottleneck: Bottleneck) -> float:
         """F1 of the questions through `bottleneck`, 0 to 100."""
-        embed = through(bottleneck, bottleneck.reconstruct, self.inputs, self.stats)
+        embed = through(bottleneck, bottleneck.reconstruct, self.session, self.stats)
         answers = self._answering.answers(Condition("bottleneck", self.asked, embed, None))
         return float(scores(self.questions, [answer.text for answer in answers])["f1"].mean())
 
     @cached_property
     def _answering(self) -> Answering:
-        return Answering(self.inputs, None, Progress())
+        return Answering(self.session, None, Progress())

@@ -44,33 +44,33 @@ class Trainer:
     def __init__(
         self,
         resolved: Resolved,
-        inputs: Session,
+        session: Session,
         registry: Registry,
         progress: Progress,
         *,
         ask: bool = False,
     ) -> None:
-        self.config: RunConfig = inputs.config
-        self.inputs, self.registry, self.progress = inputs, registry, progress
-        self.accelerator = make_accelerator(inputs.device)
+        self.config: RunConfig = session.config
+        self.session, self.registry, self.progress = session, registry, progress
+        self.accelerator = make_accelerator(session.device)
         self.main = self.accelerator.is_main_process
-        self.objective = Objective(resolved).to(inputs.device)
+        self.objective = Objective(resolved).to(session.device)
         self.bottleneck = Bottleneck.build(
-            resolved, self.config.magnitude, inputs.table.shape[1], self.config.seed
-        ).to(inputs.device)
-        model = inputs.model.llm if ask or self.objective.needs_llm else None
+            resolved, self.config.magnitude, session.table.shape[1], self.config.seed
+        ).to(session.device)
+        model = session.model.llm if ask or self.objective.needs_llm else None
         self.llm = self._frozen(model) if model and self.objective.needs_llm else None
         with progress.task("Tokenizing prompts"):
-            prompts = inputs.prompts(inputs.data.train)
+            prompts = session.prompts(session.data.train)
         note_truncation(prompts, "training", progress)
-        self.stats = count_tokens(prompts, inputs.table)
+        self.stats = count_tokens(prompts, session.table)
         self.shares = training_shares(self.stats, self.config.train.uniform)
         self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
         self.batches = self._batches(prompts)
-        self.selection = Selection(inputs, self._check_questions(prompts, model))
+        self.selection = Selection(session, self._check_questions(prompts, model))
         self.present = Presenter(
             self.stats.variance,
-            torch.tensor(inputs.tokenizer.all_special_ids, device=inputs.device),
+            torch.tensor(session.tokenizer.all_special_ids, device=session.device),
             self.bottleneck.compressor.changes_length,
             self.llm,
         )
@@ -86,15 +86,15 @@ class Trainer:
     # -- setting up -----------------------------------------------------------------------------------
 
     def _batches(self, prompts: list[Prompt]) -> Batches:
-        train, seed, inputs = self.config.train, self.config.seed, self.inputs
+        train, seed, session = self.config.train, self.config.seed, self.session
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         if self.fast:
             size = train.batch_tokens
             return TokenBatches(self.stats, self.shares, size, seed, rank=rank, processes=processes)
-        answers = inputs.answer_ids(inputs.data.train, prompts) if self.objective.teacher_forced else None
+        answers = session.answer_ids(session.data.train, prompts) if self.objective.teacher_forced else None
         return PromptBatches(
             prompts,
-            inputs.table,
+            session.table,
             self.stats,
             self.shares,
             train.batch_prompts,
@@ -139,12 +139,12 @@ class Trainer:
         """
         if self.main:
             run.write_manifest(provenance or {})
-        state = run.load_state()
+        state = run.state.load()
         if state is None:
             self._start()
         else:
             restore_bottleneck(self.bottleneck, *state)
-            self.bottleneck.receive_table(self.inputs.table)
+            self.bottleneck.receive_table(self.session.table)
             self.progress.note(f"Resumed after step {state[1]['step']}.")
         loop = Loop(self, run, state)
         summary = loop.train()
@@ -158,16 +158,16 @@ class Trainer:
             self.bottleneck.save_pretrained(
                 run.path,
                 model=self.config.model,
-                table_hash=self.inputs.model.table_hash,
+                table_hash=self.session.model.table_hash,
                 registry=self.registry,
             )
-            run.drop_state()
+            run.state.drop()
         self.accelerator.wait_for_everyone()
 
     def _start(self) -> None:
         """Begin with the closed forms, or with what another run has learned."""
         if self.config.init is not None:
-            self.bottleneck.start_from(self.config.init, self.inputs.table)
+            self.bottleneck.start_from(self.config.init, self.session.table)
             return
         with self.progress.task(f"Fitting {self.bottleneck.compressor.name}"):
-            self.bottleneck.fit(self.stats, self.inputs.table, self.progress)
+            self.bottleneck.fit(self.stats, self.session.table, self.progress)

@@ -117,7 +117,7 @@ def hint(task: Task) -> str:
 
 def _brought(registry: Registry) -> list[Task]:
     """What stage1 and plugins bring."""
-    return [task for owner, folder in registry.task_folders() for task in _read(folder, str(owner))]
+    return [task for owner, folder in registry.task_folders() for task in read(folder, str(owner))]
 
 
 def _ranked(brought: Sequence[Task], built_in: Sequence[Task]) -> list[Task]:
@@ -136,7 +136,7 @@ def _is_ours(task: Task) -> bool:
     return task.source.startswith("stage1 ")
 
 
-def _read(folder: Path | None, source: str) -> list[Task]:
+def read(folder: Path | None, source: str) -> list[Task]:
     """What the task files in a folder define; None: in lm-eval's own."""
     from lm_eval.tasks import TaskManager  # most of a second
 
@@ -166,7 +166,7 @@ def _lm_eval(progress: Progress) -> list[Task]:
             for name, (kind, path, members) in entries.items()
         ]
     with progress.task("Reading lm-eval's task files"):
-        tasks = _read(None, LM_EVAL)
+        tasks = read(None, LM_EVAL)
     entries = {t.name: (t.kind, t.path and str(t.path.relative_to(folder)), t.members) for t in tasks}
     try:
         cache.parent.mkdir(parents=True, exist_ok=True)
@@ -211,7 +211,7 @@ def _file(path: Path) -> Task:
     except Exception as error:  # whatever a stranger's file makes lm-eval stumble over
         reason = " ".join(str(error).split())
         raise UsageError(
-            f"{path} is no lm-eval task file: {reason}.", "See lm-eval's guide to tasks."
+            f"{path} is not an lm-eval task file: {reason}.", "See lm-eval's guide to tasks."
         ) from None
 
 

@@ -79,7 +79,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
 
     # -- answers: looked up, asked, kept ------------------------------------------------------------------
 
-    def _answer(self, requests: Sequence[Instance], ask: Callable[..., list[Any]]) -> list[Any]:
+    def answer(self, requests: Sequence[Instance], ask: Callable[..., list[Any]]) -> list[Any]:
         """The answers to `requests` in their order; only those that the journal lacks are asked."""
         known = [self.journal.get([request.request_type, *request.args]) for request in requests]
         missing = [request for request, answer in zip(requests, known, strict=True) if answer is None]
@@ -130,7 +130,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Answers to `requests`, in their order; see `HFLM.generate_until`."""
-        return self._answer(requests, super().generate_until)
+        return self.answer(requests, super().generate_until)
 
     def _model_generate(
         self,
@@ -196,14 +196,14 @@ class Stage1LM(HFLM):  # type: ignore[misc]
                 "Lower data.max_prompt_tokens, or use a smaller --dtype, model, or another --device.",
             )
         self._at_once = size // 2
-        self.progress.note(f"Out of memory with {size} prompts at a time: going on with {self._at_once}.")
+        self.progress.note(f"Out of memory with {size} prompts at a time: continuing with {self._at_once}.")
         clear_device_cache(garbage_collection=True)
 
     # -- likelihoods ----------------------------------------------------------------------------------------
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
         """Log-likelihood in nats of each continuation, and whether it is what greedy decoding would say."""
-        answers = self._answer(requests, super().loglikelihood)
+        answers = self.answer(requests, super().loglikelihood)
         return [(likelihood, greedy) for likelihood, greedy in answers]  # JSON knows no tuples
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
@@ -215,7 +215,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             parts = (missing[start : start + at_once] for start in range(0, len(missing), at_once))
             return [answer for part in parts for answer in ask(part, disable_tqdm=disable_tqdm)]
 
-        return self._answer(requests, in_parts)
+        return self.answer(requests, in_parts)
 
     def _loglikelihood_tokens(
         self,

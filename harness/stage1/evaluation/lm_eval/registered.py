@@ -27,7 +27,7 @@ class RunLM(Stage1LM):
         device: as for `stage1 train`; default: the run's.
 
     Raises:
-        UsageError: the run is not trained, or an argument is none of the choices.
+        UsageError: the run is not trained, or an argument is not one of the choices.
     """
 
     def __init__(
