@@ -17,14 +17,17 @@ from stage1.plugins.blame import attributed
 from stage1.progress import Progress
 from stage1.runs.folder import refuse_taken
 from stage1.runs.run import Run
-from stage1.session import Session, changed
+from stage1.session import Session, changed, found_anywhere
 from stage1.training.phases import Training, announced
 from stage1.training.trainer import make_accelerator
 
 if TYPE_CHECKING:  # lm-eval takes a second to load, which only its own tasks need
     from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions
 
-CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with", "model.trust_remote_code")
+CHANGEABLE = (
+    *("train.", "then.train.", "eval.", "device", "output", "log_with", "model.trust_remote_code"),
+    *("model.name", "data.name", "data.train_from"),  # where they lie; what they are is compared by content
+)
 """Settings that may change when a run is resumed; any other makes it another run."""
 
 
@@ -60,7 +63,7 @@ def train_run(
     require_trackers(config)
     registry = load_plugins()
     resolved = resolve(config, registry)
-    config = fully_resolved(config, resolved)
+    config = found_anywhere(fully_resolved(config, resolved))
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
     asks = with_evaluation or config.then is not None or any(loss.cls.needs_llm for loss in losses)
     if (
@@ -68,6 +71,8 @@ def train_run(
     ):  # of several processes, the first makes it
         refuse_taken(config.output)
     session = Session.open(config, progress, weights="all" if asks else "table", before=session)
+    if resume is not None:
+        _refuse_other_inputs(resume, session)
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")
         if not with_evaluation:
@@ -82,6 +87,26 @@ def train_run(
         if not with_evaluation or not main:
             return Outcome(run, None, session)
         return Outcome(run, _evaluate(run, session, rows=rows), session)
+
+
+def _refuse_other_inputs(run: Run, session: Session) -> None:
+    """Refuse to go on with another model or other data than the run was begun with, whatever their names.
+
+    Raises:
+        UsageError: by what they are known; nothing is where the run did not come so far.
+    """
+    if (run.path / "data.json").exists() and run.read_trained_on().content != session.data.content:
+        raise UsageError(
+            f"The data in {session.config.data.name} are not those that {run.path} was begun with.",
+            "Say where those are with --data, or start a new run.",
+        )
+    if (run.path / "manifest.json").exists():
+        begun_with = run.read_manifest()["hashes"]["embedding_table"]
+        if begun_with != session.model.table_hash:
+            raise UsageError(
+                f"The model {session.config.model.name} is not the one that {run.path} was begun with.",
+                "Say where that one is with --model, or start a new run.",
+            )
 
 
 def require_trackers(config: RunConfig) -> None:
@@ -127,6 +152,7 @@ def resume_run(run: Run, given: RunConfig) -> RunConfig:
     Raises:
         ConfigError: `given` asks for another run, with every difference.
     """
+    given = found_anywhere(given)
     stored, wanted = (flat(c.model_dump(mode="json")) for c in (run.config, given))
     issues = [
         ConfigIssue(

@@ -16,6 +16,7 @@ from stage1.config.presets import PRESETS
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
 from stage1.runs.run import Run
+from stage1.session import found_anywhere
 
 OWN = {"seed": "--seeds", "output": "--output"}
 """Settings that the sweep gives its runs by itself, and the options that say how."""
@@ -165,7 +166,7 @@ def _configuration(
             named = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
             flags[f"{key}.name" if named else key] = value
     config = granted(file, flags, [*settings, *inner])
-    return fully_resolved(config, resolve(config, registry))
+    return found_anywhere(fully_resolved(config, resolve(config, registry)))
 
 
 def _at(names: list[str], issue: ConfigIssue) -> ConfigIssue:
