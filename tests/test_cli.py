@@ -46,7 +46,7 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     predictions = {f"predictions/{row}.jsonl" for row in ROWS}
     files = {"config.yaml", "manifest.json", "bottleneck.safetensors", "bottleneck.json", "metrics.jsonl"}
-    assert names == files | predictions | {"results.json", "data.json"}
+    assert names == files | predictions | {"results.json", "data.json", "timings.json"}
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["compressors"][0] == {"name": "pca", "ratio": 8.0, "dim": None}  # fully resolved
     manifest = json.loads((run / "manifest.json").read_text())
@@ -129,7 +129,9 @@ def test_eval_gives_the_same_numbers_from_the_folder_alone(
     done = cli("eval", "elsewhere", "--json", env={"STAGE1_CACHE": str(tmp_path / "fresh")})
     assert done.returncode == 0, done.stderr
     assert (moved / "results.json").read_bytes() == before
-    assert json.loads(done.stdout) == Run(moved).read_results()
+    shown = json.loads(done.stdout)
+    assert (shown.pop("run"), shown.pop("timings") != {}) == ("elsewhere", True)
+    assert shown == Run(moved).read_results()
 
 
 def test_other_questions_leave_the_runs_results_alone(
@@ -140,8 +142,35 @@ def test_other_questions_leave_the_runs_results_alone(
     done = invoke("eval", "run", "--limit", "7", "--batch-size", "3", "--json", "--output", "seven.json")
     assert done.code == 0, done.err
     assert {row["n"] for row in json.loads(done.out)["rows"]} == {7}
-    assert json.loads((tmp_path / "seven.json").read_text()) == json.loads(done.out)
+    seven = json.loads((tmp_path / "seven.json").read_text())
+    assert seven.items() <= json.loads(done.out).items()
     assert (run / "results.json").read_bytes() == before
+    assert invoke("eval", "run", "--limit", "5", "--quiet").out.endswith(
+        "Run: run\nResults: run/evaluations/tiny-squad-2\n"
+    )
+    invoke("eval", "run", "--limit", "7", "--quiet")  # replaces its own
+    places = run / "evaluations"
+    kept = {place.name: Run.open(place) for place in places.iterdir()}
+    assert kept.keys() == {"tiny-squad", "tiny-squad-2"}
+    assert kept["tiny-squad"].read_results() == seven
+    assert len(kept["tiny-squad-2"].read_predictions("bottleneck")) == 5
+    shutil.rmtree(places / "tiny-squad-2" / "predictions")
+    (places / "tiny-squad-2" / "predictions").symlink_to(tmp_path)
+    assert invoke("eval", "run", "--limit", "5").code == 2
+
+
+def test_how_long_things_took_is_kept_apart(trained: tuple[Path, str, str]) -> None:
+    run, out, _ = trained
+    timings = Run(run).read_timings()
+    for name in ("training_seconds", "encode_us_per_token", "decode_us_per_token"):
+        assert timings[name] > 0
+    assert "µs a token" in out
+    size = results_of(run)["size"]
+    saved = Bottleneck.from_pretrained(run).adapter.state_dict().values()
+    assert size["adapter"]["parameters"] == sum(tensor.numel() for tensor in saved)
+    assert size["adapter"]["bytes"] == 4 * size["adapter"]["parameters"]
+    assert (size["code_dim"], size["ratio"]) == (32, 8)
+    assert "Size   32 of 256 dimensions, 8×" in out
 
 
 @pytest.mark.skipif(not SQUAD.exists(), reason="no SQuAD data beside the checkout")

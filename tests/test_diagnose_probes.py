@@ -254,7 +254,7 @@ def test_nearest_tokens_one_position_at_a_time(
     assert 0.2 < found["recovery_euclidean"] < 0.9
     assert found["recovery_euclidean"] == pytest.approx(float(right.double().mean()))
     assert found["recovery_cosine"] == pytest.approx(float(cosine.double().mean()))
-    whole = reconstruction(case.positions, case.stats.variance, session.table)
+    whole = reconstruction(case.positions, case.stats.variance, session.table, case.bottleneck.seen)
     assert whole is not None
     assert found["recovery_euclidean"] == pytest.approx(whole["token_recovery"])
     assert found["distinct_nearest"] == len(set(nearest.tolist()))

@@ -113,8 +113,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = home / "a: [b](http:`x`) <i>\nbase_model: evil"
     shutil.copytree(MODEL_DIR, model)
     files = [home / "a.json", home / "b.json"]
-    for file, split in zip(files, ("train", "test"), strict=True):
-        file.write_text(json.dumps(list(tiny_squad(split, 20))))
+    files[0].write_text(json.dumps(list(tiny_squad("train", 20))))
+    files[1].write_text(json.dumps(list(tiny_squad("test", 20))))
     config = small_config(*FEW, f"output={home / 'run'}", f"data='train={files[0]},test={files[1]}'")
     config = config.model_copy(update={"model": config.model.model_copy(update={"name": str(model)})})
     return train_run(config, Progress()).run.path

@@ -44,21 +44,14 @@ def find_source(name: str, config: DataConfig, *, repeated: bool = False) -> Sou
     Raises:
         UsageError: there is none, with the nearest name and what else may be passed.
     """
-    path = _place(name)
-    if path is not None and is_data_file(path):
-
-        def read(split: "Split", at_least: int | None) -> Records:
-            return read_questions(path, fields=config.fields, strict=config.strict, repeated=repeated)
-
-        return Source(name, ("test",), read)
-    if path is not None:
-        return _hub(str(path), config, repeated)
+    if (place := _place(name)) is not None:
+        return (_file if is_data_file(place) else _hub)(name, place, config, repeated)
     if _NAME.fullmatch(name):
         return _plugin(name, config)
     path = expanded(name)
     file = os.path.isfile(path)  # noqa: PTH113 - pathlib's does not answer for names that no file can have
     if _HUB_ID.fullmatch(name) and not file:
-        return _hub(name, config, repeated)
+        return _hub(name, name, config, repeated)
     if file or "/" in name:
         read_rows(path)  # says what is wrong
     return _plugin(name, config)  # says what there is
@@ -105,8 +98,15 @@ def _ask_plugin(cls: "type[Dataset]", config: DataConfig, split: "Split", at_lea
     return check_rows(rows, cls.name, strict=config.strict)
 
 
-def _hub(name: str, config: DataConfig, repeated: bool) -> Source:
-    dataset = HubDataset(name, config)
+def _file(name: str, path: Path, config: DataConfig, repeated: bool) -> Source:
+    def read(split: "Split", at_least: int | None) -> Records:
+        return read_questions(path, fields=config.fields, strict=config.strict, repeated=repeated)
+
+    return Source(name, ("test",), read)
+
+
+def _hub(name: str, place: Path | str, config: DataConfig, repeated: bool) -> Source:
+    dataset = HubDataset(str(place), config)
     v2 = re.search(r"squad[-_]?v2", name.lower()) is not None
 
     def read(split: "Split", at_least: int | None) -> Records:

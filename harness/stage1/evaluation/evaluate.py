@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.size import size
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config.presets import protocol_name
 from stage1.data.datasets import spread
@@ -70,7 +71,8 @@ def evaluate(
         crossing = positions(bottleneck, prompts, stats, session.table)
         measured = {
             "rate": rate(bottleneck, prompts, stats, session.table),
-            "reconstruction": reconstruction(crossing, stats.variance, session.table),
+            "reconstruction": reconstruction(crossing, stats.variance, session.table, bottleneck.seen),
+            "size": size(bottleneck),
         }
     lost = [prompt.lost for prompt in prompts if prompt.lost]
     counted = {

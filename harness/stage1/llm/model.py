@@ -40,6 +40,11 @@ def pick_device(name: str) -> torch.device:
     raise UsageError(f"There is no device {name!r} here.", f"Use one of: auto, {', '.join(there)}.")
 
 
+def device_name(device: torch.device) -> str:
+    """A GPU's own name, or what else the device is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
 def _cuda() -> bool:
     return torch.cuda.is_available()
 

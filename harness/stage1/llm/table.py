@@ -75,6 +75,11 @@ def _declared(source: Path, trust_remote_code: bool) -> tuple[str, nn.Embedding]
     return f"{names[id(layer)]}.weight", layer
 
 
+def table_width(source: Path, trust_remote_code: bool = False) -> int:
+    """D, the width of the input embeddings, as the configuration says; no weights are read."""
+    return _declared(source, trust_remote_code)[1].weight.shape[1]
+
+
 def find_table(folder: Path, names: Collection[str], trust_remote_code: bool) -> str:
     """The input embeddings' name among the `names` in the weight files.
 
