@@ -201,6 +201,7 @@ ELSEWHERE: Any = {
     "log_with": True,
     "model": True,
     "data": {"name", "train_from"},
+    "eval": {"batch_size"},
 }
 """Settings that may differ between two evaluations whose results are the same."""
 

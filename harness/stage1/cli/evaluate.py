@@ -132,10 +132,10 @@ def _refuse(tasks: bool, only_without: dict[str, Any], only_with: dict[str, Any]
 
 
 def _metadata(text: str | None) -> dict[str, Any]:
-    from json import loads
+    from stage1.bounded import load_json
 
     try:
-        settings = loads(text or "{}")
+        settings = load_json(text or "{}")
     except ValueError:
         settings = None
     if not isinstance(settings, dict):
