@@ -56,6 +56,8 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
         "version": "0.1.0",
     }
     assert manifest["batches"] == "distinct tokens"
+    assert manifest["attention"]["implementation"] == "sdpa"
+    assert manifest["attention"]["backends"]["cudnn"] is False
 
 
 def test_results_have_the_published_schema(trained: tuple[Path, str, str]) -> None:
@@ -182,6 +184,25 @@ def test_real_squad_through_the_tiny_model(trained: tuple[Path, str, str], cli: 
     assert {row["task"] for row in json.loads(done.stdout)["rows"]} == {"dev-v1.1-part.json"}
     own = cli("train", "--data", data, "--no-eval", "--quiet", "--json", "--output", "own", *settings_args())
     assert own.returncode == 0, own.stderr
+
+
+def test_what_kills_left_is_gone_after_the_next_success(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    left = [
+        run / "state" / "state.safetensors",
+        run / "evaluations" / "x" / f".a.{int(dead.stdout)}.b.stage1-tmp",
+    ]
+    left += [run / "predictions" / left[1].name, run / left[1].name]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half")
+    assert invoke("eval", "run", "--limit", "2", "--quiet").code == 0
+    assert not any(file.exists() for file in left)
 
 
 # -- the rest -----------------------------------------------------------------------------------------

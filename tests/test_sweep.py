@@ -102,6 +102,11 @@ def test_the_table_of_runs_agrees(swept: Path) -> None:
         assert float(line["text_f1"]) == rows["text"]["f1"]
         assert float(line["bits_per_token"]) == cell["results"]["rate"]["bits_per_token"]
         assert float(line["recon"]) == cell["results"]["reconstruction"]["recon"]
+        assert line["token_recovery_unseen"] == ""  # training meets every token of the embedded data
+        assert int(line["code_dim"]) == 256 / cell["settings"]["compressor.ratio"]
+        sizes = [cell["results"]["size"][part]["parameters"] for part in ("compressor", "adapter")]
+        assert int(line["parameters"]) == sum(sizes)
+        assert float(line["training_seconds"]) > 0 < float(line["decode_us_per_token"])
 
 
 def answers(run: Path) -> list[float]:
@@ -171,7 +176,7 @@ def test_a_finished_sweep_is_shown_again(copied: Path, invoke: Invoke) -> None:
     head, *lines = done.out.splitlines()
     assert head.split() == [
         *("compressor.ratio", "adapter", "runs", "bits/token", "F1", "[95", "%]"),
-        *("of", "text", "text", "F1", "spread", "F1", "−", "adapter=linear", "[95", "%]"),
+        *("of", "text", "F1", "spread", "parameters", "F1", "−", "adapter=linear", "[95", "%]"),
     ]
     for line, average in zip(lines, before["averages"], strict=False):
         assert line.split()[:3] == [*map(str, average["settings"].values()), "2"]

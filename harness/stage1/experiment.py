@@ -304,5 +304,6 @@ def _evaluate(
         "device": device_name(session.device),
     }
     place.write_timings(measured)
+    run.tidy()
     load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
     return Outcome(run, evaluation, session, place.path, {**run.read_timings(), **measured})

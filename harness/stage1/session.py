@@ -19,6 +19,7 @@ from stage1.data.sources import found_anywhere as data_found_anywhere
 from stage1.data.template import draw_examples
 from stage1.errors import ConfigError, UsageError
 from stage1.files import whole_path
+from stage1.llm.attention import backends
 from stage1.llm.configuration import config_file, context_length
 from stage1.llm.hashes import model_sha256
 from stage1.llm.location import found_anywhere as model_found_anywhere
@@ -86,6 +87,13 @@ class FrozenModel:
             )
         _refuse_other_embeddings(llm, self.table)
         return llm
+
+    @property
+    def attention(self) -> dict[str, Any] | None:
+        """How the LLM attends: transformers' implementation, PyTorch's backends; None if it is not loaded."""
+        if "llm" not in vars(self):
+            return None
+        return {"implementation": self.llm.config._attn_implementation, "backends": backends()}
 
     @cached_property
     def sha256(self) -> str:

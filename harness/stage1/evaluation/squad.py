@@ -66,6 +66,28 @@ def _word_f1(prediction: list[str], answer: list[str]) -> float:
     return 2 * precision * recall / (precision + recall)
 
 
+def character_f1(prediction: str, answers: Sequence[str]) -> float:
+    """`f1` over characters in place of words, 0 to 1: for texts that put no spaces between words."""
+    letters = list("".join(normalize_answer(prediction).split()))
+    return max(_word_f1(letters, list("".join(normalize_answer(a).split()))) for a in answers)
+
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+
+WORDS_MISLEAD = (
+    "These texts put no spaces between words, so that word-level F1 says little: it takes whole phrases for "
+    "words. Go by the character-level F1."
+)
+
+
+def is_unspaced(questions: Sequence[str]) -> bool:
+    """Whether most of `questions` are of a script that puts no spaces between words."""
+    return 2 * sum(_UNSPACED.search(question) is not None for question in questions) > len(questions)
+
+
 def score(dataset: Sequence[Answered], predictions: Mapping[str, str]) -> Score:
     """Score predictions (id → text) on a data set of at least one question; a missing prediction counts 0."""
     found = [(predictions[q.id], q.answers) for q in dataset if q.id in predictions]

@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
+from stage1.evaluation.squad import WORDS_MISLEAD
 from stage1.training.course import unimproved
 
 ROWS = {
@@ -85,6 +86,8 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
             f"norm ratio {error['norm_ratio']:.3f}, "
             f"tokens recovered {100 * error['token_recovery']:.1f} %{_by_training(error)}"
         )
+    if characters := [f"{r['row']} {r['character_f1']:.1f}" for r in results["rows"] if "character_f1" in r]:
+        yield f"Note   {WORDS_MISLEAD} It is: {', '.join(characters)}."
     if unmoved := unimproved(results.get("training")):
         yield unmoved
     yield f"Verdict: {results['verdict']['text']}{_origin(results)}"
@@ -170,8 +173,8 @@ def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Ta
     heads = [
         *(["runs", "bits/token"] if cost else []),
         "F1 [95 %]",
-        "of text",
-        *(["text F1", "spread"] if detailed else []),
+        "of text F1",
+        *(["spread", "parameters"] if detailed else []),
     ]
     if compare:
         against = f"{compare['axis']}={format_setting(compare['value'])}"
@@ -184,9 +187,9 @@ def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Ta
         if cost:
             line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
         line += [_interval(average["f1"], average["f1_ci95"])]
-        line += [f"{100 * average['f1'] / text:.0f} %" if text else ""]
+        line += [f"{100 * average['f1'] / text:.0f} % of {text:.1f}" if text else "0.0"]
         if detailed:
-            line += [f"{text:.1f}", "" if spread is None else f"{spread:.2f}"]
+            line += ["" if spread is None else f"{spread:.2f}", f"{average['parameters']:,}"]
         if compare:
             found = average["compared"]
             line.append(_interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")

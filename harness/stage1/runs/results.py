@@ -30,6 +30,8 @@ class Row(_Record):
     f1_vs_text: float
     """Difference to the row `text`, paired by question."""
     f1_vs_text_ci95: Interval
+    character_f1: float | None = None
+    """F1 over characters, where texts put no spaces between words."""
     answers_cut: int
     """Answers that `eval.max_new_tokens` ended."""
     answers_differ: int

@@ -249,6 +249,13 @@ class Run:
         """Replace diagnosis.json."""
         write_record(self.path / "diagnosis.json", diagnosis)
 
+    def tidy(self) -> None:
+        """Remove what killed processes left behind in a trained run: states, and files half written."""
+        for phase in (self, Run(self.path / "phase1")):
+            if phase.trained:
+                phase.state.drop()
+        remove_leftovers(self.path, deep=True)
+
     def read_results(self) -> dict[str, Any] | None:
         """What was measured, or None before the first evaluation.
 

@@ -160,6 +160,7 @@ class Sweep:
                     "seed": cell.seed,
                     "run": cell.run.path.name,
                     "results": cell.run.read_results() if cell.name in names else None,
+                    "timings": cell.run.read_timings() if cell.name in names else None,
                     "error": self.errors.get(cell.name),
                 }
                 for cell in self.cells
@@ -185,6 +186,7 @@ class Sweep:
             "seeds": list(ours),
             "bits_per_token": sum(bits) / len(bits),
             "text_f1": sum(text) / len(text),
+            "parameters": sum(results[0]["size"][part]["parameters"] for part in PARTS),
             **comparison.average(list(ours.values())),
         }
         if self.baseline is not None:
@@ -227,18 +229,33 @@ def _csv(record: dict[str, Any]) -> str:
     lines.writerow([*record["axes"], "seed", "run", *COLUMNS, "error"])
     for cell in record["cells"]:
         settings = [format_setting(value) for value in cell["settings"].values()]
-        numbers = list(_numbers(cell["results"])) if cell["results"] else [""] * len(COLUMNS)
+        numbers = list(_numbers(cell["results"], cell["timings"])) if cell["results"] else [""] * len(COLUMNS)
         lines.writerow([*settings, cell["seed"], cell["run"], *numbers, cell["error"] or ""])
     return text.getvalue()
 
 
-COLUMNS = ("f1", "f1_low", "f1_high", "exact_match", "text_f1", "no_context_f1", "bits_per_token", "recon")
+PARTS = ("compressor", "adapter")
+
+TIMES = ("training_seconds", "encode_us_per_token", "decode_us_per_token")
+
+COLUMNS = (
+    *("f1", "f1_low", "f1_high", "exact_match", "text_f1", "no_context_f1", "bits_per_token", "recon"),
+    *("token_recovery_seen", "token_recovery_unseen", "code_dim", "parameters", "bytes"),
+    *TIMES,
+)
 """Numbers of a run in sweep.csv; without a prefix, those of the row `bottleneck`."""
 
 
-def _numbers(results: dict[str, Any]) -> Iterator[Any]:
+def _numbers(results: dict[str, Any], timings: dict[str, Any]) -> Iterator[Any]:
     rows = {row["row"]: row for row in results["rows"]}
-    ours, reconstructed = rows["bottleneck"], results["reconstruction"]
+    ours, size = rows["bottleneck"], results["size"]
     yield from (ours["f1"], *ours["f1_ci95"], ours["exact_match"])
     yield from (rows["text"]["f1"], rows["no_context"]["f1"], results["rate"]["bits_per_token"])
-    yield "" if reconstructed is None else reconstructed["recon"]
+    reconstructed = results["reconstruction"] or {}  # none where the length changes
+    for key in ("recon", "token_recovery_seen", "token_recovery_unseen"):
+        yield reconstructed.get(key)
+    yield size["code_dim"]
+    for key in ("parameters", "bytes"):
+        yield sum(size[part][key] for part in PARTS)
+    for key in TIMES:
+        yield timings.get(key)

@@ -225,6 +225,7 @@ def _provenance(trainer: Trainer) -> dict[str, Any]:
     return {
         "seed": session.config.seed,
         "device": str(session.device),
+        "attention": session.model.attention,
         "processes": trainer.accelerator.num_processes,
         "plugins": plugins,
         "hashes": {"embedding_table": session.model.table_hash, "test_questions": session.data.sha256},
