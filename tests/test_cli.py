@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import SQUAD, Cli, Result, settings_args
+from conftest import SQUAD, Cli, CtrlC, Result, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.cli import options
 from stage1.report import publish
 from stage1.runs.run import Run
 
@@ -203,6 +204,64 @@ def test_what_kills_left_is_gone_after_the_next_success(
         file.write_text("half")
     assert invoke("eval", "run", "--limit", "2", "--quiet").code == 0
     assert not any(file.exists() for file in left)
+
+
+def test_an_interrupted_evaluation_says_how_it_is_resumed(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    stop = CtrlC("Evaluating bottleneck", 1)
+    monkeypatch.setattr("stage1.cli.display.make_progress", lambda quiet: stop)
+    done = invoke("eval", "run", "--limit", "3")
+    assert done.code == 130
+    assert "Resume with: the same command" in done.err
+    stop.nth = 1
+    done = invoke("train", "--output", "new", *settings_args(), "--steps", "0")
+    assert "Resume with: stage1 train --resume --output new" in done.err
+
+
+def test_a_run_gives_another_one_its_configuration(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    shown = yaml.safe_load(invoke("config", "show", "run", "--ratio", "4").out)
+    own = Run(tmp_path / "run").config.model_dump(mode="json")
+    own["compressors"][0]["ratio"], own["output"] = 4.0, None
+    assert shown == own
+    (tmp_path / "run" / "config.yaml").write_text("seed: 3\n")  # damaged: it has no seal
+    assert invoke("train", "run", "--output", "other").code == 2
+
+
+def test_a_file_may_name_a_recipe_and_a_protocol(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("recipe: phase2\nprotocol: few_shot\ntrain: {steps: 7}\n")
+    shown = yaml.safe_load(invoke("config", "show", "a.yaml").out)
+    assert (*shown["losses"], shown["prompt"]["shots"]) == ("recon", "cosine", "prompt_ppl", 3)
+    assert shown["train"]["steps"] == 7
+    other = yaml.safe_load(invoke("config", "show", "a.yaml", "--recipe", "phase1").out)
+    assert [*other["losses"]] == ["recon", "cosine"]
+    (tmp_path / "b.yaml").write_text("recipe: phase11\n")
+    assert "did you mean 'phase1'" in invoke("config", "show", "b.yaml").err
+
+
+def test_what_the_shell_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/one", "runs/two", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "runs" / "no-run").mkdir()
+    assert options.complete_run("") == ["elsewhere", "runs/one", "runs/two"]
+    assert options.complete_run("runs/t") == ["runs/two"]
+    keys = dict(options.complete_setting("train.lr"))
+    assert keys == {"train.lr=": "default: 0.003"}
+    assert "compressor.ratio=" in dict(options.complete_setting("comp"))
+    assert options.complete_choice("free", "vocab")("v") == ["vocab"]
+
+
+def test_the_help_of_lm_eval_says_what_a_run_is(cli: Cli) -> None:
+    done = cli("lm-eval", "--help")
+    assert done.returncode == 0
+    for word in ("run=RUN", "row=bottleneck|text", "scope=prompt|all", "usage: lm-eval"):
+        assert word in done.stdout
 
 
 # -- the rest -----------------------------------------------------------------------------------------

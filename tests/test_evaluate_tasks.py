@@ -329,7 +329,10 @@ WRONG = {
     "all alone": (["--scope", "all"], "--scope all is for --tasks"),
     "shots alone": (["--num-fewshot", "1"], "--num-fewshot does nothing without --tasks"),
     "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is not a JSON object"),
-    "deep metadata": (["--tasks", "tiny-squad", "--metadata", '{"a": ' * 60 + "1" + "}" * 60], "is not a JSON"),
+    "deep metadata": (
+        ["--tasks", "tiny-squad", "--metadata", '{"a": ' * 60 + "1" + "}" * 60],
+        "is not a JSON",
+    ),
     "no template": (["--tasks", "tiny-squad", "--chat-template"], "has no chat template"),
     "chat alone": (["--chat-template", "--system", "x"], "--chat-template, --system do nothing without"),
 }

@@ -305,3 +305,10 @@ def test_a_check_that_does_not_apply_says_why() -> None:
     suite = type("TestSkip", (AdapterSuite,), {"component": record.cls})
     with pytest.raises(SkipTest):  # which every runner of tests understands
         suite().test_gradients()
+
+
+def test_checking_tasks_says_nothing_but_the_result(invoke: Callable[..., Result]) -> None:
+    """lm-eval warns of a task whenever it loads one."""
+    result = invoke("plugins", "check", "tasks")
+    assert result.code == 0
+    assert result.err == ""

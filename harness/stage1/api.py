@@ -12,8 +12,8 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from stage1.config import RunConfig, flat, merge, overlay, read_yaml, validate
-from stage1.config.presets import PROTOCOLS, RECIPES
+from stage1.config import RunConfig, flat, merge, read_yaml, validate
+from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.diagnosis.facts import Finding
 from stage1.experiment import Outcome, evaluate_run, train_run
@@ -90,10 +90,8 @@ def train(
         PluginError: a plugin raised.
         TrainingError: the loss left the finite numbers.
     """
-    tree = overlay(
-        RECIPES.find(recipe).settings if recipe else {}, PROTOCOLS.find(protocol).settings if protocol else {}
-    )
-    tree = overlay(tree, read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {})
+    file = read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {}
+    tree = from_presets(file, {}, recipe=recipe, protocol=protocol)
     chosen = _trusting(validate(merge(tree, _dotted(settings), [])), trust_remote_code)
     outcome = train_run(chosen, progress or Progress(), with_evaluation=with_evaluation, session=session)
     return Evaluated._of(outcome)

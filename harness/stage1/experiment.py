@@ -1,7 +1,8 @@
 """What the commands do, as functions: train a run, evaluate a run."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from shlex import quote
 from types import MappingProxyType
@@ -15,7 +16,7 @@ from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
 from stage1.evaluation.evaluate import Evaluation, evaluate, task_name
 from stage1.evaluation.timing import timing
 from stage1.files import default_cache
-from stage1.llm.model import device_name
+from stage1.llm.model import check_llm, device_name
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
 from stage1.progress import Progress
@@ -78,6 +79,9 @@ def train_run(
     ):  # of several processes, the first makes it
         refuse_taken(config.output)
     session = Session.open(config, progress, weights="all" if asks else "table", before=session)
+    if not asks:  # what an evaluation will refuse is said before the training
+        local = Path(config.model.name).is_absolute()
+        check_llm(session.model.folder, config.model.trust_remote_code, whole=local)
     if resume is not None:
         _refuse_other_inputs(resume, session)
     if resume is not None and resume.trained:
@@ -90,10 +94,13 @@ def train_run(
     run = _shared_run(config, resume)
     main = training.main
     with run.lock(ours=main), announced(run, training.config, registry, main=main):
-        _train_watched(training, run)
-        if not with_evaluation or not main:
-            return Outcome(run, None, session)
-        return _evaluate(run, session, rows=rows)
+        command = f"stage1 train --resume --output {quote(str(run.path))}"
+        with _resumable(command):
+            with attributed(f"Resume the run: {command}"):
+                training.train(run)
+            if not with_evaluation or not main:
+                return Outcome(run, None, session)
+            return _evaluate(run, session, rows=rows)
 
 
 def _refuse_other_inputs(run: Run, session: Session) -> None:
@@ -143,14 +150,13 @@ def _shared_run(config: RunConfig, resume: Run | None) -> Run:
     return Run(made[0])
 
 
-def _train_watched(training: Training, run: Run) -> None:
-    """Train, saying how to go on where it was interrupted or a plugin raised."""
-    go_on = f"stage1 train --resume --output {quote(str(run.path))}"
+@contextmanager
+def _resumable(how: str) -> Iterator[None]:
+    """Say how to go on after an interruption: what is done is kept, and not done again."""
     try:
-        with attributed(f"Resume the run: {go_on}"):
-            training.train(run)
+        yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Resume with: {go_on}") from None
+        raise KeyboardInterrupt(f"Resume with: {how}") from None
 
 
 def resume_run(run: Run, given: RunConfig) -> RunConfig:
@@ -274,9 +280,10 @@ def evaluate_run_tasks(
 
     selection = select(requested, load_plugins(), progress, options.metadata)
     session = Session.open(changed(run, overrides), progress, data="none")
-    evaluation = evaluate_tasks(
-        session.load_bottleneck(run), session, selection, options, cache=default_cache()
-    )
+    with _resumable("the same command"):
+        evaluation = evaluate_tasks(
+            session.load_bottleneck(run), session, selection, options, cache=default_cache()
+        )
     evaluation.results["teacher_forced"] = run.read_manifest().get("teacher_forced", False)
     run.write_tasks(evaluation.results, evaluation.samples)
     return evaluation
@@ -290,7 +297,8 @@ def _evaluate(
     The run gets the results that are its `own`; others go to a place below it.
     """
     bottleneck = session.load_bottleneck(run)
-    evaluation = evaluate(bottleneck, session, cache=default_cache(), rows=rows)
+    with _resumable("the same command"):
+        evaluation = evaluate(bottleneck, session, cache=default_cache(), rows=rows)
     manifest = run.read_manifest()
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
