@@ -220,6 +220,8 @@ def _place_for(run: Run, session: Session) -> Run:
     config, data = session.config, session.data
 
     def same(place: Path) -> bool:
+        if not (place / "config.yaml").exists():  # killed while it was made
+            return True
         try:
             there, content = Run(place).config, Run(place).read_trained_on().test
         except UsageError:
