@@ -111,7 +111,7 @@ def test_reconstruction_is_that_of_every_position(
     stats = count_tokens(prompts, table)
     assert bottleneck.seen.sum() == len(count_tokens(session.prompts(session.data.train), table).ids)
     seen = bottleneck.seen.clone()
-    seen[stats.ids[::3]] = False  # the embedded model's data have no tokens that training does not meet
+    seen[stats.ids[::3]] = False  # enough that both shares say something
     expected = slow_reconstruction(bottleneck, prompts, table, seen)
     assert 0 < expected["token_recovery"] < 1
     crossing = positions(bottleneck, prompts, stats, table)

@@ -122,7 +122,7 @@ class Sweep:
         """Replace sweep.json and sweep.csv by what is there now."""
         record = self.record()
         write_record(self.file, record)
-        write_atomic(self.file.with_suffix(".csv"), _csv(record).encode())
+        write_atomic(self.file.with_suffix(".csv"), _csv(record, self.folder).encode())
 
     @cached_property
     def file(self) -> Path:
@@ -160,7 +160,6 @@ class Sweep:
                     "seed": cell.seed,
                     "run": cell.run.path.name,
                     "results": cell.run.read_results() if cell.name in names else None,
-                    "timings": cell.run.read_timings() if cell.name in names else None,
                     "error": self.errors.get(cell.name),
                 }
                 for cell in self.cells
@@ -222,14 +221,16 @@ def _finished(run: Run, all_rows: bool = False) -> bool:
     return results is not None and (not all_rows or "mean" in {row["row"] for row in results["rows"]})
 
 
-def _csv(record: dict[str, Any]) -> str:
-    """One line for each run."""
+def _csv(record: dict[str, Any], folder: Path) -> str:
+    """One line for each run in `folder`; how long things took is in this table alone."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow([*record["axes"], "seed", "run", *COLUMNS, "error"])
     for cell in record["cells"]:
         settings = [format_setting(value) for value in cell["settings"].values()]
-        numbers = list(_numbers(cell["results"], cell["timings"])) if cell["results"] else [""] * len(COLUMNS)
+        numbers = [""] * len(COLUMNS)
+        if cell["results"]:
+            numbers = list(_numbers(cell["results"], Run(folder / cell["run"]).read_timings()))
         lines.writerow([*settings, cell["seed"], cell["run"], *numbers, cell["error"] or ""])
     return text.getvalue()
 
