@@ -204,3 +204,13 @@ def test_scores_of_nothing(invoke: Invoke, tmp_path: Path) -> None:
     refused(invoke("score", "data.jsonl", "list.json"), "list.json")
     (tmp_path / "other.json").write_text('{"elsewhere": "x"}')
     refused(invoke("score", "data.jsonl", "other.json"), "other.json")
+
+
+@pytest.mark.parametrize(
+    "words", [["--\x1b[31mx"], ["train", "--\x1b[31mx"], ["train", "a.yaml", "b\x1b[31m"]]
+)
+def test_words_that_a_script_typed_do_not_reach_the_terminal_raw(words: list[str], invoke: Invoke) -> None:
+    done = invoke(*words)
+    assert done.code == 2
+    assert "\x1b[31m" not in done.err
+    assert "\\x1b[31m" in done.err.replace("\\u001b", "\\x1b")

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import SQUAD, Cli, Result, settings_args
+from conftest import SQUAD, Cli, CtrlC, Result, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.cli import options
 from stage1.report import publish
 from stage1.runs.run import Run
 
@@ -46,7 +47,7 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
     names = {str(p.relative_to(run)) for p in run.rglob("*") if p.is_file() and p.name != ".lock"}
     predictions = {f"predictions/{row}.jsonl" for row in ROWS}
     files = {"config.yaml", "manifest.json", "bottleneck.safetensors", "bottleneck.json", "metrics.jsonl"}
-    assert names == files | predictions | {"results.json", "data.json"}
+    assert names == files | predictions | {"results.json", "data.json", "timings.json"}
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["compressors"][0] == {"name": "pca", "ratio": 8.0, "dim": None}  # fully resolved
     manifest = json.loads((run / "manifest.json").read_text())
@@ -56,6 +57,8 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
         "version": "0.1.0",
     }
     assert manifest["batches"] == "distinct tokens"
+    assert manifest["attention"]["implementation"] == "sdpa"
+    assert manifest["attention"]["backends"]["cudnn"] is False
 
 
 def test_results_have_the_published_schema(trained: tuple[Path, str, str]) -> None:
@@ -129,7 +132,9 @@ def test_eval_gives_the_same_numbers_from_the_folder_alone(
     done = cli("eval", "elsewhere", "--json", env={"STAGE1_CACHE": str(tmp_path / "fresh")})
     assert done.returncode == 0, done.stderr
     assert (moved / "results.json").read_bytes() == before
-    assert json.loads(done.stdout) == Run(moved).read_results()
+    shown = json.loads(done.stdout)
+    assert (shown.pop("run"), shown.pop("timings") != {}) == ("elsewhere", True)
+    assert shown == Run(moved).read_results()
 
 
 def test_other_questions_leave_the_runs_results_alone(
@@ -140,8 +145,35 @@ def test_other_questions_leave_the_runs_results_alone(
     done = invoke("eval", "run", "--limit", "7", "--batch-size", "3", "--json", "--output", "seven.json")
     assert done.code == 0, done.err
     assert {row["n"] for row in json.loads(done.out)["rows"]} == {7}
-    assert json.loads((tmp_path / "seven.json").read_text()) == json.loads(done.out)
+    seven = json.loads((tmp_path / "seven.json").read_text())
+    assert seven.items() <= json.loads(done.out).items()
     assert (run / "results.json").read_bytes() == before
+    assert invoke("eval", "run", "--limit", "5", "--quiet").out.endswith(
+        "Run: run\nResults: run/evaluations/tiny-squad-2\n"
+    )
+    invoke("eval", "run", "--limit", "7", "--quiet")  # replaces its own
+    places = run / "evaluations"
+    kept = {place.name: Run.open(place) for place in places.iterdir()}
+    assert kept.keys() == {"tiny-squad", "tiny-squad-2"}
+    assert kept["tiny-squad"].read_results() == seven
+    assert len(kept["tiny-squad-2"].read_predictions("bottleneck")) == 5
+    shutil.rmtree(places / "tiny-squad-2" / "predictions")
+    (places / "tiny-squad-2" / "predictions").symlink_to(tmp_path)
+    assert invoke("eval", "run", "--limit", "5").code == 2
+
+
+def test_how_long_things_took_is_kept_apart(trained: tuple[Path, str, str]) -> None:
+    run, out, _ = trained
+    timings = Run(run).read_timings()
+    for name in ("training_seconds", "encode_us_per_token", "decode_us_per_token"):
+        assert timings[name] > 0
+    assert "µs a token" in out
+    size = results_of(run)["size"]
+    saved = Bottleneck.from_pretrained(run).adapter.state_dict().values()
+    assert size["adapter"]["parameters"] == sum(tensor.numel() for tensor in saved)
+    assert size["adapter"]["bytes"] == 4 * size["adapter"]["parameters"]
+    assert (size["code_dim"], size["ratio"]) == (32, 8)
+    assert "Size   32 of 256 dimensions, 8×" in out
 
 
 @pytest.mark.skipif(not SQUAD.exists(), reason="no SQuAD data beside the checkout")
@@ -153,6 +185,83 @@ def test_real_squad_through_the_tiny_model(trained: tuple[Path, str, str], cli: 
     assert {row["task"] for row in json.loads(done.stdout)["rows"]} == {"dev-v1.1-part.json"}
     own = cli("train", "--data", data, "--no-eval", "--quiet", "--json", "--output", "own", *settings_args())
     assert own.returncode == 0, own.stderr
+
+
+def test_what_kills_left_is_gone_after_the_next_success(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    dead = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
+    )
+    left = [
+        run / "state" / "state.safetensors",
+        run / "evaluations" / "x" / f".a.{int(dead.stdout)}.b.stage1-tmp",
+    ]
+    left += [run / "predictions" / left[1].name, run / left[1].name]
+    for file in left:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half")
+    assert invoke("eval", "run", "--limit", "2", "--quiet").code == 0
+    assert not any(file.exists() for file in left)
+
+
+def test_an_interrupted_evaluation_says_how_it_is_resumed(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    stop = CtrlC("Evaluating bottleneck", 1)
+    monkeypatch.setattr("stage1.cli.display.make_progress", lambda quiet: stop)
+    done = invoke("eval", "run", "--limit", "3")
+    assert done.code == 130
+    assert "Resume with: the same command" in done.err
+    stop.nth = 1
+    done = invoke("train", "--output", "new", *settings_args(), "--steps", "0")
+    assert "Resume with: stage1 train --resume --output new" in done.err
+
+
+def test_a_run_gives_another_one_its_configuration(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
+) -> None:
+    shutil.copytree(trained[0], tmp_path / "run")
+    shown = yaml.safe_load(invoke("config", "show", "run", "--ratio", "4").out)
+    own = Run(tmp_path / "run").config.model_dump(mode="json")
+    own["compressors"][0]["ratio"], own["output"] = 4.0, None
+    assert shown == own
+    (tmp_path / "run" / "config.yaml").write_text("seed: 3\n")  # damaged: it has no seal
+    assert invoke("train", "run", "--output", "other").code == 2
+
+
+def test_a_file_may_name_a_recipe_and_a_protocol(invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("recipe: phase2\nprotocol: few_shot\ntrain: {steps: 7}\n")
+    shown = yaml.safe_load(invoke("config", "show", "a.yaml").out)
+    assert (*shown["losses"], shown["prompt"]["shots"]) == ("recon", "cosine", "prompt_ppl", 3)
+    assert shown["train"]["steps"] == 7
+    other = yaml.safe_load(invoke("config", "show", "a.yaml", "--recipe", "phase1").out)
+    assert [*other["losses"]] == ["recon", "cosine"]
+    (tmp_path / "b.yaml").write_text("recipe: phase11\n")
+    assert "did you mean 'phase1'" in invoke("config", "show", "b.yaml").err
+
+
+def test_what_the_shell_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("runs/one", "runs/two", "elsewhere"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.yaml").touch()
+    (tmp_path / "runs" / "no-run").mkdir()
+    assert options.complete_run("") == ["elsewhere", "runs/one", "runs/two"]
+    assert options.complete_run("runs/t") == ["runs/two"]
+    keys = dict(options.complete_setting("train.lr"))
+    assert keys == {"train.lr=": "default: 0.003"}
+    assert "compressor.ratio=" in dict(options.complete_setting("comp"))
+    assert options.complete_choice("free", "vocab")("v") == ["vocab"]
+
+
+def test_the_help_of_lm_eval_says_what_a_run_is(cli: Cli) -> None:
+    done = cli("lm-eval", "--help")
+    assert done.returncode == 0
+    for word in ("run=RUN", "row=bottleneck|text", "scope=prompt|all", "usage: lm-eval"):
+        assert word in done.stdout
 
 
 # -- the rest -----------------------------------------------------------------------------------------

@@ -69,6 +69,7 @@ def test_a_command_makes_the_run_that_it_stands_for(
 def results(level: str, text: float = 80.0, needed: int | None = None) -> dict[str, Any]:
     return {
         "rows": [{"row": "text", "f1": text}],
+        "size": {"embed_dim": 256},
         "verdict": {"level": level, "questions_needed": needed},
     }
 
@@ -82,6 +83,16 @@ def test_what_follows_from_a_verdict(tmp_path: Path) -> None:
     folder = shlex.quote(str(tmp_path / "my run"))
     sound = proposed(tmp_path, "reconstruction suffices", "compressor.ratio=4")
     assert sound == ["stage1 train --steps 7", f"stage1 eval {folder}"]  # 8 is the default
+
+
+def test_no_ratio_is_proposed_that_the_width_cannot_give(tmp_path: Path) -> None:
+    folder = shlex.quote(str(tmp_path / "my run"))
+    assert proposed(tmp_path, "reconstruction suffices", "compressor.ratio=8000") == [f"stage1 eval {folder}"]
+
+
+def test_a_ratio_is_halved_from_what_came_of_it(tmp_path: Path) -> None:
+    lossy = proposed(tmp_path, "too lossy, or broken", "compressor.ratio=8000")
+    assert lossy[-1] == "stage1 train --ratio 128 --steps 7"
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """Data sets and files: nothing is lost or mixed up silently, and every bad file says what is wrong."""
 
 import csv
+import gzip
 import io
 import json
 import random
@@ -184,7 +185,9 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("short.csv", b"id,context,question,answers\n1,c\n", "1 with no question (question '1')"),
     ("python.csv", csv_plain([record(1, answers="{'text': [open('x')]}")]), "answers that cannot be read"),
     ("latin.jsonl", '{"id": "é"}'.encode("latin-1"), "utf-8"),
-    ("deep.json", b"[" * 100_000, "nested too deeply"),
+    ("deep.json", b"[" * 100_000, "nested more than 50 levels deep"),
+    ("deep.jsonl", b'{"id": ' + b"[" * 60 + b"]" * 60 + b"}", "nested more than 50 levels deep"),
+    ("bomb.json.gz", gzip.compress(b" " * 100_000_000), "more than 100 times as large"),
     ("number.json", b"12", "no list of records"),
     ("mapping.json", b'{"q1": "answer"}', "no list of records"),
     ("numbers.json", b"[1, 2]", "no list of records"),

@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,8 @@ from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.diagnosis import compressor, statistics, tokens
 from stage1.diagnosis.case import Case
+from stage1.evaluation.answers import Answering
+from stage1.evaluation.conditions import Condition
 from stage1.evaluation.reconstruction import reconstruction
 from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
 from stage1.plugins.tensors import Code
@@ -254,7 +257,7 @@ def test_nearest_tokens_one_position_at_a_time(
     assert 0.2 < found["recovery_euclidean"] < 0.9
     assert found["recovery_euclidean"] == pytest.approx(float(right.double().mean()))
     assert found["recovery_cosine"] == pytest.approx(float(cosine.double().mean()))
-    whole = reconstruction(case.positions, case.stats.variance, session.table)
+    whole = reconstruction(case.positions, case.stats.variance, session.table, case.bottleneck.seen)
     assert whole is not None
     assert found["recovery_euclidean"] == pytest.approx(whole["token_recovery"])
     assert found["distinct_nearest"] == len(set(nearest.tolist()))
@@ -424,3 +427,15 @@ def test_sensitivity_by_finite_differences(session: Session) -> None:
     expected = [value / differences[0] for value in differences]
     assert max(expected) > 1.2 * min(expected)
     assert found == pytest.approx(expected, rel=1e-2)
+
+
+def test_the_bare_model_is_asked_nothing_twice(
+    bottleneck: Bottleneck, session: Session, tmp_path: Path
+) -> None:
+    questions = session.data.test[:4]
+    bare = session.prompts(questions, with_context=False)
+    case = Case(bottleneck, session, questions, session.prompts(questions), [], tmp_path)
+    case.ask("text bare", None, bare)
+    again = Answering(session, tmp_path)
+    again.answers(Condition("no_context", bare, None, ["text"]))  # as an evaluation asks it
+    assert again.throughput == {"no_context": None}

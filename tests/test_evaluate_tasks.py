@@ -158,20 +158,25 @@ def test_contexts_are_charged(evaluated: dict[str, TaskEvaluation], runs: dict[s
     assert sent["small_choice"] == sent["small_generation"] == cloze
 
 
-def test_the_run_keeps_results_and_samples(
-    evaluated: dict[str, TaskEvaluation], runs: dict[str, Run]
-) -> None:
-    folder = runs["identity"].path / "tasks"
-    asked(runs["identity"], SMALL_TASKS[0], limit=3)
-    results = json.loads((folder / "small_generation" / "results.json").read_text())
+def test_the_run_keeps_results_and_samples(runs: dict[str, Run], tmp_path: Path) -> None:
+    ignored = shutil.ignore_patterns("tasks")
+    run = Run(shutil.copytree(runs["identity"].path, tmp_path / "run", ignore=ignored))
+    folder = run.path / "tasks"
+    asked(run)
+    whole = (folder / "small_generation" / "results.json").read_bytes()
+    for shots in (None, None, 1):  # the second time in its own place again
+        asked(run, SMALL_TASKS[0], limit=3, num_fewshot=shots)
+    assert (folder / "small_generation" / "results.json").read_bytes() == whole
+    results = json.loads((folder / "small_generation-2" / "results.json").read_text())
     assert [entry["task"] for entry in results["tasks"]] == ["small_generation"]
     assert results["tasks"][0]["n"] == 3
     for row in ("text", "bottleneck"):
-        lines = (folder / "small_generation" / f"{row}.jsonl").read_text().splitlines()
+        lines = (folder / "small_generation-2" / f"{row}.jsonl").read_text().splitlines()
         logged = [json.loads(line) for line in lines]
         assert [sample["doc_id"] for sample in logged] == [0, 1, 2]
         assert all(sample["arguments"][0][0].startswith("Context: ") for sample in logged)
-    assert {path.name for path in folder.iterdir()} == set(NAMES)
+    more = {"small_generation-2", "small_generation-3"}
+    assert {path.name for path in folder.iterdir()} == {*NAMES, *more}
 
 
 def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -311,7 +316,8 @@ def test_the_command_shows_and_writes_them(runs: dict[str, Run], invoke: Any, tm
     ):
         assert text in shown.out
     given: Result = invoke("eval", run, "--tasks", tasks, "--limit", "4", "--json", "--num-fewshot", "0")
-    assert json.loads(given.out) == json.loads((tmp_path / "out.json").read_text())
+    written = json.loads((tmp_path / "out.json").read_text())
+    assert json.loads(given.out) == {"run": run, **written}
 
 
 WRONG = {
@@ -323,6 +329,10 @@ WRONG = {
     "all alone": (["--scope", "all"], "--scope all is for --tasks"),
     "shots alone": (["--num-fewshot", "1"], "--num-fewshot does nothing without --tasks"),
     "metadata": (["--tasks", "tiny-squad", "--metadata", "{'data': 1}"], "is not a JSON object"),
+    "deep metadata": (
+        ["--tasks", "tiny-squad", "--metadata", '{"a": ' * 60 + "1" + "}" * 60],
+        "is not a JSON",
+    ),
     "no template": (["--tasks", "tiny-squad", "--chat-template"], "has no chat template"),
     "chat alone": (["--chat-template", "--system", "x"], "--chat-template, --system do nothing without"),
 }

@@ -22,6 +22,7 @@ from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.report.publish import model_card, published
 from stage1.runs.run import Run
+from stage1_datasets.tiny_squad import tiny_squad
 
 USERS = ("experiment", "plugins.blame", "bottleneck.bottleneck", "bottleneck.checkpoint", "session")
 """Modules that look plugins up by themselves."""
@@ -111,9 +112,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     home = tmp_path_factory.mktemp("private-place")
     model = home / "a: [b](http:`x`) <i>\nbase_model: evil"
     shutil.copytree(MODEL_DIR, model)
-    config = small_config(*FEW, f"output={home / 'run'}").model_copy(
-        update={"model": small_config().model.model_copy(update={"name": str(model)})}
-    )
+    files = [home / "a.json", home / "b.json"]
+    files[0].write_text(json.dumps(list(tiny_squad("train", 20))))
+    files[1].write_text(json.dumps(list(tiny_squad("test", 20))))
+    config = small_config(*FEW, f"output={home / 'run'}", f"data='train={files[0]},test={files[1]}'")
+    config = config.model_copy(update={"model": config.model.model_copy(update={"name": str(model)})})
     return train_run(config, Progress()).run.path
 
 

@@ -66,13 +66,15 @@ def test_bits_of_a_code_with_fewer_vectors(session: Session, prompts: list[Promp
     bits = vectors * (256 * 16 + 3) + len(prompts) * math.log2(len(table))
     assert measured["bits_per_token"] == pytest.approx(bits / tokens)
     assert positions(pairs(256), prompts, count_tokens(prompts, table), table) is None
-    assert reconstruction(None, 1.0, table) is None
+    assert reconstruction(None, 1.0, table, torch.zeros(0)) is None
 
 
 # -- reconstruction ---------------------------------------------------------------------------------------
 
 
-def slow_reconstruction(bottleneck: Bottleneck, prompts: list[Prompt], table: Tensor) -> dict[str, float]:
+def slow_reconstruction(
+    bottleneck: Bottleneck, prompts: list[Prompt], table: Tensor, seen: Tensor
+) -> dict[str, float]:
     """Position by position, prompt by prompt."""
     original, reconstructed, ids = [], [], []
     for prompt in prompts:
@@ -83,13 +85,17 @@ def slow_reconstruction(bottleneck: Bottleneck, prompts: list[Prompt], table: Te
         ids.append(torch.tensor(prompt.ids)[cross[0]])
     e, r, t = torch.cat(original), torch.cat(reconstructed), torch.cat(ids)
     mse = (e - r).square().mean()
+    right, known = (torch.cdist(r, table.double()).argmin(1) == t).double(), seen[t]
     return {
         "recon": float(mse / e.var(0, correction=0).mean()),
         "mse": float(mse),
         "cosine": float(torch.cosine_similarity(e, r).mean()),
         "relative_error": float((e - r).norm() / e.norm()),
         "norm_ratio": float((r.norm(dim=1) / e.norm(dim=1)).mean()),
-        "token_recovery": float((torch.cdist(r, table.double()).argmin(1) == t).double().mean()),
+        "token_recovery": float(right.mean()),
+        "token_recovery_seen": float(right[known].mean()),
+        "token_recovery_unseen": float(right[~known].mean()),
+        "unseen": float((~known).double().mean()),
     }
 
 
@@ -103,12 +109,15 @@ def test_reconstruction_is_that_of_every_position(
     assert bottleneck.tokenwise == tokenwise
     table = session.table
     stats = count_tokens(prompts, table)
-    expected = slow_reconstruction(bottleneck, prompts, table)
+    assert bottleneck.seen.sum() == len(count_tokens(session.prompts(session.data.train), table).ids)
+    seen = bottleneck.seen.clone()
+    seen[stats.ids[::3]] = False  # enough that both shares say something
+    expected = slow_reconstruction(bottleneck, prompts, table, seen)
     assert 0 < expected["token_recovery"] < 1
     crossing = positions(bottleneck, prompts, stats, table)
     assert crossing is not None
     assert crossing.counts.sum() == sum(sum(prompt.cross) for prompt in prompts)
-    assert reconstruction(crossing, stats.variance, table) == pytest.approx(expected, rel=1e-4)
+    assert reconstruction(crossing, stats.variance, table, seen) == pytest.approx(expected, rel=1e-4)
 
 
 def test_nearest_token_in_pieces(stats: TokenStats, monkeypatch: pytest.MonkeyPatch) -> None:

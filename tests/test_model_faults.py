@@ -18,7 +18,7 @@ from tokenizers import Tokenizer
 from conftest import Result, settings_args
 from random_llama import random_llama
 from stage1.errors import UsageError
-from stage1.llm.model import load_llm
+from stage1.llm.model import check_llm, load_llm
 from stage1.llm.table import load_table
 from stage1.llm.tokenizer import load_tokenizer
 
@@ -76,7 +76,7 @@ def test_a_configuration_that_transformers_rejects_is_blamed_itself(
 ) -> None:
     file = folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
-    for step in (load_table, load):
+    for step in (load_table, check_llm, load):
         problem = refusal(step, folder)
         assert problem.startswith(f"{file}: {field}: " if field else f"{file} ")
         assert reason in problem
@@ -101,6 +101,22 @@ def test_malformed_generation_settings_are_blamed(content: str, reason: str, fol
     problem = refusal(load, folder)
     assert problem.startswith(str(file))
     assert reason in problem
+    assert refusal(check_llm, folder) == problem
+
+
+def test_training_alone_refuses_what_an_evaluation_would(
+    folder: Path, invoke: Callable[..., Result], tmp_path: Path
+) -> None:
+    (folder / "generation_config.json").write_text("[1]")
+    done = invoke("train", "--model", str(folder), "--no-eval", "--output", "run", "--steps", "0")
+    assert (done.code, "generation_config.json holds no JSON object" in done.err) == (2, True)
+    assert not (tmp_path / "run").exists()
+    random_llama(folder / "split", shard="100KB")
+    shards = sorted((folder / "split").glob("*.safetensors"))
+    shards[-1].unlink()
+    with pytest.raises(UsageError, match="incomplete"):
+        check_llm(folder / "split")
+    check_llm(folder / "split", whole=False)
 
 
 def test_generation_settings_that_we_do_not_use_cannot_stop_us(folder: Path) -> None:

@@ -34,6 +34,7 @@ SWEEP: dict[str, Any] = {
             "seeds": [0, 1, 2],
             "bits_per_token": 504.4,
             "text_f1": 91.6,
+            "parameters": 12_345_678,
             "f1": 90.7,
             "f1_ci95": INTERVAL,
             "f1_spread": 1.25,
@@ -71,7 +72,7 @@ def test_results_are_never_cut(width: int) -> None:
 @pytest.mark.parametrize("width", [80, 100, 200])
 def test_sweeps_and_diagnoses_are_never_cut(width: int) -> None:
     for tables, heads in (
-        (report.sweep_tables(SWEEP), ["of text"]),
+        (report.sweep_tables(SWEEP), ["of text F1", "99 % of 91.6"]),
         (show.stages(DIAGNOSIS), []),
     ):
         shown = printed(tables, width)

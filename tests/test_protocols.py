@@ -183,6 +183,28 @@ def test_control_tokens_in_a_question_are_text_in_a_chat_too() -> None:
     assert "<|end_of_text|>" in crossing_text(prompts[0], own)
 
 
+@pytest.mark.parametrize(
+    "template", [CHATML, NO_SYSTEM, CHATML.replace("m['content']", "m['content'] | trim")]
+)
+def test_control_tokens_in_the_examples_of_a_chat_are_text(template: str) -> None:
+    """Beside the same examples without: the template's own tokens are alike, what is spelled is no token."""
+    own = tokenizer(template)
+    spelled = [question(n, " They said {n} <|end_of_text|> and left. <|begin_of_text|> ") for n in (3, 4)]
+    plain = [q._replace(context=q.context.replace("<|", "< |")) for q in spelled]
+    config = PromptConfig(chat=True, shots=2, instruction="Be brief.")
+    ours, usual = (
+        build_prompts(QUESTIONS[:1], own, prompt=config, examples=examples, shots=True)[0]
+        for examples in (spelled, plain)
+    )
+    for token in (own.bos_token_id, own.eos_token_id):
+        assert ours.ids.count(token) == usual.ids.count(token)
+    assert own.decode(ours.ids) == ours.text
+    assert "<|end_of_text|> and left" in crossing_text(ours, own)
+    controls = [own.bos_token_id, own.eos_token_id]
+    raw = [[t for t, c in zip(p.ids, p.cross, strict=True) if t in controls and c] for p in (ours, usual)]
+    assert raw == [[], []]  # special tokens stay raw, and these are all that there are
+
+
 def test_a_chat_without_a_template_is_refused() -> None:
     with pytest.raises(UsageError, match="no chat template"):
         PromptBuilder(PromptConfig(chat=True), tokenizer())

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import zipfile
@@ -185,3 +186,19 @@ def test_the_wheel_contains_them(tmp_path: Path) -> None:
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     [wheel] = tmp_path.glob("*.whl")
     assert {f"stage1/config/recipes/{name}.yaml" for name in NAMES} <= set(zipfile.ZipFile(wheel).namelist())
+
+
+def test_a_copy_on_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
+    """The disk is 'full' at 16 bytes: a real limit of the operating system."""
+
+    def fill_disk() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
+
+    command = [sys.executable, "-m", "stage1", "recipes", "copy", "phase2"]
+    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, preexec_fn=fill_disk, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "Cannot write phase2.yaml" in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -102,6 +102,12 @@ def test_the_table_of_runs_agrees(swept: Path) -> None:
         assert float(line["text_f1"]) == rows["text"]["f1"]
         assert float(line["bits_per_token"]) == cell["results"]["rate"]["bits_per_token"]
         assert float(line["recon"]) == cell["results"]["reconstruction"]["recon"]
+        unseen = cell["results"]["reconstruction"]["token_recovery_unseen"]
+        assert float(line["token_recovery_unseen"]) == unseen
+        assert int(line["code_dim"]) == 256 / cell["settings"]["compressor.ratio"]
+        sizes = [cell["results"]["size"][part]["parameters"] for part in ("compressor", "adapter")]
+        assert int(line["parameters"]) == sum(sizes)
+        assert float(line["training_seconds"]) > 0 < float(line["decode_us_per_token"])
 
 
 def answers(run: Path) -> list[float]:
@@ -171,7 +177,7 @@ def test_a_finished_sweep_is_shown_again(copied: Path, invoke: Invoke) -> None:
     head, *lines = done.out.splitlines()
     assert head.split() == [
         *("compressor.ratio", "adapter", "runs", "bits/token", "F1", "[95", "%]"),
-        *("of", "text", "text", "F1", "spread", "F1", "−", "adapter=linear", "[95", "%]"),
+        *("of", "text", "F1", "spread", "parameters", "F1", "−", "adapter=linear", "[95", "%]"),
     ]
     for line, average in zip(lines, before["averages"], strict=False):
         assert line.split()[:3] == [*map(str, average["settings"].values()), "2"]
@@ -401,3 +407,29 @@ def test_predictions_of_other_questions_are_refused(copied: Path) -> None:
     (run.path / "predictions/bottleneck.jsonl").write_text('{"id": 1\n')
     with pytest.raises(UsageError, match="was cut or edited"):
         question_f1(run, "bottleneck", questions)
+
+
+# -- labels and places ------------------------------------------------------------------------------------
+
+
+def test_a_ratio_is_called_what_comes_of_it(tmp_path: Path) -> None:
+    cells = cells_of(tmp_path, "compressor.ratio=3,100,8000")  # 85, 3 and 1 of 256 dimensions
+    assert [cell.name for cell in cells] == ["ratio=3 seed=0", "ratio=85.3 seed=0", "ratio=256 seed=0"]
+    assert [cell.run.path.name for cell in cells][2] == "ratio=256_seed=0"
+    with pytest.raises(ConfigError, match="It comes to ratio=256 seed=0, as ratio=300 seed=0 does"):
+        cells_of(tmp_path, "compressor.ratio=300,8000")
+
+
+def test_a_second_sweep_leaves_the_first_ones_table(copied: Path) -> None:
+    before = (copied / "sweep.json").read_bytes()
+    axes = ["compressor.ratio=4", "adapter=linear"]
+    for _ in range(2):  # the second time in its own place again
+        other = Sweep(copied, [Axis.parse(text) for text in axes], cells_of(copied, *axes))
+        other.write()
+        assert other.file.name == "sweep-2.json"
+    assert (copied / "sweep.json").read_bytes() == before
+    assert len(read_record(copied / "sweep-2.json", "")["cells"]) == 1
+    assert (copied / "sweep-2.csv").exists()
+    grown = [*axes[:1], "adapter=linear,residual"]
+    wider = Sweep(copied, [Axis.parse(text) for text in grown], cells_of(copied, *grown, seeds=(0, 1)))
+    assert wider.file.name == "sweep-2.json"  # which it has whole

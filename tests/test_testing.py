@@ -21,7 +21,7 @@ from broken_compressors import (
     ReadsPadding,
     TrainsInFit,
 )
-from conftest import Result
+from conftest import Cli, Result
 from plugin_sites import Site, compressor
 from stage1.plugins import PluginRecord, load_plugins
 from stage1.plugins.interfaces import Adapter, Compressor, Loss
@@ -305,3 +305,10 @@ def test_a_check_that_does_not_apply_says_why() -> None:
     suite = type("TestSkip", (AdapterSuite,), {"component": record.cls})
     with pytest.raises(SkipTest):  # which every runner of tests understands
         suite().test_gradients()
+
+
+def test_checking_tasks_says_nothing_but_the_result(cli: Cli) -> None:
+    """lm-eval warns of a task whenever it loads one."""
+    result = cli("plugins", "check", "tasks")
+    assert result.returncode == 0
+    assert [line for line in result.stderr.splitlines() if not line.startswith("Checking")] == []

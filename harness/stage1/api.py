@@ -12,12 +12,11 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from stage1.config import RunConfig, flat, merge, overlay, read_yaml, validate
-from stage1.config.presets import PROTOCOLS, RECIPES
+from stage1.config import RunConfig, flat, merge, read_yaml, validate
+from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.diagnosis.facts import Finding
-from stage1.evaluation.evaluate import Evaluation
-from stage1.experiment import evaluate_run, train_run
+from stage1.experiment import Outcome, evaluate_run, train_run
 from stage1.progress import Progress
 from stage1.runs.results import Results
 from stage1.runs.run import Run
@@ -35,19 +34,22 @@ class Evaluated:
         results: as `results.json` holds them; None where no evaluation was wanted.
         answers: condition → question id → the LLM's answer.
         session: model and questions; hand it to the next call, and the LLM is not loaded again.
+        timings: how long training, encoding and decoding took, as in timings.json.
     """
 
     path: Path
     results: Results | None
     answers: Mapping[str, Mapping[str, str]]
     session: Session
+    timings: Mapping[str, Any]
 
     @classmethod
-    def _of(cls, run: Run, evaluation: Evaluation | None, session: Session) -> "Evaluated":
+    def _of(cls, outcome: Outcome) -> "Evaluated":
+        path, evaluation = outcome.run.path, outcome.evaluation
         if evaluation is None:
-            return cls(run.path, None, {}, session)
+            return cls(path, None, {}, outcome.session, outcome.timings)
         results = Results.model_validate(evaluation.results)
-        return cls(run.path, results, evaluation.predictions, session)
+        return cls(path, results, evaluation.predictions, outcome.session, outcome.timings)
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,11 @@ def train(
         PluginError: a plugin raised.
         TrainingError: the loss left the finite numbers.
     """
-    tree = overlay(
-        RECIPES.find(recipe).settings if recipe else {}, PROTOCOLS.find(protocol).settings if protocol else {}
-    )
-    tree = overlay(tree, read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {})
+    file = read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {}
+    tree = from_presets(file, {}, recipe=recipe, protocol=protocol)
     chosen = _trusting(validate(merge(tree, _dotted(settings), [])), trust_remote_code)
     outcome = train_run(chosen, progress or Progress(), with_evaluation=with_evaluation, session=session)
-    return Evaluated._of(*outcome)
+    return Evaluated._of(outcome)
 
 
 def evaluate(
@@ -122,7 +122,7 @@ def evaluate(
     overrides = _overrides(protocol, settings, trust_remote_code)
     if limit is not None:
         overrides["eval.limit"] = limit
-    return Evaluated._of(*evaluate_run(_opened(run), overrides, progress or Progress()))
+    return Evaluated._of(evaluate_run(_opened(run), overrides, progress or Progress()))
 
 
 def diagnose(

@@ -77,8 +77,17 @@ def load_json(text: str | bytes) -> Any:
     Raises:
         ValueError: it is no JSON, or (`OutOfBoundsError`) nested deeper than `DEEPEST`.
     """
+    return read_json(text, parse_constant=_refuse_constant)
+
+
+def read_json(text: str | bytes, **options: Any) -> Any:
+    """The value of a JSON text as `json.loads` reads it with these `options`, within bounds.
+
+    Raises:
+        ValueError: as `load_json`; numbers need not be finite.
+    """
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
+        value = json.loads(text, **options)
     except RecursionError:
         raise OutOfBoundsError(f"it is nested more than {DEEPEST} levels deep") from None
     level = [value]

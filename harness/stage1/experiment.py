@@ -1,30 +1,39 @@
 """What the commands do, as functions: train a run, evaluate a run."""
 
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from shlex import quote
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
 from stage1.config import RunConfig, flat
-from stage1.errors import ConfigError, ConfigIssue, Stage1Error
-from stage1.evaluation.evaluate import Evaluation, evaluate
+from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
+from stage1.evaluation.evaluate import Evaluation, evaluate, task_name
+from stage1.evaluation.timing import timing
 from stage1.files import default_cache
+from stage1.llm.model import check_llm, device_name
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
 from stage1.progress import Progress
 from stage1.runs.folder import refuse_taken
-from stage1.runs.run import Run
-from stage1.session import Session, changed
+from stage1.runs.places import own_place
+from stage1.runs.run import OTHERS, Run
+from stage1.session import Session, changed, found_anywhere
 from stage1.training.phases import Training, announced
 from stage1.training.trainer import make_accelerator
 
 if TYPE_CHECKING:  # lm-eval takes a second to load, which only its own tasks need
     from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions
 
-CHANGEABLE = ("train.", "then.train.", "eval.", "device", "output", "log_with", "model.trust_remote_code")
+CHANGEABLE = (
+    *("train.", "then.train.", "eval.", "device", "output", "log_with", "model.trust_remote_code"),
+    *("model.name", "data.name", "data.train_from"),  # where they lie; what they are is compared by content
+)
 """Settings that may change when a run is resumed; any other makes it another run."""
 
 
@@ -34,6 +43,8 @@ class Outcome(NamedTuple):
     run: Run
     evaluation: Evaluation | None
     session: Session  # whose model the next command can use on
+    kept: Path | None = None  # the folder that holds the results
+    timings: Mapping[str, Any] = MappingProxyType({})  # how long training took, and what was just measured
 
 
 @attributed()
@@ -60,7 +71,7 @@ def train_run(
     require_trackers(config)
     registry = load_plugins()
     resolved = resolve(config, registry)
-    config = fully_resolved(config, resolved)
+    config = found_anywhere(fully_resolved(config, resolved))
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
     asks = with_evaluation or config.then is not None or any(loss.cls.needs_llm for loss in losses)
     if (
@@ -68,20 +79,48 @@ def train_run(
     ):  # of several processes, the first makes it
         refuse_taken(config.output)
     session = Session.open(config, progress, weights="all" if asks else "table", before=session)
+    if not asks:  # what an evaluation will refuse is said before the training
+        local = Path(config.model.name).is_absolute()
+        check_llm(session.model.folder, config.model.trust_remote_code, whole=local)
+    if resume is not None:
+        _refuse_other_inputs(resume, session)
     if resume is not None and resume.trained:
         progress.note(f"{resume.path} is trained already.")
         if not with_evaluation:
             return Outcome(resume, None, session)
         with announced(resume, config, registry, main=make_accelerator(session.device).is_main_process):
-            return Outcome(resume, _evaluate(resume, session, rows=rows), session)
+            return _evaluate(resume, session, rows=rows)
     training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume)
     main = training.main
     with run.lock(ours=main), announced(run, training.config, registry, main=main):
-        _train_watched(training, run)
-        if not with_evaluation or not main:
-            return Outcome(run, None, session)
-        return Outcome(run, _evaluate(run, session, rows=rows), session)
+        command = f"stage1 train --resume --output {quote(str(run.path))}"
+        with _resumable(command):
+            with attributed(f"Resume the run: {command}"):
+                training.train(run)
+            if not with_evaluation or not main:
+                return Outcome(run, None, session)
+            return _evaluate(run, session, rows=rows)
+
+
+def _refuse_other_inputs(run: Run, session: Session) -> None:
+    """Refuse to go on with another model or other data than the run was begun with, whatever their names.
+
+    Raises:
+        UsageError: by what they are known; nothing is where the run did not come so far.
+    """
+    if (run.path / "data.json").exists() and run.read_trained_on().content != session.data.content:
+        raise UsageError(
+            f"The data in {session.config.data.name} are not those that {run.path} was begun with.",
+            "Say where those are with --data, or start a new run.",
+        )
+    if (run.path / "manifest.json").exists():
+        begun_with = run.read_manifest()["hashes"]["embedding_table"]
+        if begun_with != session.model.table_hash:
+            raise UsageError(
+                f"The model {session.config.model.name} is not the one that {run.path} was begun with.",
+                "Say where that one is with --model, or start a new run.",
+            )
 
 
 def require_trackers(config: RunConfig) -> None:
@@ -111,14 +150,13 @@ def _shared_run(config: RunConfig, resume: Run | None) -> Run:
     return Run(made[0])
 
 
-def _train_watched(training: Training, run: Run) -> None:
-    """Train, saying how to go on where it was interrupted or a plugin raised."""
-    go_on = f"stage1 train --resume --output {quote(str(run.path))}"
+@contextmanager
+def _resumable(how: str) -> Iterator[None]:
+    """Say how to go on after an interruption: what is done is kept, and not done again."""
     try:
-        with attributed(f"Resume the run: {go_on}"):
-            training.train(run)
+        yield
     except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Resume with: {go_on}") from None
+        raise KeyboardInterrupt(f"Resume with: {how}") from None
 
 
 def resume_run(run: Run, given: RunConfig) -> RunConfig:
@@ -127,6 +165,7 @@ def resume_run(run: Run, given: RunConfig) -> RunConfig:
     Raises:
         ConfigError: `given` asks for another run, with every difference.
     """
+    given = found_anywhere(given)
     stored, wanted = (flat(c.model_dump(mode="json")) for c in (run.config, given))
     issues = [
         ConfigIssue(
@@ -150,16 +189,50 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
 
     `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size, a
     device, or other rules for what crosses (`PROTOCOL`). Results on the run's own questions and under its
-    own rules go into its folder; others are only returned. Data are the run's own by their content, whatever
-    their name; of others, questions about passages that the run was trained on are left out.
+    own rules go into its folder, others to a place of their own below RUN/evaluations. Data are the run's own
+    by their content, whatever their name; of others, questions about passages that the run was trained on are
+    left out.
 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
     """
     config = changed(run, overrides)
     session, own = open_session(run, config, progress)
-    keep = own and config.eval.limit == run.config.eval.limit
-    return Outcome(run, _evaluate(run, session, keep=keep), session)
+    return _evaluate(run, session, own=own and config.eval.limit == run.config.eval.limit)
+
+
+ELSEWHERE: Any = {
+    "device": True,
+    "output": True,
+    "log_with": True,
+    "model": True,
+    "data": {"name", "train_from"},
+    "eval": {"batch_size"},
+}
+"""Settings that may differ between two evaluations whose results are the same."""
+
+
+def _place_for(run: Run, session: Session) -> Run:
+    """The folder below `run` for an evaluation under other rules: the one that the same had, or a new one.
+
+    It holds what a run's does: configuration, what the data are known by, results and answers.
+    """
+    config, data = session.config, session.data
+
+    def same(place: Path) -> bool:
+        if not (place / "config.yaml").exists():  # killed while it was made
+            return True
+        try:
+            there, content = Run(place).config, Run(place).read_trained_on().test
+        except UsageError:
+            return False
+        rules, wanted = (c.model_dump(exclude=ELSEWHERE) for c in (there, config))
+        return content == data.sha256 and rules == wanted
+
+    other = Run(own_place(run.path / OTHERS, task_name(session), same))
+    other.prepare(config)
+    other.write_trained_on(data.trained_on)
+    return other
 
 
 def open_session(run: Run, config: RunConfig, progress: Progress) -> tuple[Session, bool]:
@@ -190,7 +263,8 @@ def evaluate_run_tasks(
 ) -> "TaskEvaluation":
     """Ask lm-eval tasks of the bare model and through a trained run's bottleneck.
 
-    Each task's results, and what was asked and answered, replace RUN/tasks/TASK.
+    Each task's results, and what was asked and answered, go to RUN/tasks, in a place of their own where the
+    rules, examples or documents are others than before.
 
     Args:
         run: a trained one.
@@ -208,23 +282,38 @@ def evaluate_run_tasks(
 
     selection = select(requested, load_plugins(), progress, options.metadata)
     session = Session.open(changed(run, overrides), progress, data="none")
-    evaluation = evaluate_tasks(
-        session.load_bottleneck(run), session, selection, options, cache=default_cache()
-    )
+    with _resumable("the same command"):
+        evaluation = evaluate_tasks(
+            session.load_bottleneck(run), session, selection, options, cache=default_cache()
+        )
     evaluation.results["teacher_forced"] = run.read_manifest().get("teacher_forced", False)
     run.write_tasks(evaluation.results, evaluation.samples)
     return evaluation
 
 
 def _evaluate(
-    run: Run, session: Session, *, keep: bool = True, rows: Collection[str] | None = None
-) -> Evaluation:
-    """Ask the questions through the bottleneck as it was saved; with `keep` the run gets the results."""
-    evaluation = evaluate(session.load_bottleneck(run), session, cache=default_cache(), rows=rows)
+    run: Run, session: Session, *, own: bool = True, rows: Collection[str] | None = None
+) -> Outcome:
+    """Ask the questions through the bottleneck as it was saved.
+
+    The run gets the results that are its `own`; others go to a place below it.
+    """
+    bottleneck = session.load_bottleneck(run)
+    with _resumable("the same command"):
+        evaluation = evaluate(bottleneck, session, cache=default_cache(), rows=rows)
     manifest = run.read_manifest()
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
-    if keep:
-        run.write_evaluation(evaluation.results, evaluation.predictions)
+    place = run if own else _place_for(run, session)
+    place.write_evaluation(evaluation.results, evaluation.predictions)
+    measured = {
+        **timing(bottleneck, session),
+        "questions_per_second": {
+            row: speed.questions_per_second for row, speed in evaluation.throughput.items() if speed
+        },
+        "device": device_name(session.device),
+    }
+    place.write_timings(measured)
+    run.tidy()
     load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
-    return evaluation
+    return Outcome(run, evaluation, session, place.path, {**run.read_timings(), **measured})

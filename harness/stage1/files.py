@@ -54,6 +54,15 @@ def expanded(name: str | Path) -> Path:
         raise UsageError(f"There is no home folder for {str(name)!r}.", "Write the path in full.") from None
 
 
+def whole_path(name: str | Path) -> Path:
+    """The path that a user typed as it is found from any folder; links in it stay.
+
+    Raises:
+        UsageError: see `expanded`.
+    """
+    return Path(os.path.abspath(expanded(name)))  # noqa: PTH100 - resolve() would follow links
+
+
 # -- reading -----------------------------------------------------------------------------------------------
 
 

@@ -15,10 +15,14 @@ from stage1.config import DataConfig, ModelConfig, RunConfig, granted
 from stage1.data.datasets import QAData, TrainedOn, load_qa, passage_hash
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.data.sources import found_anywhere as data_found_anywhere
 from stage1.data.template import draw_examples
 from stage1.errors import ConfigError, UsageError
+from stage1.files import whole_path
+from stage1.llm.attention import backends
 from stage1.llm.configuration import config_file, context_length
 from stage1.llm.hashes import model_sha256
+from stage1.llm.location import found_anywhere as model_found_anywhere
 from stage1.llm.location import locate
 from stage1.llm.model import load_llm, pick_device
 from stage1.llm.table import load_table, table_sha256
@@ -83,6 +87,13 @@ class FrozenModel:
             )
         _refuse_other_embeddings(llm, self.table)
         return llm
+
+    @property
+    def attention(self) -> dict[str, Any] | None:
+        """How the LLM attends: transformers' implementation, PyTorch's backends; None if it is not loaded."""
+        if "llm" not in vars(self):
+            return None
+        return {"implementation": self.llm.config._attn_implementation, "backends": backends()}
 
     @cached_property
     def sha256(self) -> str:
@@ -286,6 +297,29 @@ def _questions(config: RunConfig, progress: Progress, trained_on: TrainedOn | No
     for note in questions.notes:
         progress.note(note)
     return questions
+
+
+def found_anywhere(config: RunConfig) -> RunConfig:
+    """`config` with the places of model, data and first bottleneck as whole paths.
+
+    A run keeps them like this: from whichever folder it is asked, it finds what it was made of.
+
+    Raises:
+        UsageError, PluginError: see `Registry.model`.
+    """
+    data = config.data
+    places = {
+        "name": data_found_anywhere(data.name),
+        "train_from": data.train_from and data_found_anywhere(data.train_from),
+    }
+    model = {"name": model_found_anywhere(config.model.name)}
+    return config.model_copy(
+        update={
+            "model": config.model.model_copy(update=model),
+            "data": data.model_copy(update=places),
+            "init": config.init and whole_path(config.init),
+        }
+    )
 
 
 def changed(run: Run, overrides: Mapping[str, Any]) -> RunConfig:

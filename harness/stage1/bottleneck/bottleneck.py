@@ -44,6 +44,7 @@ class Bottleneck(nn.Module):
             its mean RMS), or the sender (`sent`: the original's RMS, transmitted in bfloat16).
         vocab_rms: mean RMS of the rows of the LLM's table.
         mean_embedding: [D] mean of the training prompts' embeddings, what the `mean` row shows the LLM.
+        seen: [V] bool: the tokens that crossed in training; empty before there was any.
         frozen: names of the parameters that training leaves alone, because a component said so when it was
             built or fitted.
     """
@@ -59,8 +60,10 @@ class Bottleneck(nn.Module):
         self.frozen: frozenset[str] = frozenset()
         self.vocab_rms: Tensor
         self.mean_embedding: Tensor
+        self.seen: Tensor
         self.register_buffer("vocab_rms", torch.ones(()))
         self.register_buffer("mean_embedding", torch.zeros(compressor.embed_dim))  # [D]
+        self.register_buffer("seen", torch.zeros(0, dtype=torch.bool))
 
     @classmethod
     def build(cls, resolved: Resolved, magnitude: str, embed_dim: int, seed: int) -> "Bottleneck":
@@ -120,6 +123,7 @@ class Bottleneck(nn.Module):
         """What comes before training: fit the compressor, hand over the table, warm-start the adapter."""
         self.mean_embedding.copy_(stats.mean)
         self.vocab_rms.fill_(float(rms(table.float()).mean()))
+        self.see(stats.ids, table)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
             fit(self.compressor, stats, seed=self.seed, progress=progress)
@@ -128,6 +132,17 @@ class Bottleneck(nn.Module):
             with torch.no_grad():
                 self.adapter.warm_start(self.encode_rows, stats)
         self.freeze(name for name, parameter in self.named_parameters() if not parameter.requires_grad)
+
+    def see(self, ids: Tensor, table: Tensor) -> None:
+        """Remember that training meets the tokens `ids` [U] of `table` [V, D]."""
+        if not len(self.seen):
+            self.seen = torch.zeros(len(table), dtype=torch.bool, device=table.device)
+        self.seen[ids] = True
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        # A fresh bottleneck does not know how many tokens there are.
+        self.seen = torch.zeros_like(state_dict.get(f"{prefix}seen", self.seen), device=self.seen.device)
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def freeze(self, names: Iterable[str]) -> None:
         """Train all parameters but these."""
@@ -281,6 +296,8 @@ class Bottleneck(nn.Module):
             bottleneck.freeze(record["frozen"])
         except (RuntimeError, ConfigError) as error:
             raise damaged(folder, str(error).splitlines()[0]) from None
+        if len(bottleneck.seen) != len(table):
+            raise damaged(folder, f"it knows {len(bottleneck.seen)} tokens, the table has {len(table)}.")
         bottleneck.receive_table(table)
         return bottleneck.requires_grad_(False).eval()
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,10 +36,9 @@ def digest(record: dict[str, Any], tensors: bytes) -> str:
     return hashlib.sha256(text.encode() + b"\0" + hashlib.sha256(tensors).digest()).hexdigest()
 
 
-def republished(folder: Path, model: ModelConfig) -> bytes:
-    """The bottleneck.json in `folder`, where its model is called as `model` says."""
-    record, _ = read_checkpoint(folder)
-    record["model"] = model.model_dump(mode="json")
+def republished(folder: Path, cleaned: Callable[[Mapping[str, Any]], dict[str, Any]]) -> bytes:
+    """The bottleneck.json in `folder`, as `cleaned` leaves its record."""
+    record = cleaned(read_checkpoint(folder)[0])
     record["sha256"] = digest(record, (folder / "bottleneck.safetensors").read_bytes())
     return to_json(record).encode()
 

@@ -3,6 +3,8 @@
 import errno
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -14,6 +16,19 @@ from stage1.text import one_line
 
 if TYPE_CHECKING:  # plugins load torch, and only a name that stage1 does not know asks for them
     from stage1.plugins import PluginRecord
+
+
+@contextmanager
+def _legible() -> Iterator[None]:
+    """A wrong usage quotes the words that were typed, by a script maybe: they are shown, not obeyed."""
+    try:
+        yield
+    except WrongUsage as error:
+        error.message = one_line(error.message or "")
+        raise
+
+
+WrongUsage: Any = typer.BadParameter.__base__  # typer's own class has no public name
 
 
 class Program(TyperGroup):
@@ -39,7 +54,8 @@ class Program(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the command."""
         try:
-            return super().invoke(ctx)
+            with _legible():
+                return super().invoke(ctx)
         except Stage1Error as error:
             if os.environ.get("STAGE1_TRACEBACK"):
                 raise
@@ -53,6 +69,11 @@ class Program(TyperGroup):
         except KeyboardInterrupt as interrupt:
             typer.echo(f"Interrupted. {one_line(str(interrupt))}".rstrip(), err=True)
             raise typer.Exit(130) from None
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Read the words in front of the command."""
+        with _legible():
+            return super().make_context(*args, **kwargs)
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the program; what is left to raise here is neither a wrong usage nor a request to exit."""

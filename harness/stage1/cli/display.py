@@ -42,12 +42,8 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     """The closing word of `train` and `eval`: JSON alone, or the table and what to type next."""
     run, evaluation = outcome.run, outcome.evaluation
     if json:
-        shown = (
-            evaluation.results
-            if evaluation
-            else {"run": str(run.path), "selection": run.best_selection() or None}
-        )
-        typer.echo(to_json(shown), nl=False)
+        shown = evaluation.results if evaluation else {"selection": run.best_selection() or None}
+        typer.echo(to_json({"run": str(run.path), **shown, "timings": dict(outcome.timings)}), nl=False)
         return
     console = make_console()
     results = evaluation.results if evaluation else None
@@ -56,17 +52,18 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
         console.print()
         for line in report.summary(results):
             console.print(line, markup=False, soft_wrap=True)
-        if (speed := evaluation and evaluation.throughput["bottleneck"]) and not quiet:
-            console.print(f"Speed  {speed.questions_per_second:.0f} questions per second", markup=False)
         if not quiet:
+            console.print(report.timings(outcome.timings), markup=False, soft_wrap=True)
             console.print(_times(outcome.session.progress), markup=False, soft_wrap=True)
     else:
         best = run.best_selection()
         score = f"selection score {best['selection']['score']:.4f} at step {best['step']}" if best else ""
         console.print(f"Trained; {score or 'there is no log of how well'}.")
+    console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)
+    if outcome.kept not in (None, run.path):
+        console.print(f"Results: {outcome.kept}", markup=False, soft_wrap=True)
     if quiet:
         return
-    console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)
     console.print("Next:")
     for command in commands.next_commands(run, results):
         console.print(f"  {command}", markup=False, soft_wrap=True)
@@ -97,18 +94,19 @@ def _times(progress: Progress) -> str:
 def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool) -> None:
     """The closing word of `eval --tasks`: JSON alone, or the table and where the samples are."""
     if json:
-        typer.echo(to_json(results), nl=False)
+        typer.echo(to_json({"run": str(run), **results}), nl=False)
         return
     console = make_console()
     print_fitting(console, report.tasks_tables(results))
     console.print()
     for line in report.tasks_summary(results):
         console.print(line, markup=False, soft_wrap=True)
+    console.print(f"\nRun: {run}", markup=False, soft_wrap=True)
     if not quiet:
-        console.print(f"\nSamples: {run / 'tasks'}", markup=False, soft_wrap=True)
+        console.print(f"Samples: {run / 'tasks'}", markup=False, soft_wrap=True)
 
 
-def show_sweep(record: Mapping[str, Any], folder: Path, *, json: bool) -> None:
+def show_sweep(record: Mapping[str, Any], file: Path, *, json: bool) -> None:
     """The closing word of `sweep`: JSON alone, or a line for each cell and what failed."""
     if json:
         typer.echo(to_json(record), nl=False)
@@ -120,7 +118,7 @@ def show_sweep(record: Mapping[str, Any], folder: Path, *, json: bool) -> None:
         console.print(f"\n{len(failed)} of {len(record['cells'])} runs failed:", markup=False)
     for cell in failed:
         console.print(f"  {cell['run']}: {cell['error'].splitlines()[0]}", markup=False, soft_wrap=True)
-    console.print(f"\nSweep: {folder}", markup=False, soft_wrap=True)
+    console.print(f"\nSweep: {file}", markup=False, soft_wrap=True)
 
 
 def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:

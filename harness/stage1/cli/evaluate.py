@@ -9,7 +9,12 @@ import typer
 from stage1.cli import options
 from stage1.errors import UsageError
 
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `stage1 train` made.")]
+RunFolder = Annotated[
+    Path,
+    typer.Argument(
+        metavar="RUN", autocompletion=options.complete_run, help="The folder that `stage1 train` made."
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -66,8 +71,8 @@ def eval_(
 ) -> None:
     """Evaluate a trained run again, on its own questions or others, under its own protocol or another.
 
-    Only results on the run's own questions and under its own protocol go into its folder. With --tasks, any
-    lm-eval task is evaluated; results and samples go to RUN/tasks/.
+    Results on other questions or under another protocol go to RUN/evaluations/. With --tasks, any lm-eval
+    task is evaluated; results and samples go to RUN/tasks/.
     """
     only_with = {
         "--num-fewshot": num_fewshot is not None,
@@ -132,10 +137,10 @@ def _refuse(tasks: bool, only_without: dict[str, Any], only_with: dict[str, Any]
 
 
 def _metadata(text: str | None) -> dict[str, Any]:
-    from json import loads
+    from stage1.bounded import load_json
 
     try:
-        settings = loads(text or "{}")
+        settings = load_json(text or "{}")
     except ValueError:
         settings = None
     if not isinstance(settings, dict):

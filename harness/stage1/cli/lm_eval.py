@@ -4,6 +4,15 @@ import sys
 
 import typer
 
+ABOUT = """\
+stage1's part, the rest is lm-eval's own:
+  --model stage1 --model_args run=RUN[,NAME=VALUE,…]
+    run=RUN                  the folder of a trained run
+    row=bottleneck|text      ask through the bottleneck (default), or the bare model
+    scope=prompt|all         what crosses: a request's context (default), or the scored continuation too
+    model=FOLDER             where the run's model lies, if elsewhere
+    trust_remote_code=True   the model may run Python code of its own"""
+
 
 def lm_eval(context: typer.Context) -> None:
     """Run lm-eval's own command line, which knows trained runs as models and stage1's tasks.
@@ -18,6 +27,8 @@ def lm_eval(context: typer.Context) -> None:
     from stage1.plugins import load_plugins
 
     words = list(context.args)
+    if words[:1] in ([], ["-h"], ["--help"]):
+        typer.echo(f"{ABOUT}\n")
     if words[:1] in (["run"], ["ls"], ["validate"]) and not any(
         w.startswith("--include_path") for w in words
     ):

@@ -4,6 +4,7 @@ A command takes such a class as a parameter, see `grouped`; the object that it i
 were typed (`given`). A field's `Setting` says which one it is.
 """
 
+import glob
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import dataclass, fields
@@ -45,6 +46,35 @@ def complete_preset(kind: str) -> Callable[[str], list[tuple[str, str]]]:
     return names
 
 
+def complete_choice(*choices: str) -> Callable[[str], list[str]]:
+    """Shell completion with one of `choices`."""
+
+    def matching(incomplete: str) -> list[str]:
+        return [choice for choice in choices if choice.startswith(incomplete)]
+
+    return matching
+
+
+def complete_run(incomplete: str) -> list[str]:
+    """Shell completion with runs: those under runs/, and whatever else begins like what is typed."""
+    places = {*Path("runs").glob("*"), *Path().glob(f"{glob.escape(incomplete)}*")}
+    found = [str(p) for p in places if (p / "config.yaml").is_file() or p.suffix in (".yaml", ".yml")]
+    return sorted(name for name in found if name.startswith(incomplete))
+
+
+def complete_setting(incomplete: str) -> list[tuple[str, str]]:
+    """Shell completion with the settings, `KEY=`, those of the default's plugins among them."""
+    from stage1.config import RunConfig, flat
+    from stage1.plugins import fully_resolved, load_plugins, resolve
+
+    default = RunConfig()
+    whole = fully_resolved(default, resolve(default, load_plugins()))
+    tree = whole.model_dump(mode="json", exclude={"compressors"})
+    first = {f"compressor.{key}": value for key, value in whole.compressors[0].options.items()}
+    known = {**first, **flat(tree)}
+    return [(f"{key}=", f"default: {value}") for key, value in known.items() if key.startswith(incomplete)]
+
+
 class Setting(NamedTuple):
     """The setting that an option stands for, by its dotted path, and how the option's text is read."""
 
@@ -56,13 +86,6 @@ def _losses(texts: list[str]) -> dict[str, Any]:
     from stage1.config import parse_loss
 
     return dict(map(parse_loss, texts))
-
-
-def _preset(kind: str, name: str | None) -> dict[str, Any]:
-    """The settings of the recipe or protocol `name`; none where none was named."""
-    from stage1.config.presets import PRESETS
-
-    return PRESETS[kind].find(name).settings if name else {}
 
 
 def _batch_size(text: str) -> int | str:
@@ -143,6 +166,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
+        autocompletion=complete_setting,
         help="Any other setting, as in `--set compressor.dim=64`; `stage1 config show` lists them.",
     ),
 ]
@@ -263,7 +287,11 @@ class Protocol(Options):
     ] = None
     scope: Annotated[
         str | None,
-        typer.Option(metavar="prompt|context", help="Which part of the prompt is compressed."),
+        typer.Option(
+            metavar="prompt|context",
+            autocompletion=complete_choice("prompt", "context"),
+            help="Which part of the prompt is compressed.",
+        ),
         Setting("scope"),
     ] = None
     raw_anchor: Annotated[
@@ -283,6 +311,7 @@ class Protocol(Options):
         str | None,
         typer.Option(
             metavar="free|vocab|sent",
+            autocompletion=complete_choice("free", "vocab", "sent"),
             help="Norm of the reconstructed vectors: as the adapter says, the vocabulary's mean, or each "
             "original's, sent along and counted.",
         ),
@@ -291,7 +320,9 @@ class Protocol(Options):
 
     def preset(self) -> dict[str, Any]:
         """The protocol's settings; none where no protocol was named."""
-        return _preset("protocol", self.protocol)
+        from stage1.config.presets import PROTOCOLS
+
+        return PROTOCOLS.find(self.protocol).settings if self.protocol else {}
 
 
 @dataclass(frozen=True)
@@ -316,6 +347,7 @@ class Training(Options):
         Path | None,
         typer.Option(
             metavar="RUN",
+            autocompletion=complete_run,
             help="Start from this trained run's bottleneck, with its model, data, compressor, adapter and "
             "prompts.",
         ),
@@ -337,7 +369,12 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
     """Settings."""
 
     config: Annotated[
-        Path | None, typer.Argument(metavar="CONFIG.yaml", help="Settings; flags and --set override them.")
+        Path | None,
+        typer.Argument(
+            metavar="CONFIG.yaml|RUN",
+            autocompletion=complete_run,
+            help="Settings, or a run that has them; flags and --set override them.",
+        ),
     ] = None
     recipe: Annotated[
         str | None,
@@ -352,7 +389,11 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
     ] = None
     dtype: Annotated[
         str | None,
-        typer.Option(metavar="auto|float32|bfloat16|float16", help="Type the LLM runs in."),
+        typer.Option(
+            metavar="auto|float32|bfloat16|float16",
+            autocompletion=complete_choice("auto", "float32", "bfloat16", "float16"),
+            help="Type the LLM runs in.",
+        ),
         Setting("dtype"),
     ] = None
     settings: Settings = None
@@ -376,11 +417,10 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
         """
         if base is None:
             base = inherited(self.init) if self.init else {}
-        from stage1.config import overlay, read_yaml
+        from stage1.config.presets import from_presets
 
-        tree = overlay(base, _preset("recipe", self.recipe))
-        tree = overlay(tree, self.preset())
-        return overlay(tree, read_yaml(self.config) if self.config else {})
+        file = _settings_of(self.config) if self.config else {}
+        return from_presets(file, base, recipe=self.recipe, protocol=self.protocol)
 
 
 @dataclass(frozen=True)
@@ -395,6 +435,17 @@ INHERITED = (
     *("magnitude", "scope", "raw_anchor", "keep_special"),
 )
 """Settings that a run started with `--init RUN` takes from RUN where nothing else is said."""
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """The settings in a file, or those of the run in a folder, which go to a new one."""
+    from stage1.config import read_yaml
+
+    if not path.is_dir():
+        return read_yaml(path)
+    from stage1.runs.run import Run
+
+    return {key: value for key, value in Run.open(path).settings.items() if key != "output"}
 
 
 def inherited(init: Path) -> dict[str, Any]:

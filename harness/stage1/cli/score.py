@@ -1,5 +1,6 @@
 """`stage1 score`."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -8,6 +9,7 @@ import typer
 from stage1.cli import options
 
 if TYPE_CHECKING:
+    from stage1.data.records import Question
     from stage1.evaluation.squad import Score
 
 
@@ -37,7 +39,7 @@ def score(
     """
     from stage1.config import granted
     from stage1.data.sources import find_source
-    from stage1.evaluation.squad import read_predictions, score_v2
+    from stage1.evaluation.squad import WORDS_MISLEAD, is_unspaced, read_predictions, score_v2
     from stage1.evaluation.squad import score as score_predictions
     from stage1.files import to_json
 
@@ -52,13 +54,19 @@ def score(
     result = score_predictions(questions, found)
     v2 = score_v2([*questions, *records.unanswerable], found) if records.unanswerable else None
     answered = [q for q in questions if q.id in found]
+    characters = _by_characters(questions, found) if is_unspaced([q.question for q in questions]) else None
     if json:
         shown: dict[str, Any] = {**result._asdict(), "answered": len(answered)}
+        if characters is not None:
+            shown["character_f1"] = characters
         if v2:
             shown["v2"] = {key: part and part._asdict() for key, part in v2._asdict().items()}
         typer.echo(to_json(shown), nl=False)
         return
     typer.echo(f"{_line(result)} questions")
+    if characters is not None:
+        typer.echo(f"character-level F1 {characters:.6f}")
+        typer.echo(WORDS_MISLEAD, err=True)
     if len(answered) < len(questions):
         missing = len(questions) - len(answered)
         part = f"; {_line(score_predictions(answered, found))} answered" if answered else ""
@@ -69,6 +77,13 @@ def score(
         for what, some in (("with an answer", v2.has_answer), ("without", v2.no_answer)):
             if some:
                 typer.echo(f"  {_line(some)} {what}")
+
+
+def _by_characters(questions: "Sequence[Question]", found: Mapping[str, str]) -> float:
+    """Character-level F1, 0 to 100; a missing prediction counts 0."""
+    from stage1.evaluation.squad import character_f1
+
+    return 100 * sum(character_f1(found.get(q.id, ""), q.answers) for q in questions) / len(questions)
 
 
 def _line(score: "Score") -> str:

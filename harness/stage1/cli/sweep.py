@@ -59,6 +59,6 @@ def sweep(
     baseline = Baseline.parse(compare, cells) if compare else None
     grid = Sweep(output, axes, cells, baseline)
     grid.run(make_progress(quiet=quiet), all_rows=all_rows)
-    show_sweep(grid.record(), output, json=json)
+    show_sweep(grid.record(), grid.file, json=json)
     if grid.errors:
         raise typer.Exit(1)

@@ -4,6 +4,7 @@ A *recipe* is an objective and its schedule; it names neither compressor nor ada
 put the questions: numbers under different protocols do not compare.
 """
 
+from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -66,6 +67,25 @@ RECIPES = Presets("recipe")
 PROTOCOLS = Presets("protocol")
 PRESETS = {"recipe": RECIPES, "protocol": PROTOCOLS}
 """What a run starts from, by kind."""
+
+
+def from_presets(file: Mapping[str, Any], base: Mapping[str, Any], **typed: str | None) -> dict[str, Any]:
+    """The settings of `file` over those of the recipe and the protocol that it names, over `base`.
+
+    Args:
+        file: settings; `recipe: NAME` and `protocol: NAME` may stand among them.
+        base: what they all override.
+        typed: a recipe or a protocol to use instead of the file's.
+
+    Raises:
+        UsageError: there is no such recipe or protocol.
+    """
+    own, tree = dict(file), dict(base)
+    for kind, presets in PRESETS.items():
+        name = own.pop(kind, None)
+        if (name := typed.get(kind) or name) is not None:
+            tree = overlay(tree, presets.find(str(name)).settings)
+    return overlay(tree, own)
 
 
 def protocol_name(config: RunConfig) -> str:

@@ -6,11 +6,12 @@ dtype=object)}`. Taken for a plain answer, such a cell would be one gold answer 
 
 import ast
 import io
-import json
 import re
 import tokenize
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
+
+from stage1.bounded import read_json
 
 _STRUCTURE = re.compile(
     r"""\s*(?:(?:np\.)?array\(|\{\s*(?:["']|\}\s*$)|\[\s*(?:\[?\s*["'{]|np\.\w+\(|array\(|\]\s*$))"""
@@ -76,8 +77,8 @@ def read_structure(text: str) -> Any:
         ValueError: it is none, or not whole (numpy shortens long arrays to `…`).
     """
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ValueError:
         pass
     try:
         return _value(ast.parse(_with_commas(text), mode="eval").body)

@@ -10,6 +10,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from stage1.bounded import read_json
 from stage1.errors import UsageError
 
 Row = dict[str, Any]
@@ -20,6 +21,8 @@ FORMATS = (
 )
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field; the csv module's own limit is 131,072."""
+EXPANSION, SMALL = 100, 1 << 26
+"""How many times as large a gzipped file may become; one of up to 64 MB unpacked is always read."""
 
 
 class Table(NamedTuple):
@@ -55,16 +58,23 @@ def read_rows(path: Path) -> Table:
         )
     try:
         if path.suffix.lower() == ".gz":
-            content = gzip.decompress(content)
+            content = _unzipped(content)
         if not content.strip():
             raise UsageError(f"{path} is empty.", remedy)
         return READERS[_ending(path)](content)
-    except RecursionError:
-        raise UsageError(f"{path} is nested too deeply.", remedy) from None
     except (EOFError, zlib.error, gzip.BadGzipFile):
         raise UsageError(f"{path} is not a complete gzip file.", "Download or compress it again.") from None
     except (ValueError, csv.Error) as error:  # also bad UTF-8 and bad JSON
         raise UsageError(f"{path} cannot be read: {str(error).rstrip('.')}.", remedy) from None
+
+
+def _unzipped(content: bytes) -> bytes:
+    most = max(SMALL, EXPANSION * len(content))
+    with gzip.open(io.BytesIO(content)) as file:
+        whole = file.read(most + 1)
+    if len(whole) > most:
+        raise ValueError(f"unpacked it is more than {EXPANSION} times as large, which no text is")
+    return whole
 
 
 def _ending(path: Path) -> str:
@@ -86,7 +96,7 @@ def _missing(path: Path) -> UsageError:
 def _json(content: bytes) -> Table:
     """A list of rows, one under `data` (TriviaQA: `Data`), or JSON Lines under another name."""
     try:
-        tree = json.loads(content.decode("utf-8-sig"))
+        tree = read_json(content.decode("utf-8-sig"))
     except json.JSONDecodeError as error:
         if error.msg == "Extra data":  # `datasets` and pandas write JSON Lines to files called .json
             return _jsonl(content)
@@ -105,7 +115,7 @@ def _jsonl(content: bytes) -> Table:
     for number, line in enumerate(content.decode("utf-8-sig").split("\n"), 1):
         if line.strip():
             try:
-                rows.append(json.loads(line))
+                rows.append(read_json(line))
             except json.JSONDecodeError as error:
                 raise ValueError(f"line {number}: {error}") from None
             if not isinstance(rows[-1], dict):

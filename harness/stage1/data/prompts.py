@@ -1,5 +1,6 @@
 """Questions as tokenized prompts whose segments are known."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
@@ -171,12 +172,29 @@ class PromptBuilder:
 
     @cached_property
     def _opening(self) -> "_Fixed":
-        """The chat up to its last control token in front of the question."""
-        ends = [self.text.head.rfind(t) + len(t) for t in self._control_tokens if t in self.text.head]
-        text = self.text.head[: max(ends, default=0)]
+        """The chat up to its last control token in front of the question.
+
+        Where an example spells one, each of the template's is tokenized alone, and what is between them as
+        text.
+        """
+        head, quoted = self.text.head, self.text.quoted
+        controls = re.finditer("|".join(map(re.escape, self._control_tokens)) or "(?!)", head)
+        written: list[re.Match[str]] = []
+        spelled: list[re.Match[str]] = []
+        for match in controls:
+            inside = any(place.start <= match.start() < place.stop for place in quoted)
+            (spelled if inside else written).append(match)
+        text = head[: written[-1].end()] if written else ""
         bos = self.tokenizer.bos_token
-        doubled = bos is not None and self.text.head.startswith(bos)
-        return _Fixed(text, next(self._encoded([text], special=not doubled, control=True)))
+        special = not (bos is not None and head.startswith(bos))
+        if not spelled:
+            return _Fixed(text, next(self._encoded([text], special=special, control=True)))
+        parts, place = [(next(self._encoded([""], special=special)), 0)], 0
+        for match in written:
+            between = next(self._encoded([head[place : match.start()]]))
+            parts += [(between, place), (next(self._encoded([match.group()], control=True)), match.start())]
+            place = match.end()
+        return _Fixed(text, _joined(*parts))
 
     @cached_property
     def _closing(self) -> "_Fixed":
@@ -187,7 +205,7 @@ class PromptBuilder:
 
     @property
     def _control_tokens(self) -> list[str]:
-        return [token for token in self.tokenizer.get_added_vocab() if token]
+        return sorted(filter(None, self.tokenizer.get_added_vocab()), key=len, reverse=True)
 
     def _encoded(
         self, texts: Sequence[str], *, special: bool = False, control: bool = False

@@ -4,6 +4,7 @@ import os
 import re
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from stage1.config import DataConfig
@@ -12,7 +13,7 @@ from stage1.data.hub import HubDataset
 from stage1.data.layouts import flat_rows
 from stage1.data.records import Records, check_rows, read_questions
 from stage1.errors import PluginError, Stage1Error, UsageError
-from stage1.files import expanded
+from stage1.files import expanded, whole_path
 
 if TYPE_CHECKING:  # plugins load torch, which reading a file need not wait for
     from stage1.plugins.interfaces import Dataset, Split
@@ -43,24 +44,32 @@ def find_source(name: str, config: DataConfig, *, repeated: bool = False) -> Sou
     Raises:
         UsageError: there is none, with the nearest name and what else may be passed.
     """
-    path = expanded(name)
-    if is_data_file(path):
-
-        def read(split: "Split", at_least: int | None) -> Records:
-            return read_questions(path, fields=config.fields, strict=config.strict, repeated=repeated)
-
-        return Source(name, ("test",), read)
+    if (place := _place(name)) is not None:
+        return (_file if is_data_file(place) else _hub)(name, place, config, repeated)
     if _NAME.fullmatch(name):
         return _plugin(name, config)
-    # Unlike pathlib's, these two answer for names that no file can have.
-    folder, file = os.path.isdir(path), os.path.isfile(path)  # noqa: PTH112, PTH113
-    if folder and name:
-        return _hub(str(path), config, repeated)
+    path = expanded(name)
+    file = os.path.isfile(path)  # noqa: PTH113 - pathlib's does not answer for names that no file can have
     if _HUB_ID.fullmatch(name) and not file:
-        return _hub(name, config, repeated)
+        return _hub(name, name, config, repeated)
     if file or "/" in name:
         read_rows(path)  # says what is wrong
     return _plugin(name, config)  # says what there is
+
+
+def _place(name: str) -> Path | None:
+    """The file or folder of this machine that `name` stands for; a file need not exist."""
+    path = expanded(name)
+    if is_data_file(path):
+        return path
+    folder = os.path.isdir(path)  # noqa: PTH112 - as above
+    return path if folder and name and not _NAME.fullmatch(name) else None
+
+
+def found_anywhere(name: str) -> str:
+    """`name` as a whole path, where it stands for a file or folder that is there."""
+    path = _place(name)
+    return name if path is None or not os.path.lexists(path) else str(whole_path(path))
 
 
 def _plugin(name: str, config: DataConfig) -> Source:
@@ -89,8 +98,15 @@ def _ask_plugin(cls: "type[Dataset]", config: DataConfig, split: "Split", at_lea
     return check_rows(rows, cls.name, strict=config.strict)
 
 
-def _hub(name: str, config: DataConfig, repeated: bool) -> Source:
-    dataset = HubDataset(name, config)
+def _file(name: str, path: Path, config: DataConfig, repeated: bool) -> Source:
+    def read(split: "Split", at_least: int | None) -> Records:
+        return read_questions(path, fields=config.fields, strict=config.strict, repeated=repeated)
+
+    return Source(name, ("test",), read)
+
+
+def _hub(name: str, place: Path | str, config: DataConfig, repeated: bool) -> Source:
+    dataset = HubDataset(str(place), config)
     v2 = re.search(r"squad[-_]?v2", name.lower()) is not None
 
     def read(split: "Split", at_least: int | None) -> Records:

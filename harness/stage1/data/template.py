@@ -7,6 +7,7 @@ answer begins with the space.
 """
 
 from collections.abc import Iterator, Sequence
+from itertools import chain
 from random import Random
 from string import Formatter
 from typing import TYPE_CHECKING, NamedTuple
@@ -19,6 +20,8 @@ if TYPE_CHECKING:  # scoring predictions needs no tokenizer and should not wait 
     from transformers import PreTrainedTokenizerFast
 
 BETWEEN = "\n\n"  # examples
+MARK = "\N{WHITE STAR}stage1\N{WHITE STAR}"
+"""Stands in for a text in a chat, to be found again."""
 
 
 class Piece(NamedTuple):
@@ -52,6 +55,7 @@ class PromptText:
         head: what stands in front of every question.
         tail: what stands behind it.
         shots: where the examples lie in `head`.
+        quoted: where the texts of a chat's examples lie in `head`, without what the chat's template writes.
 
     Raises:
         UsageError: a chat is asked for, and the tokenizer has no chat template.
@@ -67,6 +71,7 @@ class PromptText:
     ) -> None:
         self.config, self.tokenizer, self.with_context = config, tokenizer, with_context
         self.examples = list(examples)
+        self.quoted: list[range] = []
         self.head, self.tail, self.shots = self._chat() if config.chat else self._plain()
 
     def _plain(self) -> tuple[str, str, range]:
@@ -80,13 +85,26 @@ class PromptText:
                 "The model's tokenizer has no chat template.",
                 "Leave out --chat (prompt.chat), or use a model that was tuned to chat.",
             )
-        mark = "\N{WHITE STAR}stage1\N{WHITE STAR}"  # stands in for the question, to be found again
+        mark = MARK
         turns = [(self.fill(q).text, self.continuation(q)) for q in self.examples]
         whole = self._rendered([*turns, (mark, None)])
         head, _, tail = whole.partition(mark)
         opening = self._rendered([(mark, None)]).partition(mark)[0]
         start = len(opening) if turns and head.startswith(opening) else 0
+        self.quoted = list(self._quoted(turns, head))
         return head, tail, range(start, len(head) if turns else start)
+
+    def _quoted(self, turns: Sequence[tuple[str, str]], head: str) -> Iterator[range]:
+        """Where each text of `turns` stands in `head`, which holds them in this order."""
+        marked = self._rendered([*([(MARK, MARK)] * len(turns)), (MARK, None)])
+        place = 0
+        for text, written in zip(chain.from_iterable(turns), marked.split(MARK), strict=False):
+            text = text if head.startswith(text, place + len(written)) else text.strip()  # as some templates
+            place += len(written)
+            if not head.startswith(text, place):
+                return  # a template that changes texts in another way
+            yield range(place, place + len(text))
+            place += len(text)
 
     def _rendered(self, turns: Sequence[tuple[str, str | None]]) -> str:
         """The chat as text; the last turn's answer is still to come."""

@@ -119,8 +119,8 @@ class Case:
         """
         if name not in self.asked:
             shown = self.prompts if prompts is None else list(prompts)
-            # What no bottleneck changes may be known from an evaluation.
-            key = {"text": ["text"], "raw": ["raw"]}.get(name)
+            # What no bottleneck changes may be known, from an evaluation or another diagnosis.
+            key = ["text"] if embed is None else ["raw"] if name == "raw" else None
             answers = [a.text for a in self._answering.answers(Condition(name, shown, embed, key))]
             self.asked[name] = Asked(answers, scores(self.questions, answers)["f1"])
         return self.asked[name]

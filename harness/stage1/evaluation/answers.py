@@ -16,6 +16,7 @@ from stage1.errors import Stage1Error
 from stage1.evaluation.conditions import Condition
 from stage1.evaluation.generation import Generation, GreedyDecoder
 from stage1.evaluation.squad import exact_match, f1
+from stage1.llm.model import device_name
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
 from stage1.session import Session
@@ -201,12 +202,11 @@ def _request(condition: Condition, numbers: Sequence[int]) -> Any:
 
 def decisive(session: Session) -> dict[str, Any]:
     """What every answer of the bare model depends on beside its prompt, as JSON."""
-    device = session.device
     return {
         "model": session.model.sha256,
         "dtype": str(session.model.llm.dtype),
         "attention": session.model.llm.config._attn_implementation,
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "device": device_name(session.device),
         "versions": [torch.__version__, transformers.__version__],
     }
 

@@ -2,9 +2,11 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any, NamedTuple
 
 from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.size import size
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config.presets import protocol_name
 from stage1.data.datasets import spread
@@ -16,6 +18,7 @@ from stage1.evaluation.gate import Gate, check
 from stage1.evaluation.generation import Generation
 from stage1.evaluation.rate import rate
 from stage1.evaluation.reconstruction import positions, reconstruction
+from stage1.evaluation.squad import WORDS_MISLEAD, character_f1, is_unspaced
 from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.evaluation.verdict import verdict
 from stage1.session import Session
@@ -70,7 +73,8 @@ def evaluate(
         crossing = positions(bottleneck, prompts, stats, session.table)
         measured = {
             "rate": rate(bottleneck, prompts, stats, session.table),
-            "reconstruction": reconstruction(crossing, stats.variance, session.table),
+            "reconstruction": reconstruction(crossing, stats.variance, session.table, bottleneck.seen),
+            "size": size(bottleneck),
         }
     lost = [prompt.lost for prompt in prompts if prompt.lost]
     counted = {
@@ -91,6 +95,11 @@ def evaluate(
         name: {q.id: answer.text.strip() for q, answer in zip(questions, given, strict=True)}
         for name, given in answers.items()
     }
+    if is_unspaced([q.question for q in questions]):
+        progress.note(WORDS_MISLEAD)
+        for row in results["rows"]:
+            given = predictions[row["row"]]
+            row["character_f1"] = 100 * mean(character_f1(given[q.id], q.answers) for q in questions)
     return Evaluation(results, predictions, answering.throughput)
 
 

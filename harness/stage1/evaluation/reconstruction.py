@@ -77,18 +77,32 @@ def positions(
     return Positions(crossing, once, table[crossing].float(), torch.cat(rows))
 
 
-def reconstruction(crossing: Positions | None, variance: float, table: Tensor) -> dict[str, float] | None:
+def reconstruction(
+    crossing: Positions | None, variance: float, table: Tensor, seen: Tensor
+) -> dict[str, float | None] | None:
     """Error of the reconstructed embeddings over all positions that cross; None without such positions.
 
     Beside `ReconstructionError.summary`, with the `variance` of these very positions: `token_recovery`, the
-    share of positions whose reconstructed vector is nearer (Euclidean) to its own token than to any other.
+    share of positions whose reconstructed vector is nearer (Euclidean) to its own token than to any other;
+    the same of the tokens that are `seen` [V] in training, and of the others (None without any).
     """
     if crossing is None:
         return None
     errors = ReconstructionError()
     errors.add(crossing.original, crossing.reconstructed, crossing.counts)
     recovered = nearest(crossing.reconstructed, crossing.ids, table).euclidean == crossing.ids
-    return {**errors.summary(variance), "token_recovery": crossing.share(recovered)}
+    known = seen[crossing.ids] if len(seen) else torch.zeros_like(crossing.ids, dtype=torch.bool)
+
+    def recovery(among: Tensor) -> float | None:
+        return crossing.share(recovered & among) / crossing.share(among) if among.any() else None
+
+    return {
+        **errors.summary(variance),
+        "token_recovery": crossing.share(recovered),
+        "token_recovery_seen": recovery(known),
+        "token_recovery_unseen": recovery(~known),
+        "unseen": crossing.share(~known),
+    }
 
 
 class Nearest(NamedTuple):

@@ -7,7 +7,6 @@ their data; `score_v2` are the numbers of `evaluate-v2.0.py` (Rajpurkar, Jia and
 Know", 2018), which knows unanswerable questions.
 """
 
-import json
 import re
 import string
 from collections import Counter
@@ -15,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
+from stage1.bounded import read_json
 from stage1.errors import UsageError
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
@@ -64,6 +64,28 @@ def _word_f1(prediction: list[str], answer: list[str]) -> float:
         return 0.0
     precision, recall = common / len(prediction), common / len(answer)
     return 2 * precision * recall / (precision + recall)
+
+
+def character_f1(prediction: str, answers: Sequence[str]) -> float:
+    """`f1` over characters in place of words, 0 to 1: for texts that put no spaces between words."""
+    letters = list("".join(normalize_answer(prediction).split()))
+    return max(_word_f1(letters, list("".join(normalize_answer(a).split()))) for a in answers)
+
+
+_UNSPACED = re.compile(
+    "[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]"
+)
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
+
+WORDS_MISLEAD = (
+    "These texts put no spaces between words, so that word-level F1 says little: it takes whole phrases for "
+    "words. Go by the character-level F1."
+)
+
+
+def is_unspaced(questions: Sequence[str]) -> bool:
+    """Whether most of `questions` are of a script that puts no spaces between words."""
+    return 2 * sum(_UNSPACED.search(question) is not None for question in questions) > len(questions)
 
 
 def score(dataset: Sequence[Answered], predictions: Mapping[str, str]) -> Score:
@@ -135,12 +157,12 @@ def read_predictions(path: Path, ids: Collection[str], foreign: str = "") -> dic
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
-        predictions = _by_line(text) if path.suffix.lower() == ".jsonl" else json.loads(text)
+        predictions = _by_line(text) if path.suffix.lower() == ".jsonl" else read_json(text)
     except FileNotFoundError:
         raise UsageError(f"There is no predictions file {path}.", "Check the path.") from None
     except OSError as error:
         raise UsageError(f"Cannot read the predictions in {path}: {error.strerror}.", _REMEDY) from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise UsageError(f"The predictions in {path} are not valid JSON: {error}.", _REMEDY) from None
     if not isinstance(predictions, dict):
         raise UsageError(f"{path} holds no JSON object but a {type(predictions).__name__}.", _REMEDY)
@@ -158,7 +180,7 @@ def _by_line(text: str) -> dict[str, Any]:
     predictions = {}
     for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
-            entry = json.loads(line)
+            entry = read_json(line)
             if not isinstance(entry, dict) or not {"id", "prediction"} <= entry.keys():
                 raise ValueError(f"line {number} has no id and prediction")
             predictions[str(entry["id"])] = entry["prediction"]

@@ -6,7 +6,7 @@ from typing import Literal
 
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
-from stage1.files import expanded
+from stage1.files import expanded, whole_path
 from stage1.hub import download
 from stage1.llm.gguf_file import check_gguf
 from stage1.llm.table import find_table
@@ -33,16 +33,33 @@ def locate(model: ModelConfig, *, weights: Literal["table", "all"], progress: Pr
     if (brought := plugins.model(model.name)) is not None:
         return _checked(brought)
     source = expanded(model.name)
-    if source.is_dir() or (source.is_file() and is_gguf(source)):
+    if _is_model(source):
         return _checked(source)
     names = plugins.names("model")
     kinds = "a folder with config.json, tokenizer.json and safetensors, a GGUF file, a Hub id (owner/name)"
     if source.exists() or _looks_like_a_path(model.name):
         there = "is neither a folder nor a .gguf file" if source.exists() else "does not exist"
-        raise UsageError(f"The model {model.name} {there}.", f"Pass {kinds}, or one of: {', '.join(names)}.")
+        moved = " If a run's model was moved, say where it is: --model."
+        raise UsageError(
+            f"The model {model.name} {there}.", f"Pass {kinds}, or one of: {', '.join(names)}.{moved}"
+        )
     if "/" not in model.name and (near := get_close_matches(model.name.lower(), names)):
         raise UsageError(f"Unknown model {model.name!r}: did you mean {near[0]!r}?", f"Or pass {kinds}.")
     return _fetch(model, weights, progress)
+
+
+def found_anywhere(name: str) -> str:
+    """`name` as a whole path, where it is that of a folder or GGUF file of this machine.
+
+    Raises:
+        UsageError, PluginError: see `Registry.model`.
+    """
+    source = expanded(name)
+    return str(whole_path(source)) if _is_model(source) and load_plugins().model(name) is None else name
+
+
+def _is_model(source: Path) -> bool:
+    return source.is_dir() or (source.is_file() and is_gguf(source))
 
 
 def _checked(source: Path) -> Path:

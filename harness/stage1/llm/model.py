@@ -14,7 +14,7 @@ from stage1.llm.attention import forbid_cudnn_attention
 from stage1.llm.configuration import origin, read_config, unusable
 from stage1.llm.gguf_file import forget, read_once
 from stage1.llm.quiet import quiet_transformers
-from stage1.llm.table import CAUSAL_LM
+from stage1.llm.table import CAUSAL_LM, without_weights
 from stage1.llm.weights import check_folder, is_gguf, opened, weight_map
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -38,6 +38,11 @@ def pick_device(name: str) -> torch.device:
     if name in there:
         return torch.device(name)
     raise UsageError(f"There is no device {name!r} here.", f"Use one of: auto, {', '.join(there)}.")
+
+
+def device_name(device: torch.device) -> str:
+    """A GPU's own name, or what else the device is."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _cuda() -> bool:
@@ -75,6 +80,26 @@ def load_llm(
         forbid_cudnn_attention(part)
     align_embeddings(frozen)
     return frozen
+
+
+def check_llm(source: Path, trust_remote_code: bool = False, *, whole: bool = True) -> None:
+    """Refuse what `load_llm` would refuse, as far as that can be told without reading the weights.
+
+    Args:
+        source: the model.
+        trust_remote_code: its folder's Python code may run.
+        whole: False if it was downloaded for its table alone, so that other weight files may be missing.
+
+    Raises:
+        UsageError: generation settings, weight files that are here, or the architecture cannot be used.
+    """
+    _generation_settings(source, trust_remote_code)
+    if not is_gguf(source):
+        for name in sorted(set(weight_map(source).values())):
+            if whole or (source / name).exists():
+                with opened(source / name):
+                    pass
+    find_decoder(without_weights(source, trust_remote_code))
 
 
 def _check_weights(folder: Path) -> None:

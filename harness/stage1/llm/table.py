@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from stage1.errors import UsageError
 from stage1.llm.configuration import read_config, unusable
@@ -62,17 +62,34 @@ def _embedded(layer: nn.Embedding, table: Tensor) -> Tensor:
 
 
 def _declared(source: Path, trust_remote_code: bool) -> tuple[str, nn.Embedding]:
-    """The input embeddings' name and layer, from the model's class and without its weights."""
+    """The input embeddings' name and layer."""
+    model: Any = without_weights(source, trust_remote_code)
+    layer = model.get_input_embeddings()
+    names = {id(module): name for name, module in model.named_modules()}
+    return f"{names[id(layer)]}.weight", layer
+
+
+def table_width(source: Path, trust_remote_code: bool = False) -> int:
+    """D, the width of the input embeddings, as the configuration says; no weights are read."""
+    return _declared(source, trust_remote_code)[1].weight.shape[1]
+
+
+def without_weights(source: Path, trust_remote_code: bool) -> PreTrainedModel:
+    """The model as its class makes it of the configuration.
+
+    Raises:
+        UsageError: transformers rejects it.
+    """
     config = read_config(source, trust_remote_code)
     try:
         # Its few buffers are real and in full precision: a factor that the layer multiplies by is one.
         with quiet_transformers(), init_empty_weights(include_buffers=False):
-            model = CAUSAL_LM.from_config(config, dtype=torch.float32, trust_remote_code=trust_remote_code)
+            model: PreTrainedModel = CAUSAL_LM.from_config(
+                config, dtype=torch.float32, trust_remote_code=trust_remote_code
+            )
     except Exception as error:  # a type that is no causal language model, sizes that do not go together, …
         raise unusable(source, error) from None
-    layer = model.get_input_embeddings()
-    names = {id(module): name for name, module in model.named_modules()}
-    return f"{names[id(layer)]}.weight", layer
+    return model
 
 
 def find_table(folder: Path, names: Collection[str], trust_remote_code: bool) -> str:

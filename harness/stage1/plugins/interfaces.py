@@ -48,6 +48,11 @@ class SizeConfig(ComponentConfig):
             raise ConfigError([ConfigIssue("compressor.dim", message)])
         return self.dim or max(1, round(embed_dim / self.ratio))
 
+    def achieved(self, embed_dim: int) -> float:
+        """The ratio that comes of it: `ratio` itself, where a whole width changes it by no more than 2 %."""
+        ratio = embed_dim / self.width(embed_dim)
+        return self.ratio if self.dim is None and abs(ratio / self.ratio - 1) <= 0.02 else round(ratio, 1)
+
 
 class Component(nn.Module, ABC):
     """What the three families share."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel
 
 from stage1.config import DEFAULTS, RunConfig
+from stage1.config.presets import PRESETS
 from stage1.plugins.registry import Registry
 
 LIMITS = {
@@ -107,7 +108,11 @@ def config_schema(registry: Registry) -> dict[str, Any]:
     settings["adapter"] = {**settings["adapter"], "anyOf": choices["adapter"]}
     settings["compressors"]["items"] = {"anyOf": choices["compressor"]}
     one = {"description": "Short for a list of one compressor.", "anyOf": choices["compressor"]}
-    settings = schema["properties"] = {"compressor": one, **settings}
+    presets = {
+        kind: {"description": f"A {kind} to start from.", "enum": [preset.name for preset in some.all()]}
+        for kind, some in PRESETS.items()
+    }
+    settings = schema["properties"] = {**presets, "compressor": one, **settings}
     schema["not"] = {"required": ["compressor", "compressors"]}
     terms: dict[str, Any] = {}
     for names, options in _plugins(registry, "loss", definitions):

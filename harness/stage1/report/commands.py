@@ -7,6 +7,7 @@ from typing import Any
 
 from stage1.config import RunConfig, flat, format_setting
 from stage1.plugins import Registry, load_plugins
+from stage1.plugins.interfaces import SizeConfig
 from stage1.runs.run import Run
 
 FLAGS = {
@@ -64,17 +65,23 @@ def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
         yield f"stage1 diagnose {folder}"
     if level in ("too lossy, or broken", "needs generation-aware training"):
         yield f"stage1 train --recipe distill --init {folder}"
-        yield from _other_ratio(config, 0.5, registry)
+        yield from _other_ratio(config, 0.5, registry, results["size"]["embed_dim"])
     if level == "reconstruction suffices":
-        yield from _other_ratio(config, 2.0, registry)
+        yield from _other_ratio(config, 2.0, registry, results["size"]["embed_dim"])
         yield f"stage1 eval {folder}"
 
 
-def _other_ratio(config: RunConfig, factor: float, registry: Registry) -> Iterator[str]:
-    """The same run with a code that many times as small, where the first compressor has a ratio."""
+def _other_ratio(config: RunConfig, factor: float, registry: Registry, width: int) -> Iterator[str]:
+    """The same run with a code that many times as small, where the first compressor has a ratio.
+
+    `width` is that of the embeddings; a code has a dimension at least, and no more than they have.
+    """
     first, *others = config.compressors
-    ratio, dim = first.options.get("ratio"), first.options.get("dim")
-    if ratio is None or ratio * factor < 1:
+    dim = first.options.get("dim")
+    if "ratio" not in first.options:
+        return
+    ratio = SizeConfig(ratio=first.options["ratio"], dim=dim).achieved(width)
+    if not 1 <= ratio * factor <= width:
         return
     changed = {"ratio": ratio * factor} if dim is None else {"dim": max(1, round(dim / factor))}
     other = type(first)(name=first.name, **{**first.options, **changed})

@@ -2,20 +2,17 @@
 
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
-from typing import Any, TypeVar
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import yaml
 
 from stage1.bottleneck.checkpoint import republished
-from stage1.config import DataConfig, ModelConfig, RunConfig
+from stage1.config import RunConfig, validate
 from stage1.errors import UsageError
-from stage1.files import expanded
 from stage1.report.report import HEADER, TEACHER_FORCED, cells, summary
 from stage1.runs.run import Run, seal
 from stage1.text import one_line
-
-Section = TypeVar("Section", ModelConfig, DataConfig)
 
 KEPT = ("bottleneck.safetensors", "manifest.json", "results.json")
 """Files that are published as they are; predictions stay at home, they quote the data set."""
@@ -24,8 +21,8 @@ KEPT = ("bottleneck.safetensors", "manifest.json", "results.json")
 def published(run: Run, repo_id: str) -> dict[str, bytes]:
     """The files of a trained run as they are published: name → content, the model card as README.md.
 
-    Folders of this machine are left out of them: a model and data keep the last part of their path, the
-    model is known by the hash of its embedding table.
+    Folders of this machine are left out of them: model, data and files in plugins' options keep the last part
+    of their path; the model is known by the hash of its embedding table, the data by that of the questions.
 
     Raises:
         UsageError: it is not trained, one of its files is damaged, or `repo_id` is no repository's name.
@@ -42,7 +39,7 @@ def published(run: Run, repo_id: str) -> dict[str, bytes]:
     files = {
         "README.md": _card(config, run, repo_id).encode(),
         "config.yaml": seal(config.to_yaml()),
-        "bottleneck.json": republished(run.path, config.model),
+        "bottleneck.json": republished(run.path, _cleaned),
     }
     there = [name for name in KEPT if (run.path / name).is_file()]
     return files | {name: (run.path / name).read_bytes() for name in there}
@@ -72,21 +69,26 @@ def push(run: Run, repo_id: str, *, private: bool) -> str:
     return str(address)
 
 
+WITH_PLACES = ("model", "data", "compressors", "adapter", "losses", "then")
+"""Sections of a configuration and of a checkpoint that may name files, as plugins' options do."""
+
+
 def _without_places(config: RunConfig) -> RunConfig:
-    return config.model_copy(
-        update={"model": _known(config.model), "data": _known(config.data), "init": None, "output": None}
-    )
+    return validate(_cleaned(config.model_dump(mode="json", exclude={"init", "output"})))
 
 
-def _known(section: Section) -> Section:
-    """A model or data set by its name: the last part of it where it is a place on this machine."""
-    if not _is_place(section.name):
-        return section
-    return section.model_copy(update={"name": Path(section.name).name})
+def _cleaned(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """`tree` with the last part alone of every path in `WITH_PLACES`."""
+    return {key: _known(value) if key in WITH_PLACES else value for key, value in tree.items()}
 
 
-def _is_place(name: str) -> bool:
-    return name.startswith(("/", ".", "~")) or "\\" in name or expanded(name).exists()
+def _known(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _known(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_known(inner) for inner in value]
+    is_place = isinstance(value, str) and (value.startswith(("/", ".", "~")) or "\\" in value)
+    return PureWindowsPath(value).name if is_place else value  # which takes both kinds of separators
 
 
 def model_card(run: Run, repo_id: str) -> str:

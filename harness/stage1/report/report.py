@@ -7,6 +7,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
+from stage1.evaluation.squad import WORDS_MISLEAD
 from stage1.training.course import unimproved
 
 ROWS = {
@@ -78,12 +79,15 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
         f"Rate   {rate['bits_per_token']:.1f} bits per token: {_times(rate['vs_bf16'])} bf16 embeddings, "
         f"{_times(rate['vs_token_ids'])} token ids, {_times(rate['vs_text'])} UTF-8 text"
     )
+    yield f"Size   {_size(results['size'])}"
     if error is not None:
         yield (
             f"Error  recon {error['recon']:.4f} (0 perfect, 1 the mean), cosine {error['cosine']:.4f}, "
             f"norm ratio {error['norm_ratio']:.3f}, "
-            f"tokens recovered {100 * error['token_recovery']:.1f} %"
+            f"tokens recovered {100 * error['token_recovery']:.1f} %{_by_training(error)}"
         )
+    if characters := [f"{r['row']} {r['character_f1']:.1f}" for r in results["rows"] if "character_f1" in r]:
+        yield f"Note   {WORDS_MISLEAD} It is: {', '.join(characters)}."
     if unmoved := unimproved(results.get("training")):
         yield unmoved
     yield f"Verdict: {results['verdict']['text']}{_origin(results)}"
@@ -169,8 +173,8 @@ def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Ta
     heads = [
         *(["runs", "bits/token"] if cost else []),
         "F1 [95 %]",
-        "of text",
-        *(["text F1", "spread"] if detailed else []),
+        "of text F1",
+        *(["spread", "parameters"] if detailed else []),
     ]
     if compare:
         against = f"{compare['axis']}={format_setting(compare['value'])}"
@@ -183,9 +187,9 @@ def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Ta
         if cost:
             line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
         line += [_interval(average["f1"], average["f1_ci95"])]
-        line += [f"{100 * average['f1'] / text:.0f} %" if text else ""]
+        line += [f"{100 * average['f1'] / text:.0f} % of {text:.1f}" if text else "0.0"]
         if detailed:
-            line += [f"{text:.1f}", "" if spread is None else f"{spread:.2f}"]
+            line += ["" if spread is None else f"{spread:.2f}", f"{average['parameters']:,}"]
         if compare:
             found = average["compared"]
             line.append(_interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
@@ -200,6 +204,40 @@ def _rules(rules: Mapping[str, Any]) -> str:
         f"scope {rules['scope']}, closing `Answer:` {anchor}, special tokens {special}, "
         f"magnitude {rules['magnitude']}"
     )
+
+
+def _size(size: Mapping[str, Any]) -> str:
+    parts = (
+        f"{part} {size[part]['parameters']:,} parameters ({size[part]['bytes'] / 1e6:.3g} MB)"
+        for part in ("compressor", "adapter")
+    )
+    return f"{size['code_dim']} of {size['embed_dim']} dimensions, {size['ratio']:.3g}×; {', '.join(parts)}"
+
+
+def _by_training(error: Mapping[str, Any]) -> str:
+    """Token recovery by whether training saw the token."""
+    seen, unseen = error["token_recovery_seen"], error["token_recovery_unseen"]
+    if seen is None or unseen is None:
+        return " (all of them unseen in training)" if seen is None else " (all of them seen in training)"
+    return (
+        f" (seen in training {100 * seen:.1f} %, "
+        f"unseen {100 * unseen:.1f} %, which are {100 * error['unseen']:.1f} % of all)"
+    )
+
+
+def timings(timings: Mapping[str, Any]) -> str:
+    """How long training, encoding and decoding took, and how fast the bottleneck was asked."""
+    said = []
+    if speed := timings.get("questions_per_second", {}).get("bottleneck"):
+        said.append(f"{speed:.0f} questions per second")
+    if "encode_us_per_token" in timings:
+        said.append(
+            f"encoding {timings['encode_us_per_token']:.3g} µs a token, "
+            f"decoding {timings['decode_us_per_token']:.3g} µs"
+        )
+    if timings.get("training_seconds") is not None:
+        said.append(f"trained in {timings['training_seconds']:.0f} s")
+    return f"Speed  {'; '.join(said)} ({timings['device']})"
 
 
 def _times(ratio: float) -> str:

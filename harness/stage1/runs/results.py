@@ -30,6 +30,8 @@ class Row(_Record):
     f1_vs_text: float
     """Difference to the row `text`, paired by question."""
     f1_vs_text_ci95: Interval
+    character_f1: float | None = None
+    """F1 over characters, where texts put no spaces between words."""
     answers_cut: int
     """Answers that `eval.max_new_tokens` ended."""
     answers_differ: int
@@ -57,6 +59,29 @@ class Reconstruction(_Record):
     norm_ratio: float
     token_recovery: float
     """Share of positions whose reconstructed vector is nearest to its own token, 0 to 1."""
+    token_recovery_seen: float | None
+    """That share among tokens that crossed in training."""
+    token_recovery_unseen: float | None
+    """That share among all others; None where the questions hold none."""
+    unseen: float
+    """Share of positions whose token did not cross in training."""
+
+
+class Part(_Record):
+    """What of a compressor or an adapter is saved: numbers, and the bytes they take."""
+
+    parameters: int
+    bytes: int
+
+
+class Size(_Record):
+    """How wide embeddings and code are, and how large what makes the one of the other."""
+
+    embed_dim: int
+    code_dim: int
+    ratio: float
+    compressor: Part
+    adapter: Part
 
 
 class Questions(_Record):
@@ -96,6 +121,7 @@ class Results(_Record):
     rate: Rate
     reconstruction: Reconstruction | None
     """None where the compressor changes the length."""
+    size: Size
     questions: Questions
     gate: GateResult
     verdict: Verdict

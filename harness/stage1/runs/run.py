@@ -1,7 +1,8 @@
 """The run directory: what is in it, and how it survives a kill.
 
-    RUN/ config.yaml  manifest.json  data.json  bottleneck.safetensors + .json  metrics.jsonl  results.json
-         predictions/<row>.jsonl  tasks/<task>/  diagnosis.json  state/state.safetensors (resume)
+    RUN/ config.yaml  manifest.json  data.json  bottleneck.safetensors + .json  metrics.jsonl  timings.json
+         results.json  predictions/<row>.jsonl  tasks/<task>/  evaluations/<data>/ (other rules)
+         diagnosis.json  state/state.safetensors (resume)
          phase1/ (the first of two phases, with selection.json: whether the second is run)
 
 Every file is written atomically and carries a checksum, so that what was cut, edited or damaged is named and
@@ -13,6 +14,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from shlex import quote
 from typing import Any
@@ -33,11 +35,17 @@ from stage1.files import (
     write_record,
 )
 from stage1.runs.folder import FOLDERS, make_folder
+from stage1.runs.places import own_place
 from stage1.runs.provenance import provenance
 from stage1.runs.state import State
 
 METRICS = "metrics.jsonl"
 """Name of the log: a JSON object a line for each measurement. A plugin writes it, so it may be missing."""
+
+TIMINGS = "timings.json"
+
+OTHERS = "evaluations"
+"""Folder of what was measured under other rules, limits or on other data: in each the files of a run."""
 
 SEAL = "# sha256 of the lines above: "
 """Last line of a run's config.yaml: what was cut or edited does not count as the run's configuration."""
@@ -86,9 +94,9 @@ class Run:
 
     def _refuse_links(self) -> None:
         """Nothing of ours is written through a link, or into a pipe."""
-        for run in (self.path, self.path / "phase1"):
-            folders = [run / name for name in (*FOLDERS, "tasks")] + ([run] if run != self.path else [])
-            for folder in (*folders, *(run / "tasks").glob("*")):
+        for run in (self.path, self.path / "phase1", *(self.path / OTHERS).glob("*")):
+            folders = [run / name for name in (*FOLDERS, "tasks", OTHERS)]
+            for folder in (*folders, *(run / "tasks").glob("*"), *([run] if run != self.path else [])):
                 if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
                     raise _not_ours(folder, "a folder")
             for file in (run / METRICS, run / ".lock"):
@@ -178,6 +186,21 @@ class Run:
         """
         return read_record(self.path / "manifest.json", f"{COPY_AGAIN}, or train the run anew.")
 
+    def write_timings(self, timings: Mapping[str, Any]) -> None:
+        """Add to timings.json how long things took: apart from the results, which are the same every time."""
+        write_record(self.path / TIMINGS, {**self.read_timings(), **timings})
+
+    def read_timings(self) -> dict[str, Any]:
+        """The content of timings.json; empty without it.
+
+        Raises:
+            UsageError: it is damaged.
+        """
+        path = self.path / TIMINGS
+        if not os.path.lexists(path):
+            return {}
+        return read_record(path, "Remove it: a run may be without.")
+
     def write_trained_on(self, data: TrainedOn) -> None:
         """Replace data.json: by what the run knows its questions, and the passages it has seen, again."""
         write_record(self.path / "data.json", {**data._asdict(), "passages": sorted(data.passages)})
@@ -210,9 +233,13 @@ class Run:
     def write_tasks(
         self, results: Mapping[str, Any], samples: Mapping[str, Mapping[str, Sequence[Mapping[str, Any]]]]
     ) -> None:
-        """tasks/TASK/results.json, and each row's requests and answers as tasks/TASK/ROW.jsonl."""
+        """tasks/TASK/results.json, and each row's requests and answers as tasks/TASK/ROW.jsonl.
+
+        Where a task was asked by other rules, of other documents or of fewer, tasks/TASK-2 and so on.
+        """
         for entry in results["tasks"]:
-            folder = self.path / "tasks" / safe_name(entry["task"])
+            same = partial(_same_task, rules=results["protocol"], entry=entry)
+            folder = own_place(self.path / "tasks", entry["task"], same)
             folder.mkdir(parents=True, exist_ok=True)
             for row, logged in samples[entry["task"]].items():
                 write_json_lines(folder / f"{safe_name(row)}.jsonl", logged, default=str)
@@ -221,6 +248,13 @@ class Run:
     def write_diagnosis(self, diagnosis: Mapping[str, Any]) -> None:
         """Replace diagnosis.json."""
         write_record(self.path / "diagnosis.json", diagnosis)
+
+    def tidy(self) -> None:
+        """Remove what killed processes left behind in a trained run: states, and files half written."""
+        for phase in (self, Run(self.path / "phase1")):
+            if phase.trained:
+                phase.state.drop()
+        remove_leftovers(self.path, deep=True)
 
     def read_results(self) -> dict[str, Any] | None:
         """What was measured, or None before the first evaluation.
@@ -294,6 +328,17 @@ class Run:
         if self.trained:
             return max((entry["step"] for entry in self.metrics()), default=0)
         return self.state.step
+
+
+def _same_task(folder: Path, rules: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds the results of the same task, by the same rules, of the same documents."""
+    try:
+        there = read_record(folder / "results.json", "")
+    except UsageError:  # damaged, or never finished
+        return True
+    (before,) = there["tasks"]
+    keys = ("task", "num_fewshot", "documents")
+    return there["protocol"] == rules and all(before[key] == entry[key] for key in keys)
 
 
 COPY_AGAIN = "Copy it again from where it was made"

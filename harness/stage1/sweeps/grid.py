@@ -14,8 +14,13 @@ from stage1.bounded import load_yaml
 from stage1.config import RunConfig, format_setting, granted, overlay
 from stage1.config.presets import PRESETS
 from stage1.errors import ConfigError, ConfigIssue, UsageError
+from stage1.llm.location import locate
+from stage1.llm.table import table_width
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
+from stage1.plugins.interfaces import SizeConfig
+from stage1.progress import Progress
 from stage1.runs.run import Run
+from stage1.session import found_anywhere
 
 OWN = {"seed": "--seeds", "output": "--output"}
 """Settings that the sweep gives its runs by itself, and the options that say how."""
@@ -52,7 +57,7 @@ class Axis(NamedTuple):
 class Cell(NamedTuple):
     """One run of the grid."""
 
-    settings: dict[str, Any]  # axis → value
+    settings: dict[str, Any]  # axis → value; of a ratio, what the width makes of it
     seed: int
     config: RunConfig  # fully resolved; its output is the run's folder
     run: Run  # need not exist yet
@@ -113,14 +118,20 @@ def plan(
     registry = load_plugins()
     cells: list[Cell] = []
     found: dict[ConfigIssue, list[str]] = {}
+    widths: dict[str, int] = {}
+    asked: dict[str, str] = {}  # a cell's name → the settings that it was asked by
     for values in product(*(axis.values for axis in axes)):
         chosen = dict(zip([axis.key for axis in axes], values, strict=True))
         for seed in seeds:
             whole = {**chosen, "seed": seed}
             try:
                 config = _configuration(file, settings, {**flags, "seed": seed}, chosen, registry)
-                run = Run(folder / folder_name(whole))
-                cells.append(Cell(chosen, seed, config.model_copy(update={"output": run.path}), run))
+                achieved = _achieved(chosen, config, registry, widths)
+                run = Run(folder / folder_name({**achieved, "seed": seed}))
+                cells.append(Cell(achieved, seed, config.model_copy(update={"output": run.path}), run))
+                first = asked.setdefault(cells[-1].name, label(whole))
+                if first != label(whole):
+                    raise UsageError(f"It comes to {cells[-1].name}, as {first} does.", "Leave one out.")
             except ConfigError as error:
                 for issue in error.issues:
                     found.setdefault(issue, []).append(label(whole))
@@ -165,7 +176,33 @@ def _configuration(
             named = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
             flags[f"{key}.name" if named else key] = value
     config = granted(file, flags, [*settings, *inner])
-    return fully_resolved(config, resolve(config, registry))
+    return found_anywhere(fully_resolved(config, resolve(config, registry)))
+
+
+def _achieved(
+    chosen: Mapping[str, Any], config: RunConfig, registry: Registry, widths: dict[str, int]
+) -> dict[str, Any]:
+    """`chosen`, in which a ratio that no code has for want of whole dimensions is the one that comes of it.
+
+    `widths` remembers the width of each model's embeddings.
+    """
+    achieved = dict(chosen)
+    if not any(key.endswith(".ratio") for key in chosen):
+        return achieved
+    name = config.model.name
+    if name not in widths:
+        source = locate(config.model, weights="table", progress=Progress())
+        widths[name] = table_width(source, config.model.trust_remote_code)
+    width = widths[name]
+    for place, component in enumerate(resolve(config, registry).compressors):
+        if not isinstance(component.config, SizeConfig):
+            break  # how wide its code is, only it knows
+        ratio = component.config.achieved(width)
+        for key in {f"{component.path}.ratio", f"compressors.{place}.ratio"} & chosen.keys():
+            if ratio != component.config.ratio:
+                achieved[key] = int(ratio) if float(ratio).is_integer() else ratio
+        width = component.config.width(width)
+    return achieved
 
 
 def _at(names: list[str], issue: ConfigIssue) -> ConfigIssue:

@@ -8,6 +8,7 @@ The runs' folders are the state: a sweep that was interrupted is started again a
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,8 +17,9 @@ from stage1.errors import Stage1Error, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Floats
 from stage1.experiment import train_run
-from stage1.files import write_atomic, write_record
+from stage1.files import read_record, write_atomic, write_record
 from stage1.progress import Progress
+from stage1.runs.places import own_place
 from stage1.runs.run import Run
 from stage1.sweeps.compare import Comparison, asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, groups, label
@@ -61,7 +63,7 @@ class Sweep:
     """Runs the cells of a grid, and says what came of them.
 
     Args:
-        folder: where sweep.json and sweep.csv go.
+        folder: where the runs and the table of them go; another sweep's table there stays.
         axes: what varies.
         cells: from `plan`.
         baseline: what every cell is compared to; None: nothing.
@@ -119,8 +121,27 @@ class Sweep:
     def write(self) -> None:
         """Replace sweep.json and sweep.csv by what is there now."""
         record = self.record()
-        write_record(self.folder / "sweep.json", record)
-        write_atomic(self.folder / "sweep.csv", _csv(record).encode())
+        write_record(self.file, record)
+        write_atomic(self.file.with_suffix(".csv"), _csv(record, self.folder).encode())
+
+    @cached_property
+    def file(self) -> Path:
+        """Where the record goes: sweep.json, or sweep-2.json, … where that holds what this sweep has not."""
+
+        def grows(place: Path) -> bool:
+            try:
+                before = read_record(place, "")
+            except UsageError:  # damaged: it is made of the runs, and made again
+                return True
+            compare = self._compared
+            ours = {cell.run.path.name for cell in self.cells}
+            return before["compare"] in (None, compare) and {cell["run"] for cell in before["cells"]} <= ours
+
+        return own_place(self.folder, "sweep", grows, ".json")
+
+    @property
+    def _compared(self) -> dict[str, Any] | None:
+        return self.baseline and {"axis": self.baseline.key, "value": self.baseline.value}
 
     # -- what came of it ------------------------------------------------------------------------------
 
@@ -132,7 +153,7 @@ class Sweep:
             "schema": 1,
             "axes": {axis.key: axis.values for axis in self.axes},
             "seeds": list(dict.fromkeys(cell.seed for cell in self.cells)),
-            "compare": self.baseline and {"axis": self.baseline.key, "value": self.baseline.value},
+            "compare": self._compared,
             "cells": [
                 {
                     "settings": cell.settings,
@@ -164,6 +185,7 @@ class Sweep:
             "seeds": list(ours),
             "bits_per_token": sum(bits) / len(bits),
             "text_f1": sum(text) / len(text),
+            "parameters": sum(results[0]["size"][part]["parameters"] for part in PARTS),
             **comparison.average(list(ours.values())),
         }
         if self.baseline is not None:
@@ -199,25 +221,42 @@ def _finished(run: Run, all_rows: bool = False) -> bool:
     return results is not None and (not all_rows or "mean" in {row["row"] for row in results["rows"]})
 
 
-def _csv(record: dict[str, Any]) -> str:
-    """One line for each run."""
+def _csv(record: dict[str, Any], folder: Path) -> str:
+    """One line for each run in `folder`; how long things took is in this table alone."""
     text = io.StringIO()
     lines = csv.writer(text, lineterminator="\n")
     lines.writerow([*record["axes"], "seed", "run", *COLUMNS, "error"])
     for cell in record["cells"]:
         settings = [format_setting(value) for value in cell["settings"].values()]
-        numbers = list(_numbers(cell["results"])) if cell["results"] else [""] * len(COLUMNS)
+        numbers = [""] * len(COLUMNS)
+        if cell["results"]:
+            numbers = list(_numbers(cell["results"], Run(folder / cell["run"]).read_timings()))
         lines.writerow([*settings, cell["seed"], cell["run"], *numbers, cell["error"] or ""])
     return text.getvalue()
 
 
-COLUMNS = ("f1", "f1_low", "f1_high", "exact_match", "text_f1", "no_context_f1", "bits_per_token", "recon")
+PARTS = ("compressor", "adapter")
+
+TIMES = ("training_seconds", "encode_us_per_token", "decode_us_per_token")
+
+COLUMNS = (
+    *("f1", "f1_low", "f1_high", "exact_match", "text_f1", "no_context_f1", "bits_per_token", "recon"),
+    *("token_recovery_seen", "token_recovery_unseen", "code_dim", "parameters", "bytes"),
+    *TIMES,
+)
 """Numbers of a run in sweep.csv; without a prefix, those of the row `bottleneck`."""
 
 
-def _numbers(results: dict[str, Any]) -> Iterator[Any]:
+def _numbers(results: dict[str, Any], timings: dict[str, Any]) -> Iterator[Any]:
     rows = {row["row"]: row for row in results["rows"]}
-    ours, reconstructed = rows["bottleneck"], results["reconstruction"]
+    ours, size = rows["bottleneck"], results["size"]
     yield from (ours["f1"], *ours["f1_ci95"], ours["exact_match"])
     yield from (rows["text"]["f1"], rows["no_context"]["f1"], results["rate"]["bits_per_token"])
-    yield "" if reconstructed is None else reconstructed["recon"]
+    reconstructed = results["reconstruction"] or {}  # none where the length changes
+    for key in ("recon", "token_recovery_seen", "token_recovery_unseen"):
+        yield reconstructed.get(key)
+    yield size["code_dim"]
+    for key in ("parameters", "bytes"):
+        yield sum(size[part][key] for part in PARTS)
+    for key in TIMES:
+        yield timings.get(key)

@@ -33,12 +33,15 @@ class TaskSuite(Suite):
         """The folder's tasks by name, as lm-eval loads them."""
         from lm_eval.tasks import TaskManager
 
+        from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
+
         manager = TaskManager(include_path=str(self.folder), include_defaults=False)
         tasks: dict[str, Any] = {}
         out_of_reach = []
         for name in manager.all_subtasks:
             try:
-                tasks |= manager.load([name])["tasks"]
+                with quiet_lm_eval():
+                    tasks |= manager.load([name])["tasks"]
             except (UsageError, OSError) as error:
                 out_of_reach.append(f"{name}: {error}")
         if not tasks and out_of_reach:

@@ -18,6 +18,7 @@ class Course:
     best_error: float = math.inf
     best_step: int = 0
     stale: int = 0  # measurements since the best
+    seconds: float = 0.0  # that it took, interruptions left out
     best: dict[str, Tensor] = field(default_factory=dict)  # the weights then
 
     def measured(self, error: float, module: nn.Module, *, solved: bool = False) -> None:

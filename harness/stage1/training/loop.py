@@ -5,6 +5,7 @@ killed and resumed ends with the same weights, bit for bit.
 """
 
 import signal
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -73,6 +74,7 @@ class Loop:
         self.interruption = Interruption()
         self.fresh = state is None
         self.course = Course()
+        self._clock = time.perf_counter()
         if state is not None:
             self.course = restore(*state, self.stepper, trainer.objective, trainer.selection)
 
@@ -90,6 +92,7 @@ class Loop:
             steps = self.course.step
             if steps:
                 self._solve_last_layer()
+            self._count_time()
             if self.interruption.requested:  # during the closed form, which the resumed run solves again
                 raise KeyboardInterrupt
         return self.course.summary(steps, stopped)
@@ -166,8 +169,14 @@ class Loop:
             entry = {"step": course.step, **logged, "selection": measured}
             trainer.registry.emit("stage1_step", run=self.run.path, step=course.step, metrics=entry)
 
+    def _count_time(self) -> None:
+        now = time.perf_counter()
+        self.course.seconds += now - self._clock
+        self._clock = now
+
     def _save(self) -> None:
         trainer = self.trainer
+        self._count_time()
         if trainer.main:
             parts = (trainer.bottleneck, self.stepper, trainer.objective, trainer.selection)
             self.run.state.save(*collect(self.course, *parts))

@@ -19,14 +19,14 @@ from stage1.evaluation.conditions import Condition, through
 from stage1.files import read_record, write_atomic, write_record
 from stage1.plugins import Registry, Resolved
 from stage1.progress import Progress
-from stage1.runs.run import METRICS, Run
+from stage1.runs.run import METRICS, TIMINGS, Run
 from stage1.session import Session
 from stage1.training.trainer import Trainer, make_accelerator
 
 FIRST = "phase1"
 """Folder of the first of two phases, inside the run's own."""
 
-TAKEN_OVER = (METRICS, "bottleneck.safetensors", "bottleneck.json")
+TAKEN_OVER = (METRICS, TIMINGS, "bottleneck.safetensors", "bottleneck.json")
 """What a run is given that ends with its first phase; the last file is what says that it is trained."""
 
 
@@ -160,6 +160,9 @@ class Training:
         trainer = self._trainer(self.config.model_copy(update=changed), resolved)
         with _remedy(run, f"then.train.lr={then.train.lr / 10:g}"):
             self._run(trainer, run, phases=phases)
+        if self.main:
+            both = [phase.read_timings()["training_seconds"] for phase in (first, run)]
+            run.write_timings({"training_seconds": sum(both)})
 
     def _first_phase(self, trainer: Trainer, run: Run, first: Run) -> None:
         if trainer.main:
@@ -222,6 +225,7 @@ def _provenance(trainer: Trainer) -> dict[str, Any]:
     return {
         "seed": session.config.seed,
         "device": str(session.device),
+        "attention": session.model.attention,
         "processes": trainer.accelerator.num_processes,
         "plugins": plugins,
         "hashes": {"embedding_table": session.model.table_hash, "test_questions": session.data.sha256},

@@ -4,6 +4,7 @@ What a training works on is put together here, before there is a folder; `loop` 
 """
 
 import os
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -140,6 +141,7 @@ class Trainer:
         if self.main:
             run.write_manifest(provenance or {})
         state = run.state.load()
+        began = time.perf_counter()
         if state is None:
             self._start()
         else:
@@ -147,6 +149,7 @@ class Trainer:
             self.bottleneck.receive_table(self.session.table)
             self.progress.note(f"Resumed after step {state[1]['step']}.")
         loop = Loop(self, run, state)
+        loop.course.seconds += time.perf_counter() - began  # the closed forms
         summary = loop.train()
         if self.llm is not None:
             self.llm.assert_frozen()
@@ -155,6 +158,7 @@ class Trainer:
         self.bottleneck.load_state_dict(loop.course.best)
         if self.main:
             run.write_manifest({**(provenance or {}), "training": summary})
+            run.write_timings({"training_seconds": loop.course.seconds})
             self.bottleneck.save_pretrained(
                 run.path,
                 model=self.config.model,
@@ -168,6 +172,7 @@ class Trainer:
         """Begin with the closed forms, or with what another run has learned."""
         if self.config.init is not None:
             self.bottleneck.start_from(self.config.init, self.session.table)
+            self.bottleneck.see(self.stats.ids, self.session.table)
             return
         with self.progress.task(f"Fitting {self.bottleneck.compressor.name}"):
             self.bottleneck.fit(self.stats, self.session.table, self.progress)

@@ -29,7 +29,7 @@ from stage1.evaluation.lm_eval.model import Stage1LM, requests_at_once
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
 from stage1.evaluation.rate import rate
 from stage1.plugins.tensors import TokenStats
-from stage1.runs.journal import Journal
+from stage1.runs.journal import Journal, sha256
 from stage1.session import Session
 
 ROWS = ("text", "bottleneck")
@@ -261,6 +261,7 @@ def _results(
             "metrics": list(_metrics(name, found, task)),
             "sent": sent[name],
             "truncated": shortened[name],
+            "documents": sha256(sorted({sample["doc_hash"] for sample in text["samples"][name]})),
         }
         for name, task in loaded["tasks"].items()
     ]
