@@ -122,6 +122,17 @@ class Compressor(Component):
         whole = self.code_dim * torch.finfo(self.wire_dtype).bits
         return torch.full(code.mask.shape, float(whole), device=code.mask.device)
 
+    def symbols(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """What a quantiser sends for each vector: [B, M, n], a number for each of n symbols. Optional.
+
+        What the bits would be if each of the n had an ideal entropy coder of its own is then reported
+        beside the rate.
+
+        Raises:
+            NotImplementedError: what it sends has no symbols to be counted.
+        """
+        raise NotImplementedError
+
     def inverse(self, code: Code) -> Tensor:
         """The best linear decoder the compressor itself knows: [B, M, d] to [B, M, D]. Optional.
 
