@@ -62,7 +62,7 @@ class Chain(Compressor):
             mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
             with torch.no_grad():
                 codes = expect_code(before, before(rows, mask))
-            stats = replace(stats, embeds=codes.vectors[0])
+            stats = replace(stats, embeds=codes.vectors[0], estimate=None)
             fit(stage, stats, seed=seed, progress=progress)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:

@@ -83,6 +83,9 @@ class Compressor(Component):
     """False if there is nothing to fit. `fit` sees each token's own code, which it has only behind token-wise
     compressors; what needs no fit may stand behind any other."""
 
+    needs_llm: ClassVar[bool] = False
+    """True if `fit` asks for `stats.sensitivity`: the LLM is loaded, and the compressor must stand first."""
+
     def __init__(self, config: Any, embed_dim: int) -> None:
         super().__init__()
         self.config = config
