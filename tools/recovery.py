@@ -1,4 +1,4 @@
-"""Rate and reconstruction error of trained runs over the whole test split, without the LLM.
+"""Rate and reconstruction error of trained token-wise runs over the whole test split, without the LLM.
 
     python tools/recovery.py RUN …
 
@@ -9,6 +9,8 @@ import json
 import sys
 from collections.abc import Iterator
 
+import torch
+
 from stage1.bottleneck.statistics import count_tokens
 from stage1.evaluation.rate import rate
 from stage1.evaluation.reconstruction import Positions, reconstructed_rows, reconstruction
@@ -17,6 +19,7 @@ from stage1.runs.run import Run
 from stage1.session import Session
 
 
+@torch.no_grad()
 def measure(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
     """Name of the decoder, and what `results.json` says of rate and reconstruction, of all test questions."""
     session = Session.open(run.config, Progress(), weights="table", trained_on=run.read_trained_on())
