@@ -8,6 +8,7 @@ Of each run two lines of JSON: through its adapter, and through its compressor's
 import json
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -34,6 +35,6 @@ def measure(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
 
 
 if __name__ == "__main__":
-    for name in sys.argv[1:]:
-        for decoder, found in measure(Run(name)):
-            print(json.dumps({"run": name, "decoder": decoder, **found}))
+    for folder in map(Path, sys.argv[1:]):
+        for decoder, found in measure(Run(folder)):
+            print(json.dumps({"run": str(folder), "decoder": decoder, **found}))

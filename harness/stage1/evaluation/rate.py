@@ -56,9 +56,8 @@ def symbol_entropy(bottleneck: Bottleneck, stats: TokenStats) -> float | None:
     if not bottleneck.tokenwise:
         return None
     try:
-        parts = [
-            bottleneck.compressor.symbols(rows[:, None], _ones(rows)) for rows in stats.embeds.split(CHUNK)
-        ]
+        chunks = torch.split(stats.embeds, CHUNK)
+        parts = [bottleneck.compressor.symbols(rows[:, None], _ones(rows)) for rows in chunks]
     except NotImplementedError:
         return None
     columns, entropy = torch.cat(parts)[:, 0].T, 0.0  # [n, U]
