@@ -23,7 +23,8 @@ def test_it_is_the_mean_outer_product_of_gradients_under_what_the_llm_says(sessi
         said.append(logits[~torch.isin(torch.tensor(prompt.ids[1:]), special)].log_softmax(-1))
     everything = torch.cat(said)
     generator = torch.Generator().manual_seed(session.config.seed)
-    drawn = [torch.multinomial(part.exp(), 1, generator=generator) for part in torch.split(everything.detach(), 128)]
+    chunks = torch.split(everything.detach().exp(), 128)
+    drawn = [torch.multinomial(part, 1, generator=generator) for part in chunks]
     everything.gather(1, torch.cat(drawn)).sum().backward()  # type: ignore[no-untyped-call]
     rows = torch.cat(
         [

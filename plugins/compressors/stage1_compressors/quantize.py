@@ -109,8 +109,8 @@ class Quantize(Compressor):
         return ((high - low) / (2**self.config.bits - 1)).clamp(min=SMALLEST)
 
     def _index(self, values: Tensor, low: Tensor, step: Tensor) -> Tensor:
-        index = ((values - low) / step).round()
-        return index.clamp(0, 2**self.config.bits - 1)
+        index: Tensor = ((values - low) / step).round().clamp(0, 2**self.config.bits - 1)
+        return index
 
 
 @hookimpl
