@@ -106,11 +106,11 @@ class Quantize(Compressor):
         return -scale, self._step(-scale, scale)
 
     def _step(self, low: Tensor, high: Tensor) -> Tensor:
-        return ((high - low) / (2**self.config.bits - 1)).clamp(min=SMALLEST)
+        step: Tensor = (high - low) / (2**self.config.bits - 1)
+        return step.clamp(min=SMALLEST)
 
     def _index(self, values: Tensor, low: Tensor, step: Tensor) -> Tensor:
-        index: Tensor = ((values - low) / step).round().clamp(0, 2**self.config.bits - 1)
-        return index
+        return ((values - low) / step).round().clamp(0, 2**self.config.bits - 1)
 
 
 @hookimpl
