@@ -42,7 +42,6 @@ from wheels import Environment, write_firstdims
 ROOT = Path(__file__).resolve().parent.parent
 SQUAD = ROOT.parent / "shared" / "data" / "squad"
 EXAMPLES = sorted((ROOT / "examples").glob("stage1-*"))
-EXAMPLE = ROOT / "examples" / "stage1-quantize"
 
 SMALL = (
     "data.train=300",

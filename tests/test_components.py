@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch import Tensor
 
 from conftest import small_config
 from stage1.bottleneck.bottleneck import Bottleneck
@@ -14,7 +15,7 @@ from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
 
 COMPRESSORS = ["pca", "random_projection", "learned_linear", "identity"]
-DECODERS = ["linear", "mlp", "residual", "codebook"]
+DECODERS = ["linear", "mlp", "residual", "codebook", "snap"]
 
 
 def build(compressor: str, adapter: str, stats: TokenStats, *options: str) -> Bottleneck:
@@ -104,6 +105,26 @@ def test_codebook_is_exact_while_codes_are_distinct(stats: TokenStats) -> None:
     bottleneck = build("pca", "codebook", stats, "compressor.dim=6")
     assert recon(bottleneck, stats) == 0
     assert not bottleneck.state_dict().keys() & {"adapter.table", "adapter.codes"}
+
+
+def test_snap_takes_the_tables_row_where_it_is_clearly_the_nearest(stats: TokenStats) -> None:
+    mask = torch.ones(1, len(stats.ids), dtype=torch.bool)
+
+    def reconstructed(adapter: str, *options: str, training: bool = False) -> Tensor:
+        bottleneck = build("pca", adapter, stats, "compressor.dim=12", *options).train(training)
+        vectors: Tensor = bottleneck(stats.embeds[None], mask)[0].detach()
+        return vectors
+
+    plain, always = reconstructed("residual"), reconstructed("snap", "adapter.margin=1")
+    distances = torch.cdist(plain, stats.embeds)
+    assert torch.equal(always, stats.embeds[distances.argmin(1)])
+    nearest, second = distances.sort(dim=1).values[:, :2].T
+    clear = nearest < 0.7 * second
+    assert 0 < int(clear.sum()) < len(clear)
+    sometimes = reconstructed("snap", "adapter.margin=0.7")
+    assert torch.equal(sometimes[clear], always[clear])
+    assert torch.equal(sometimes[~clear], plain[~clear])
+    assert torch.equal(reconstructed("snap", training=True), plain)
 
 
 def test_codebook_gives_the_first_of_equal_codes(stats: TokenStats) -> None:

@@ -84,13 +84,12 @@ def test_combinations_that_make_no_sense_are_refused_with_what_would_go(site: Si
     assert set(found) == {"adapter", "losses.recon", "losses.cosine", "magnitude"}
     for path in ("losses.recon", "losses.cosine", "magnitude"):
         assert "'pool' changes the length" in found[path]
-        assert (
-            "a compressor that keeps the length (identity, learned_linear, mix, pca, random_projection)"
-            in found[path]
-        )
+        assert "a compressor that keeps the length (" in found[path]
+        assert " mix, pca, " in found[path]
     assert "another loss (answer_ce, answer_kl, hidden, kl)" in found["losses.recon"]
     assert "(free, vocab)" in found["magnitude"]
-    assert "a token-wise compressor (identity, learned_linear, pca, random_projection)" in found["adapter"]
+    assert "a token-wise compressor (" in found["adapter"]
+    assert "learned_linear, pca, " in found["adapter"]
     assert "residual" in found["adapter"]
 
 

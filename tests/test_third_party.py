@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLE, SMALL, Result, settings_args
+from conftest import SMALL, Result, settings_args
 from plugin_sites import Site
 from stage1.errors import PluginError
 from stage1.plugins import load_plugins
@@ -52,15 +52,11 @@ def test_a_wrong_option_of_it_is_refused_before_anything_is_written(
     assert not (tmp_path / "run").exists()
 
 
-def test_an_option_that_does_not_fit_is_refused_where_it_stands(
-    fresh: Site, invoke: Invoke, tmp_path: Path
-) -> None:
-    source = (EXAMPLE / "src" / "stage1_quantize" / "quantize.py").read_text()
-    fresh.install("stage1-quantize", {"quantize": source})
-    settings = settings_args([*SMALL, "quantize.method=product", "quantize.parts=33"])
-    result = invoke("train", "--compressor", "pca", "--compressor", "quantize", "--output", "run", *settings)
+def test_an_option_that_does_not_fit_is_refused_where_it_stands(invoke: Invoke, tmp_path: Path) -> None:
+    settings = settings_args([*SMALL, "rvq.groups=33"])
+    result = invoke("train", "--compressor", "pca", "--compressor", "rvq", "--output", "run", *settings)
     assert result.code == 2
-    assert "quantize.parts: 33 parts are more than a vector's 32 values" in result.err
+    assert "rvq.groups: 33 groups are more than a vector's 32 values" in result.err
     assert "Traceback" not in result.err
     assert not (tmp_path / "run").exists()
 

@@ -129,9 +129,8 @@ def test_all_plugins_are_listed_and_well(installed: Environment, elsewhere: Path
     owners = {(r["kind"], r["name"]): (r["distribution"], r["version"]) for r in records}
     assert {key: owner for key, owner in owners.items() if owner[0] != "stage1"} == {
         ("compressor", "firstdims"): ("stage1-firstdims", "0.3.1"),
-        ("compressor", "quantize"): ("stage1-quantize", "0.1.0"),
-        ("adapter", "additive"): ("stage1-quantize", "0.1.0"),
-        ("loss", "relative"): ("stage1-quantize", "0.1.0"),
+        ("adapter", "additive"): ("stage1-additive", "0.1.0"),
+        ("loss", "relative"): ("stage1-additive", "0.1.0"),
         ("compressor", "topk"): ("stage1-topk", "0.1.0"),
         ("compressor", "autoencoder"): ("stage1-autoencoder", "0.1.0"),
         ("compressor", "entropy_coded"): ("stage1-entropy", "0.1.0"),
@@ -147,7 +146,7 @@ def test_all_plugins_are_listed_and_well(installed: Environment, elsewhere: Path
     assert firstdims["summary"] == "Sends the first dimensions of each embedding and drops the rest."
 
 
-@pytest.mark.parametrize("name", ["quantize", "additive", "relative", GENERATED["loss"]])
+@pytest.mark.parametrize("name", ["additive", "relative", GENERATED["loss"]])
 def test_they_pass_the_check_of_conformance(name: str, stage1: Stage1) -> None:
     run = stage1("plugins", "check", name, "--json")
     assert run.returncode == 0, run.stdout + run.stderr
@@ -169,9 +168,9 @@ def test_a_run_with_all_of_them_pays_for_the_indices_alone(trained: Path) -> Non
     assert saved["compressors"][1:] == [
         {
             "name": "quantize",
-            "distribution": "stage1-quantize",
+            "distribution": "stage1",
             "version": "0.1.0",
-            "config": {"method": "scalar", "bits": 4, "parts": None},
+            "config": {"bits": 4, "group": None},
         }
     ]
     owners = {
@@ -179,10 +178,10 @@ def test_a_run_with_all_of_them_pays_for_the_indices_alone(trained: Path) -> Non
     }
     assert owners == {
         "compressors.0": "stage1",
-        "compressors.1": "stage1-quantize",
-        "adapter": "stage1-quantize",
+        "compressors.1": "stage1",
+        "adapter": "stage1-additive",
         "losses.recon": "stage1",
-        "losses.relative": "stage1-quantize",
+        "losses.relative": "stage1-additive",
         f"losses.{GENERATED['loss']}": whose("loss"),
     }
 
@@ -216,7 +215,7 @@ def test_where_a_plugin_is_missing_the_run_says_what_to_install(
 ) -> None:
     result = invoke("eval", str(trained), "--limit", "4")  # here, where the example is not installed
     assert result.code == 2
-    assert "pip install stage1-quantize" in result.err
+    assert "pip install stage1-additive" in result.err
     assert "Traceback" not in result.err
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from stage1.api import train as train
     from stage1.bottleneck.bottleneck import Bottleneck as Bottleneck
     from stage1.bottleneck.statistics import least_squares as least_squares
+    from stage1.bottleneck.statistics import nearest_rows as nearest_rows
     from stage1.errors import ConfigError as ConfigError
     from stage1.errors import ConfigIssue as ConfigIssue
     from stage1.errors import UsageError as UsageError
@@ -73,6 +74,7 @@ _HOME = {
     "Tracker": "plugins.trackers",
     "UsageError": "errors",
     "least_squares": "bottleneck.statistics",
+    "nearest_rows": "bottleneck.statistics",
     "straight_through": "plugins.tensors",
     "token_cross_entropy": "llm.chunked",
     "token_kl": "llm.chunked",
@@ -102,6 +104,7 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "LLMOutputs",
     "straight_through",
     "least_squares",
+    "nearest_rows",
     "token_cross_entropy",
     "token_kl",
     "Progress",

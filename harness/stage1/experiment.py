@@ -73,7 +73,8 @@ def train_run(
     resolved = resolve(config, registry)
     config = found_anywhere(fully_resolved(config, resolved))
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
-    asks = with_evaluation or config.then is not None or any(loss.cls.needs_llm for loss in losses)
+    readers = [*(loss.cls for loss in losses), *(stage.cls for stage in resolved.compressors)]
+    asks = with_evaluation or config.then is not None or any(cls.needs_llm for cls in readers)
     if (
         resume is None and os.environ.get("LOCAL_RANK", "0") == "0"
     ):  # of several processes, the first makes it

@@ -1,7 +1,7 @@
 """Several compressors as one: each squeezes the code of the one before."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
@@ -62,13 +62,22 @@ class Chain(Compressor):
             mask = torch.ones(rows.shape[:2], dtype=torch.bool, device=rows.device)
             with torch.no_grad():
                 codes = expect_code(before, before(rows, mask))
-            stats = replace(stats, embeds=codes.vectors[0])
+            stats = replace(stats, embeds=codes.vectors[0], estimate=None)
             fit(stage, stats, seed=seed, progress=progress)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         """Compress `embeds` [B, L, D] at the positions where `mask` [B, L] is true, stage by stage."""
+        return self._through(self.stages, embeds, mask)
+
+    def symbols(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """[B, M, n] what the last stage sends."""
+        code = self._through(self.stages[:-1], embeds, mask)
+        return self.stages[-1].symbols(code.vectors, code.mask)
+
+    @staticmethod
+    def _through(stages: Iterable[Compressor], embeds: Tensor, mask: Tensor) -> Code:
         code = Code(embeds, mask)
-        for stage in self.stages:
+        for stage in stages:
             code = expect_code(stage, stage(code.vectors, code.mask))
         return code
 

@@ -62,6 +62,33 @@ def least_squares(
     return weight, bias
 
 
+CANDIDATES = 8
+"""Rows whose distance is computed exactly after the fast search by matrix product."""
+
+NEAREST_AT_ONCE = 2048
+"""Vectors searched for at a time: the score matrix is [NEAREST_AT_ONCE, K]."""
+
+
+def nearest_rows(vectors: Tensor, rows: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
+    """The `count` (at most `CANDIDATES`) of `rows` [K, d] nearest to each of `vectors` [N, d], nearest first.
+
+    Returns their indices and squared distances, both [N, count]; of equally near ones the lowest index. The
+    same for a vector whatever stands beside it.
+    """
+    parts = [_nearest(chunk, rows, count) for chunk in torch.split(vectors, NEAREST_AT_ONCE)]
+    indices, distances = zip(*parts, strict=True)
+    return torch.cat(indices), torch.cat(distances)
+
+
+def _nearest(vectors: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    # ‖v − r‖² = ‖v‖² − 2 v·r + ‖r‖², where ‖v‖² does not matter. Rounding can swap near neighbours.
+    scores = rows.square().sum(1) - 2 * vectors @ rows.T  # [N, K]
+    candidates = scores.topk(min(CANDIDATES, len(rows)), largest=False).indices.sort().values
+    distances = (rows[candidates] - vectors[:, None]).square().sum(2)  # [N, CANDIDATES]
+    order = distances.argsort(dim=1, stable=True)[:, :count]
+    return candidates.gather(1, order), distances.gather(1, order)
+
+
 class ReconstructionError:
     """How far reconstructed vectors are from the originals, accumulated chunk by chunk in float64."""
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.splice import Reconstruct, rescaled, rms
-from stage1.bottleneck.statistics import count_tokens, least_squares
+from stage1.bottleneck.statistics import least_squares
 from stage1.config import RunConfig
 from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
@@ -27,6 +27,7 @@ from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import Encode
 from stage1.plugins.tensors import TokenStats
+from stage1.training.sensitivity import fitting_stats
 
 PLENTY = 10_000
 """Training prompts behind `refit`."""
@@ -127,8 +128,7 @@ def _refit(case: Case) -> Embed:
     """The compressor's closed form again, from this table and plenty of prompts."""
     config: RunConfig = case.session.config
     data = config.data.model_copy(update={"train": max(PLENTY, config.data.train)})
-    prompts = case.session.prompts(load_qa(data).train)
-    stats = count_tokens(prompts, case.session.table)
+    stats = fitting_stats(case.session, case.session.prompts(load_qa(data).train))
     resolved = resolve(config, load_plugins())
     fresh = Bottleneck.build(resolved, config.magnitude, case.session.table.shape[1], config.seed)
     fresh.to(case.session.device).fit(stats, case.session.table)

@@ -25,6 +25,7 @@ from stage1.llm.chunked import POSITIONS
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import TokenStats
 from stage1.session import Session
+from stage1.training.sensitivity import fitting_stats
 
 PROMPTS_AT_ONCE = 32
 
@@ -85,7 +86,7 @@ class Case:
         """
         if not self.session.data.train:
             return self.stats
-        return count_tokens(self.session.prompts(self.session.data.train), self.session.table)
+        return fitting_stats(self.session, self.session.prompts(self.session.data.train))
 
     # -- ways of showing the prompts -----------------------------------------------------------------------
 

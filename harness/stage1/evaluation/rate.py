@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from stage1.bottleneck.batches import PROMPTS_AT_ONCE, in_order
-from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.bottleneck import SCALE_BITS, Bottleneck
 from stage1.data.prompts import Prompt
 from stage1.plugins.tensors import CHUNK, Embedded, TokenStats
 
@@ -18,6 +18,8 @@ def rate(
     bottleneck: Bottleneck, prompts: Sequence[Prompt], stats: TokenStats, table: Tensor
 ) -> dict[str, float]:
     """Bits per prompt token, and how many times fewer than other ways to send the prompt.
+
+    `entropy_coded`, where a quantiser says what it sends, is the bits per token of `symbol_entropy`.
 
     The prompt's positions that do not cross (BOS always) are sent as token ids, at log2 V bits each. What
     stands around every question alike, raw examples for one, is known to both sides and counts nowhere.
@@ -32,13 +34,39 @@ def rate(
     raw = tokens - int(stats.weights.sum())
     id_bits = math.log2(len(table))
     per_token = (sum(code_bits(bottleneck, prompts, stats, table)) + raw * id_bits) / tokens
+    entropy = symbol_entropy(bottleneck, stats)
     text_bits = 8 * sum(len(prompt.text.encode()) - prompt.around for prompt in prompts) / tokens
     return {
         "bits_per_token": per_token,
         "vs_bf16": 16 * table.shape[1] / per_token,
         "vs_token_ids": id_bits / per_token,
         "vs_text": text_bits / per_token,
+        **({} if entropy is None else {"entropy_coded": (entropy * (tokens - raw) + raw * id_bits) / tokens}),
     }
+
+
+@torch.inference_mode()
+def symbol_entropy(bottleneck: Bottleneck, stats: TokenStats) -> float | None:
+    """Bits of a vector if each of its symbols had an ideal entropy coder of its own: Σⱼ H(symbolⱼ).
+
+    H is that of the symbols of the very tokens that `stats` counts: what no coder can go below that codes the
+    symbols one by one, and what one comes near to that knows their frequencies. None where the compressor has
+    no `symbols`, or they depend on more than their own token.
+    """
+    if not bottleneck.tokenwise:
+        return None
+    try:
+        chunks = torch.split(stats.embeds, CHUNK)
+        parts = [bottleneck.compressor.symbols(rows[:, None], _ones(rows)) for rows in chunks]
+    except NotImplementedError:
+        return None
+    columns, entropy = torch.cat(parts)[:, 0].T, 0.0  # [n, U]
+    for column in columns:
+        values, which = column.unique(return_inverse=True)
+        shares = torch.zeros(len(values), dtype=torch.float64, device=column.device)
+        shares.index_add_(0, which, stats.shares)
+        entropy += float(-(shares * shares.log2()).sum())
+    return entropy + (SCALE_BITS if bottleneck.magnitude == "sent" else 0)
 
 
 @torch.inference_mode()

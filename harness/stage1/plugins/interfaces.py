@@ -88,6 +88,9 @@ class Compressor(Component):
     """False if there is nothing to fit. `fit` sees each token's own code, which it has only behind token-wise
     compressors; what needs no fit may stand behind any other."""
 
+    needs_llm: ClassVar[bool] = False
+    """True if `fit` asks for `stats.sensitivity`: the LLM is loaded, and the compressor must stand first."""
+
     def __init__(self, config: Any, embed_dim: int) -> None:
         super().__init__()
         self.config = config
@@ -126,6 +129,17 @@ class Compressor(Component):
             raise NotImplementedError(f"{type(self).__name__} has no wire_dtype: define bits(code).")
         whole = self.code_dim * torch.finfo(self.wire_dtype).bits
         return torch.full(code.mask.shape, float(whole), device=code.mask.device)
+
+    def symbols(self, embeds: Tensor, mask: Tensor) -> Tensor:
+        """What a quantiser sends for each vector: [B, M, n], a number for each of n symbols. Optional.
+
+        What the bits would be if each of the n had an ideal entropy coder of its own is then reported
+        beside the rate.
+
+        Raises:
+            NotImplementedError: what it sends has no symbols to be counted.
+        """
+        raise NotImplementedError
 
     def inverse(self, code: Code) -> Tensor:
         """The best linear decoder the compressor itself knows: [B, M, d] to [B, M, D]. Optional.

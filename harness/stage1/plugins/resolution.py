@@ -111,7 +111,9 @@ def _order_clashes(
 ) -> Iterator[ConfigIssue]:
     """What is wrong with the order of the compressors, given as path, name and class."""
     mixer = None
-    for path, name, cls in route:
+    for place, (path, name, cls) in enumerate(route):
+        if place and cls.needs_llm:
+            yield ConfigIssue(path, f"{name!r} is fitted to what the LLM makes of embeddings: put it first.")
         if mixer and cls.needs_fit:
             free = registry.names("compressor", lambda cls: not cls.needs_fit)
             yield ConfigIssue(

@@ -44,6 +44,18 @@ class TokenStats:
     ids: Tensor  # [U] vocabulary ids, ascending
     weights: Tensor  # [U] float64, > 0: how often each crosses, or what else makes one count more
     embeds: Tensor  # [U, D] their rows of the embedding table
+    estimate: Callable[[int], Tensor] | None = None  # of `sensitivity`; None: no LLM is at hand
+
+    def sensitivity(self, prompts: int) -> Tensor:
+        """[D, D] float64: G = E[g gᵀ], the Fisher information of the LLM's next tokens about an embedding.
+
+        An error δ of an embedding costs about ½ δᵀ G δ in KL divergence of what the LLM says. Estimated on so
+        many training prompts when it is asked for, by a compressor that `needs_llm`; of embeddings, not of
+        the codes of a compressor in front.
+        """
+        if self.estimate is None:
+            raise ValueError("What asks for the sensitivity says needs_llm = True, and stands first.")
+        return self.estimate(prompts)
 
     @property
     def shares(self) -> Tensor:

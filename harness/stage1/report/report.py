@@ -75,8 +75,10 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
     cut = f", {asked['truncated_prompts']} of the prompts truncated" if asked["truncated_prompts"] else ""
     yield f"Asked  {asked['n']} questions about {asked['passages']} passages as {rules['name']}{cut}"
     yield f"Rules  {_rules(rules)}"
+    coded = f" ({rate['entropy_coded']:.1f} entropy-coded)" if "entropy_coded" in rate else ""
     yield (
-        f"Rate   {rate['bits_per_token']:.1f} bits per token: {_times(rate['vs_bf16'])} bf16 embeddings, "
+        f"Rate   {rate['bits_per_token']:.1f} bits per token{coded}: "
+        f"{_times(rate['vs_bf16'])} bf16 embeddings, "
         f"{_times(rate['vs_token_ids'])} token ids, {_times(rate['vs_text'])} UTF-8 text"
     )
     yield f"Size   {_size(results['size'])}"

@@ -46,6 +46,8 @@ class Rate(_Record):
     """How many times fewer bits than bfloat16 embeddings."""
     vs_token_ids: float
     vs_text: float
+    entropy_coded: float | None = None
+    """Bits per token, each symbol of a quantised code with an ideal entropy coder of its own."""
 
 
 class Reconstruction(_Record):

@@ -47,7 +47,8 @@ def make_sample(width: int = WIDTH) -> Sample:
     ids = torch.arange(VOCABULARY)
     ids = ids[ids % 5 > 0]
     counts = torch.randint(1, 1000, (len(ids),), generator=generator).double()
-    return Sample(table, TokenStats(ids, counts, table[ids]))
+    gradients = torch.randn(width, width, generator=generator).double() * torch.logspace(0, -1, width)
+    return Sample(table, TokenStats(ids, counts, table[ids], lambda _: gradients.T @ gradients))
 
 
 def make_batch(

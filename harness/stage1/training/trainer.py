@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import count_tokens, training_shares
+from stage1.bottleneck.statistics import training_shares
 from stage1.config import RunConfig
 from stage1.data.prompts import Prompt, note_truncation
 from stage1.llm.states import FrozenLLM
@@ -29,6 +29,7 @@ from stage1.training.inputs import Presenter
 from stage1.training.loop import Loop
 from stage1.training.objective import Objective
 from stage1.training.selection import Selection
+from stage1.training.sensitivity import fitting_stats
 from stage1.training.state import restore_bottleneck
 
 
@@ -64,7 +65,7 @@ class Trainer:
         with progress.task("Tokenizing prompts"):
             prompts = session.prompts(session.data.train)
         note_truncation(prompts, "training", progress)
-        self.stats = count_tokens(prompts, session.table)
+        self.stats = fitting_stats(session, prompts)
         self.shares = training_shares(self.stats, self.config.train.uniform)
         self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
         self.batches = self._batches(prompts)

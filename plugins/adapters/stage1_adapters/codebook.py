@@ -3,13 +3,10 @@
 import torch
 from torch import Tensor
 
-from stage1 import Adapter, Code, ComponentConfig, Encode, hookimpl
+from stage1 import Adapter, Code, ComponentConfig, Encode, hookimpl, nearest_rows
 
 CHUNK = 2048
-"""Codes searched at a time: the score matrix is [CHUNK, V]."""
-
-CANDIDATES = 8
-"""Tokens whose distance is computed exactly after the fast search by matrix product."""
+"""Rows of the table encoded at a time."""
 
 
 class Codebook(Adapter):
@@ -35,17 +32,8 @@ class Codebook(Adapter):
         self.table = table
 
     def forward(self, code: Code) -> Tensor:
-        vectors = code.vectors.flatten(0, 1)  # [B * M, d]
-        ids = torch.cat([self._nearest(chunk) for chunk in torch.split(vectors, CHUNK)])
+        ids, _ = nearest_rows(code.vectors.flatten(0, 1), self.codes)  # [B * M, 1]
         return self.table[ids].to(code.vectors.dtype).view(*code.vectors.shape[:2], -1)
-
-    def _nearest(self, vectors: Tensor) -> Tensor:
-        """Ids [N] of the tokens with the nearest codes; of equal codes the lowest id."""
-        # ‖z − c‖² = ‖z‖² − 2 z·c + ‖c‖², where ‖z‖² does not matter. Rounding can swap near neighbours.
-        scores = self.codes.square().sum(1) - 2 * vectors @ self.codes.T  # [N, V]
-        candidates = scores.topk(min(CANDIDATES, len(self.codes)), largest=False).indices.sort().values
-        distances = (self.codes[candidates] - vectors[:, None]).square().sum(2)  # [N, CANDIDATES]
-        return candidates.gather(1, distances.argmin(1, keepdim=True)).squeeze(1)
 
 
 @hookimpl

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from stage1 import ComponentConfig, LossInputs
 from stage1.testing import LossSuite
-from stage1_quantize.relative import Relative
+from stage1_additive.relative import Relative
 
 
 class TestRelative(LossSuite):

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from stage1 import Code, TokenStats
 from stage1.testing import AdapterSuite
-from stage1_quantize.additive import Additive, AdditiveConfig
+from stage1_additive.additive import Additive, AdditiveConfig
 
 
 class TestAdditive(AdapterSuite):

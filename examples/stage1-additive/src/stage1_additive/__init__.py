@@ -1,0 +1,1 @@
+"""A decoder and a loss, one file each."""
