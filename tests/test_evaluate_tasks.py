@@ -427,6 +427,7 @@ def test_lm_eval_may_find_it_by_its_entry_point() -> None:
     assert point.load() is RunLM
 
 
+@pytest.mark.slow
 def test_lm_evals_own_command_line(runs: dict[str, Run], cli: Any) -> None:
     done = cli(
         *("lm-eval", "run", "--model", "stage1", "--model_args", f"run={runs['identity'].path}"),
