@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import count_tokens
+from stage1.bottleneck.statistics import count_tokens, occurrence_weights
 from stage1.config import RunConfig, merge, validate
 from stage1.data.prompts import Prompt
 from stage1.plugins import load_plugins, resolve
@@ -28,6 +28,7 @@ from stage1.training.objective import Objective
 from stage1.training.schedule import learning_rate
 
 BATCH_PROMPTS = 16
+PLAIN = ("train.uniform=0", "train.until=steps")
 
 
 def fit_pca_on_prompts(bottleneck: Bottleneck, prompts: list[Prompt], table: torch.Tensor) -> None:
@@ -77,7 +78,7 @@ def main() -> None:
     parser.add_argument("--fast-steps", type=int, default=10)
     args = parser.parse_args()
     slow_steps = args.prompts * args.epochs // BATCH_PROMPTS
-    base = validate(merge({}, {}, [f"data.train={args.prompts}", "train.uniform=0"]))
+    base = validate(merge({}, {}, [f"data.train={args.prompts}", *PLAIN]))
     session = Session.open(base, Progress(), weights="table")
     prompts = session.prompts(session.data.train)
     held_out = count_tokens(session.prompts(session.data.selection), session.table)
@@ -88,9 +89,9 @@ def main() -> None:
     fast.fit(stats, session.table)
     fast_fit = time.perf_counter() - begun
     start = selection_error(fast, held_out)
-    config = validate(merge({}, {}, [f"train.steps={args.fast_steps}", "train.uniform=0"]))
+    config = validate(merge({}, {}, [f"train.steps={args.fast_steps}", *PLAIN]))
     begun = time.perf_counter()
-    train(fast, TokenBatches(stats, stats.shares, len(stats.ids), config.seed), config, stats.variance)
+    train(fast, TokenBatches(stats, len(stats.ids), config.seed), config, stats.variance)
     with torch.no_grad():
         fast.adapter.solve_last_layer(fast.encode_rows, stats)
     fast_train = time.perf_counter() - begun
@@ -99,8 +100,9 @@ def main() -> None:
     slow = new_bottleneck(base, session)
     fit_pca_on_prompts(slow, prompts, session.table)
     slow_fit = time.perf_counter() - begun
-    config = validate(merge({}, {}, [f"train.steps={slow_steps}", "train.uniform=0"]))
-    loop = PromptBatches(prompts, session.table, stats, stats.shares, BATCH_PROMPTS, config.seed)
+    config = validate(merge({}, {}, [f"train.steps={slow_steps}", *PLAIN]))
+    once = occurrence_weights(stats, config.train.uniform, session.table)
+    loop = PromptBatches(prompts, session.table, once, BATCH_PROMPTS, config.seed)
     begun = time.perf_counter()
     train(slow, loop, config, stats.variance)
     slow_train = time.perf_counter() - begun

@@ -11,13 +11,12 @@ import argparse
 import json
 import resource
 import time
-from dataclasses import replace
 from typing import Any
 
 import torch
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import training_shares
+from stage1.bottleneck.statistics import training_rows
 from stage1.config import merge, validate
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
@@ -45,7 +44,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=30)
     args = parser.parse_args()
     settings = [f"compressor.dim={DIM}", "adapter.expansion=1", "train.batch_tokens=2048", "train.lr=3e-4"]
-    config = validate(merge({}, {}, [*settings, f"train.steps={args.steps}"]))
+    config = validate(merge({}, {}, [*settings, f"train.steps={args.steps}", "train.until=steps"]))
     table = synthetic_table()
     ids = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(1))[:USED].sort().values
     counts = (1e6 / torch.arange(1, USED + 1).double()).ceil()
@@ -68,7 +67,8 @@ def main() -> None:
 
     objective = Objective(resolved)
     optimizer = torch.optim.AdamW(bottleneck.parameters(), lr=config.train.lr)
-    batches = TokenBatches(stats, training_shares(stats, 0.5), config.train.batch_tokens, config.seed)
+    rows = training_rows(stats, config.train.uniform, table, "seen")
+    batches = TokenBatches(rows, config.train.batch_tokens, config.seed)
     losses: list[float] = []
     begun = time.perf_counter()
     for step in range(args.steps):
@@ -84,9 +84,8 @@ def main() -> None:
         losses.append(float(total.detach()))
     times["training"] = time.perf_counter() - begun
     begun = time.perf_counter()
-    weighted = replace(stats, weights=training_shares(stats, 0.5))
     with torch.no_grad():
-        bottleneck.adapter.solve_last_layer(bottleneck.encode_rows, weighted)
+        bottleneck.adapter.solve_last_layer(bottleneck.encode_rows, rows)
     times["closed_form_last_layer"] = time.perf_counter() - begun
     with torch.no_grad():
         batch = batches.batch(0)

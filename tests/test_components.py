@@ -14,7 +14,7 @@ from stage1.errors import ConfigError
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
 
-COMPRESSORS = ["pca", "random_projection", "learned_linear", "identity"]
+COMPRESSORS = ["pca", "random_projection", "learned_linear", "autoencoder", "identity"]
 DECODERS = ["linear", "mlp", "residual", "codebook", "snap"]
 
 

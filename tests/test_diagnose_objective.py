@@ -82,7 +82,7 @@ def test_terms_of_a_real_run(case: Case, trained: Run) -> None:
     assert measured["teacher_forced"] == []
     assert measured["teacher_forced_accuracy"] is None
     assert measured["kept_step"] == min(metrics, key=lambda entry: entry["selection"]["score"])["step"]
-    assert measured["on_selection"] is None  # recon alone is measured there, without the LLM
+    assert measured["on_selection"]["recon"]["last"] < measured["on_selection"]["recon"]["first"]
 
 
 def test_the_closed_form_at_the_end_is_no_optimiser_step(case: Case) -> None:

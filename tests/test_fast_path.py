@@ -9,7 +9,7 @@ import torch
 from conftest import small_config
 from stage1.bottleneck.batches import collate
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import count_tokens, least_squares, training_shares
+from stage1.bottleneck.statistics import count_tokens, least_squares, occurrence_weights, training_rows
 from stage1.data.prompts import Prompt
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
@@ -85,9 +85,9 @@ def test_expected_gradient_equals_that_of_all_prompts(
     objective = Objective(resolved)
     stats = count_tokens(prompts, session.table)
     bottleneck.fit(stats, session.table)
-    shares = training_shares(stats, uniform)
+    rows = training_rows(stats, uniform, session.table, "seen")
 
-    batch = TokenBatches(stats, shares, size=len(stats.ids), seed=0).batch(0)
+    batch = TokenBatches(rows, size=len(stats.ids), seed=0).batch(0)
     reconstructed = bottleneck(batch.embeds, batch.cross)
     fast = gradient(
         bottleneck,
@@ -96,7 +96,7 @@ def test_expected_gradient_equals_that_of_all_prompts(
     )
 
     slow, total = torch.zeros_like(fast), 0.0
-    per_token = PromptBatches(prompts, session.table, stats, shares, 1, 0).weight
+    per_token = occurrence_weights(stats, uniform, session.table)
     for prompt in prompts:  # one at a time: the obvious loop
         batch = collate([prompt], session.table, per_token)
         reconstructed = bottleneck(batch.embeds, batch.cross)
@@ -109,7 +109,7 @@ def test_expected_gradient_equals_that_of_all_prompts(
 def test_drawn_batches_have_the_shares_as_expectation() -> None:
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     stats = TokenStats(torch.tensor([3, 5, 8, 9]), shares * 100, torch.eye(4))
-    source = TokenBatches(stats, shares, size=3, seed=1, rank=0, processes=2)
+    source = TokenBatches(stats, size=3, seed=1, rank=0, processes=2)
     drawn = torch.cat([source.batch(step).ids[0] for step in range(4000)])
     assert len(drawn) == 4000 * 2  # of three, the other process draws the rest
     frequencies = torch.stack([(drawn == i).double().mean() for i in stats.ids])
@@ -119,7 +119,7 @@ def test_drawn_batches_have_the_shares_as_expectation() -> None:
 def test_processes_share_the_tokens_where_all_fit_into_a_batch() -> None:
     shares = torch.tensor([0.5, 0.3, 0.15, 0.05], dtype=torch.float64)
     stats = TokenStats(torch.tensor([3, 5, 8, 9]), shares * 100, torch.eye(4))
-    parts = [TokenBatches(stats, shares, 4, 1, rank=rank, processes=3).batch(7) for rank in range(3)]
+    parts = [TokenBatches(stats, 4, 1, rank=rank, processes=3).batch(7) for rank in range(3)]
     assert sorted(i for part in parts for i in part.ids[0].tolist()) == stats.ids.tolist()
     assert float(sum(part.weights.sum() for part in parts)) == pytest.approx(1)
 
@@ -128,8 +128,8 @@ def test_processes_share_a_batch_without_overlap(session: Session, prompts: list
     stats = count_tokens(prompts, session.table)
 
     def make(rank: int = 0, processes: int = 1) -> PromptBatches:
-        table = session.table
-        return PromptBatches(prompts, table, stats, stats.shares, 4, 3, rank=rank, processes=processes)
+        weight = occurrence_weights(stats, 0.5, session.table)
+        return PromptBatches(prompts, session.table, weight, 4, 3, rank=rank, processes=processes)
 
     whole = [make().batch(step) for step in range(20)]  # 80 prompts: over the end of an epoch of 60
     parts = [[make(rank=r, processes=2).batch(step) for r in (0, 1)] for step in range(20)]
@@ -148,9 +148,9 @@ def test_processes_share_a_batch_without_overlap(session: Session, prompts: list
 
 def test_batches_depend_on_seed_and_step_alone(session: Session, prompts: list[Prompt]) -> None:
     stats = count_tokens(prompts, session.table)
-    first = TokenBatches(stats, stats.shares, 64, seed=5)
-    second = TokenBatches(stats, stats.shares, 64, seed=5)
+    first = TokenBatches(stats, 64, seed=5)
+    second = TokenBatches(stats, 64, seed=5)
     second.batch(0)
     assert torch.equal(first.batch(3).ids, second.batch(3).ids)
     assert not torch.equal(first.batch(3).ids, first.batch(4).ids)
-    assert not np.array_equal(first.batch(3).ids, TokenBatches(stats, stats.shares, 64, seed=6).batch(3).ids)
+    assert not np.array_equal(first.batch(3).ids, TokenBatches(stats, 64, seed=6).batch(3).ids)

@@ -269,7 +269,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_weights(
     train_run(resume_run(run, validate(base)), Progress(), resume=run, with_evaluation=False)
     assert same(weights(path), weights(both))
     assert same(weights(path / FIRST), weights(both / FIRST))
-    steps = [entry["step"] for entry in run.metrics()]
+    steps = steps_of(run)
     assert steps == sorted(set(steps))
     assert run.config.output == path
     assert run.config.then == config.then

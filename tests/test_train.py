@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 
 from conftest import SMALL, Cli, CtrlC, Notes, settings_args, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig
 from stage1.errors import ConfigError, TrainingError
 from stage1.plugins import Resolved, ResolvedLoss, load_plugins, resolve
@@ -28,8 +29,8 @@ from stage1.plugins.tensors import LossInputs, TokenStats
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
-from stage1.training.course import unimproved
-from stage1.training.schedule import learning_rate
+from stage1.training.course import GAIN, Course, told, unimproved
+from stage1.training.schedule import LATE, Mean, learning_rate
 from stage1.training.trainer import Trainer
 
 
@@ -82,8 +83,9 @@ def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path
         assert solved["solved"] is True
         assert solved["selection"]["recon"] < 0.9 * gradient["selection"]["recon"]
         assert run.best_selection() == solved
-    other = trained(tmp_path / "other", "losses={cosine: 1}")
-    assert not any("solved" in entry for entry in other.metrics())
+    for name, losses in (("other", "{cosine: 1}"), ("contrastive", "{recon: 1, contrast: 0.1}")):
+        other = trained(tmp_path / name, f"losses={losses}")
+        assert not any("solved" in entry for entry in other.metrics())
 
 
 def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
@@ -108,7 +110,7 @@ def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
 
 def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
     """A learning rate this large soon makes everything worse than the closed-form start."""
-    run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0", "losses.cosine=0.001")
+    run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0", "losses={cosine: 1}")
     best = run.best_selection()
     assert best["step"] == 0
     session = Session.open(run.config, Progress(), weights="table")
@@ -132,12 +134,91 @@ def test_seed_decides_everything(tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    config = small_config("train.steps=100", "train.lr=1", "train.warmup=0.1")
+    config = small_config("train.steps=100", "train.lr=1", "train.warmup=10")
     rates = [learning_rate(step, config.train) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
     assert rates[10] == 1
     assert all(a > b for a, b in pairwise(rates[10:]))
     assert rates[-1] < 0.01
+
+
+# -- until it has converged ---------------------------------------------------------------------------
+
+CONVERGED = ("train.until=converged", "train.steps=400", "train.check_every=5", "train.patience=100")
+
+
+def test_training_ends_when_doubling_its_steps_brings_little(tmp_path: Path) -> None:
+    run = trained(tmp_path / "run", *CONVERGED)
+    training = run.read_manifest()["training"]
+    assert (training["stopped"], training["converged"]) == ("converged", True)
+    steps, errors = zip(*training["curve"], strict=True)
+    assert list(steps) == [5 * 2**k for k in range(len(steps))]
+    assert training["steps"] == steps[-1] < 400
+    *went_on, last = [1 - after / before for before, after in pairwise(errors)]
+    assert last <= GAIN < min(went_on, default=1)
+    assert f"converged: selection error {errors[0]:.4g} at 5" in str(told(training))
+    cut = trained(tmp_path / "cut", *CONVERGED, "train.steps=5").read_manifest()["training"]
+    assert (cut["stopped"], cut["converged"]) == ("steps", False)
+    assert cut["curve"] == training["curve"][:1]
+
+
+@pytest.mark.parametrize(
+    ("trials", "converged"),
+    [
+        ([], None),
+        ([(50, 0.5)], None),
+        ([(50, 0.5), (60, 0.5)], None),  # less than a doubling says nothing
+        ([(50, 0.5), (100, 0.48)], False),
+        ([(50, 0.5), (100, 0.495)], True),
+        ([(50, 0.5), (100, 0.6)], True),
+        ([(50, 0.5), (200, 0.485)], True),  # two doublings
+        ([(50, 0.5), (200, 0.475)], False),
+        ([(50, 0.5), (100, math.nan)], True),
+    ],
+)
+def test_a_doubling_of_the_steps_decides(trials: list[tuple[int, float]], converged: bool | None) -> None:
+    assert Course(trials=trials).converged is converged
+
+
+def test_a_resumed_training_converges_to_the_same_weights(tmp_path: Path) -> None:
+    settings = ("compressor=autoencoder", *CONVERGED, "train.save_every=3", "train.batch_tokens=64")
+    config = small_config(*settings, f"output={tmp_path / 'cut'}")
+    cut = Run.create(config)
+    with pytest.raises(KeyboardInterrupt):
+        trainer_for(config, progress=CtrlC("Training", 7)).train(cut)
+    trainer_for(config).train(cut)
+    whole = trained(tmp_path / "whole", *settings)
+    assert same(weights(cut), weights(whole))
+    assert cut.read_manifest()["training"] == whole.read_manifest()["training"]
+
+
+def test_the_mean_of_the_weights_is_what_is_measured_and_training_goes_on_from_the_weights() -> None:
+    layer = torch.nn.Linear(1, 1)
+    mean = Mean(dict(layer.named_parameters()))
+    for step, value in enumerate((4.0, 1.0), 1):
+        torch.nn.init.constant_(layer.weight, value)
+        mean.observe(step)
+    with mean.applied(layer):
+        assert float(layer.weight) == pytest.approx(4 + (1 - 4) * (LATE + 1) / (2 + LATE))
+        torch.nn.init.constant_(layer.weight, 7)
+    assert float(layer.weight) == 1
+
+
+def test_tokens_that_no_prompt_holds_are_trained_on_too(tmp_path: Path) -> None:
+    """The closed form of the last layer overfits where it is solved on the training prompts' tokens alone."""
+    errors = {}
+    for vocabulary in ("all", "seen"):
+        run = trained(tmp_path / vocabulary, f"train.vocabulary={vocabulary}", "data.train=100")
+        session = Session.open(run.config, Progress(), weights="table")
+        seen = count_tokens(session.prompts(session.data.train), session.table).ids
+        asked = count_tokens(session.prompts(session.data.test), session.table)
+        unseen = asked.embeds[~torch.isin(asked.ids, seen)][None]
+        assert unseen.shape[1] > 20
+        bottleneck = session.load_bottleneck(run)
+        with torch.no_grad():
+            reconstructed = bottleneck(unseen, torch.ones(unseen.shape[:2], dtype=torch.bool))
+        errors[vocabulary] = float((reconstructed - unseen).square().mean())
+    assert errors["all"] < 0.8 * errors["seen"]
 
 
 # -- whole prompts and the LLM ------------------------------------------------------------------------
@@ -314,7 +395,7 @@ def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
     _, err = process.communicate(timeout=600)
     assert process.returncode == 0, err
     assert same(weights(Run(run)), uninterrupted)
-    steps = [entry["step"] for entry in Run(run).metrics()]
+    steps = [entry["step"] for entry in Run(run).metrics() if "solved" not in entry]
     assert steps == sorted(set(steps))  # nothing logged twice
     assert not list(run.glob("**/.*safetensors*"))  # nor anything half-written left behind
 

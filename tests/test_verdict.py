@@ -23,6 +23,7 @@ def say(
     differ: int = 0,
     cut: int = 0,
     reconstructed: dict[str, float] | None = None,
+    training: dict[str, Any] | None = None,
     **questions: int,
 ) -> dict[str, Any]:
     """The verdict on such a row; `bare` is where the interval of no_context against text ends."""
@@ -33,7 +34,7 @@ def say(
         "mean": {"f1": 1.5},
         "no_context": {"f1": 2.5, "f1_vs_text_ci95": [-80.0, bare]},
     }
-    return verdict(rows, interval, gate, {**QUESTIONS, **questions}, reconstructed, "plain")
+    return verdict(rows, interval, gate, {**QUESTIONS, **questions}, reconstructed, "plain", training)
 
 
 @pytest.mark.parametrize(
@@ -131,3 +132,15 @@ def test_batches_that_tip_answers() -> None:
     said = say(differ=3)["text"]
     assert "raw answered 3 of 100 questions otherwise, with equal logits" in said
     assert "raw answered" not in say(differ=3, gate=Gate(16, 0.5, 0.0, 0))["text"]
+
+
+def test_what_was_still_learning_is_not_called_too_lossy() -> None:
+    cut, done = ({"steps": 100, "converged": converged} for converged in (False, True))
+    for ratio, interval, otherwise in (
+        (0.5, [0.4, 0.59], "too lossy, or broken"),
+        (0.7, [0.62, 0.8], "needs generation-aware training"),
+    ):
+        assert say(ratio, interval, training=done)["level"] == otherwise
+        said = say(ratio, interval, training=cut)
+        assert said["level"] == ("not converged" if ratio < 0.6 else otherwise)
+        assert "still falling after the 100 steps" in said["text"]

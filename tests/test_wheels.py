@@ -132,7 +132,7 @@ def test_all_plugins_are_listed_and_well(installed: Environment, elsewhere: Path
         ("adapter", "additive"): ("stage1-additive", "0.1.0"),
         ("loss", "relative"): ("stage1-additive", "0.1.0"),
         ("compressor", "topk"): ("stage1-topk", "0.1.0"),
-        ("compressor", "autoencoder"): ("stage1-autoencoder", "0.1.0"),
+        ("compressor", "conv_autoencoder"): ("stage1-autoencoder", "0.1.0"),
         ("compressor", "entropy_coded"): ("stage1-entropy", "0.1.0"),
         ("loss", "rate"): ("stage1-entropy", "0.1.0"),
         **{

@@ -299,10 +299,11 @@ def _evaluate(
 
     The run gets the results that are its `own`; others go to a place below it.
     """
-    bottleneck = session.load_bottleneck(run)
+    bottleneck, manifest = session.load_bottleneck(run), run.read_manifest()
     with _resumable("the same command"):
-        evaluation = evaluate(bottleneck, session, cache=default_cache(), rows=rows)
-    manifest = run.read_manifest()
+        evaluation = evaluate(
+            bottleneck, session, cache=default_cache(), rows=rows, training=manifest.get("training")
+        )
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
     place = run if own else _place_for(run, session)

@@ -4,25 +4,25 @@ import torch
 
 from stage1 import TokenStats
 from stage1.testing import CompressorSuite
-from stage1_autoencoder import Autoencoder, AutoencoderConfig
+from stage1_autoencoder import ConvAutoencoder, ConvAutoencoderConfig
 
 
 class TestAutoencoder(CompressorSuite):
-    component = Autoencoder
+    component = ConvAutoencoder
 
 
 class TestNarrow(CompressorSuite):
-    component = Autoencoder
+    component = ConvAutoencoder
 
     @property
     def options(self) -> dict[str, float]:
         return {"tokens": 3, "ratio": 4, "context": 1}
 
 
-def fitted(tokens: int) -> tuple[Autoencoder, TokenStats]:
+def fitted(tokens: int) -> tuple[ConvAutoencoder, TokenStats]:
     rows = torch.randn(60, 6, generator=torch.Generator().manual_seed(0)) + 1
     stats = TokenStats(torch.arange(60), torch.ones(60, dtype=torch.float64), rows)
-    autoencoder = Autoencoder(AutoencoderConfig(tokens=tokens), 6)
+    autoencoder = ConvAutoencoder(ConvAutoencoderConfig(tokens=tokens), 6)
     autoencoder.fit(stats)
     return autoencoder, stats
 

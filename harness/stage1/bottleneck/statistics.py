@@ -1,6 +1,7 @@
 """Token statistics: counts, the weights training gives to tokens, least squares, reconstruction errors."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain, compress
 
 import numpy as np
@@ -40,6 +41,30 @@ def training_shares(stats: TokenStats, uniform: float) -> Tensor:
     rare names, which by count alone would hardly be trained.
     """
     return (1 - uniform) * stats.shares + uniform / len(stats.ids)
+
+
+def occurrence_weights(stats: TokenStats, uniform: float, table: Tensor) -> Tensor:
+    """[V]: what an occurrence counts, so that a token's total is its share of the training weight.
+
+    0 for tokens that do not occur; `table` is the embedding table [V, D].
+    """
+    weight = torch.zeros(len(table), device=table.device)
+    weight[stats.ids] = (training_shares(stats, uniform) / stats.shares).float()
+    return weight
+
+
+def training_rows(stats: TokenStats, uniform: float, table: Tensor, vocabulary: str) -> TokenStats:
+    """The tokens that a token-wise bottleneck is trained on, weighted by their share of the training.
+
+    All rows of `table` [V, D], or those `seen` in the prompts of `stats`. Counts are smoothed by the share
+    `uniform`: both ends know the whole table, and a name that no training prompt holds may be asked for.
+    """
+    if vocabulary == "all":
+        counts = torch.zeros(len(table), dtype=torch.float64, device=table.device)
+        counts[stats.ids] = stats.weights
+        ids = torch.arange(len(table), device=table.device)
+        stats = replace(stats, ids=ids, weights=counts, embeds=table.float())
+    return replace(stats, weights=training_shares(stats, uniform))
 
 
 def least_squares(

@@ -184,8 +184,18 @@ class PromptConfig(_Section):
 class TrainConfig(_Section):
     """The training loop."""
 
-    steps: int = Field(200, ge=0, description="Optimiser steps at most; 0 keeps the closed-form start.")
-    batch_tokens: int = Field(4096, gt=0, description="Distinct tokens per step on the token-wise path.")
+    until: Literal["converged", "steps"] = Field(
+        "converged",
+        description="converged: end where a doubling of the steps lowers the error by no more than 2 %; "
+        "steps: make all of them, under a falling learning rate.",
+    )
+    steps: int = Field(3200, ge=0, description="Optimiser steps at most; 0 keeps the closed-form start.")
+    vocabulary: Literal["all", "seen"] = Field(
+        "all",
+        description="Tokens that a token-wise bottleneck is trained on: all that the table has, or those in "
+        "the training prompts.",
+    )
+    batch_tokens: int = Field(1024, gt=0, description="Tokens per step on the token-wise path.")
     batch_prompts: int = Field(16, gt=0, description="Prompts per step where the order of tokens matters.")
     lr: float = Field(3e-3, gt=0, description="Peak learning rate of AdamW.")
     lr_factors: dict[Literal["compressor", "adapter"], Annotated[float, Field(ge=0)]] = Field(
@@ -193,10 +203,10 @@ class TrainConfig(_Section):
         description="Part of the bottleneck → what its learning rate is multiplied by; 0 freezes it.",
     )
     weight_decay: float = Field(0.0, ge=0, description="Weight decay of AdamW.")
-    warmup: float = Field(0.05, ge=0, le=1, description="Share of the steps with rising learning rate.")
+    warmup: int = Field(10, ge=0, description="Steps with rising learning rate.")
     clip: float = Field(1.0, gt=0, description="Largest norm of the gradient.")
     uniform: float = Field(
-        0.5, ge=0, le=1, description="Share of the weight spread evenly over the tokens in use, not by count."
+        0.5, ge=0, le=1, description="Share of the weight spread evenly over the tokens, not by count."
     )
     check_every: int = Field(50, gt=0, description="Steps between measurements on the selection split.")
     patience: int = Field(6, gt=0, description="Measurements without improvement before training stops.")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from stage1.bottleneck.batches import Batch, collate_answers
-from stage1.bottleneck.statistics import training_shares
+from stage1.bottleneck.statistics import occurrence_weights
 from stage1.data.records import Question
 from stage1.diagnosis.case import Case
 from stage1.llm.states import FrozenLLM
@@ -219,8 +219,7 @@ def training_batch(case: Case, objective: Objective) -> Batch:
     return PromptBatches(
         prompts,
         session.table,
-        case.fitted,
-        training_shares(case.fitted, session.config.train.uniform),
+        occurrence_weights(case.fitted, session.config.train.uniform, session.table),
         len(questions),
         session.config.seed,
         answers=session.answer_ids(questions, prompts) if objective.teacher_forced else None,

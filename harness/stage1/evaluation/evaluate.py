@@ -38,6 +38,7 @@ def evaluate(
     *,
     cache: Path | None,
     rows: Collection[str] | None = None,
+    training: Mapping[str, Any] | None = None,
 ) -> Evaluation:
     """Ask the test questions under every condition.
 
@@ -47,6 +48,7 @@ def evaluate(
         cache: folder for answers (`default_cache()`): those that no bottleneck changes are kept there, the
             others until the evaluation is done. None: keep none.
         rows: the conditions to ask, `NEEDED` among them; None: all there are.
+        training: how the bottleneck's training went (`Course.summary`), if that is known.
 
     Raises:
         UsageError: the model, the questions or the device cannot be used.
@@ -87,7 +89,7 @@ def evaluate(
         "schema": 1,
         "protocol": protocol(bottleneck, session),
         "questions": counted,
-        **_results(session, questions, answers, gate, counted, measured),
+        **_results(session, questions, answers, gate, counted, measured, training),
     }
     if results["verdict"]["level"] == "protocol broken":
         progress.note(results["verdict"]["text"])
@@ -130,6 +132,7 @@ def _results(
     gate: Gate,
     counted: Mapping[str, int],
     measured: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The measured part of results.json: no time, no path, nothing that differs when it is measured again."""
     settings = session.config.eval
@@ -153,6 +156,12 @@ def _results(
         **measured,
         "gate": {**gate._asdict(), "broken": gate.broken},
         "verdict": verdict(
-            by_name, ratio, gate, counted, measured["reconstruction"], protocol_name(session.config)
+            by_name,
+            ratio,
+            gate,
+            counted,
+            measured["reconstruction"],
+            protocol_name(session.config),
+            training,
         ),
     }

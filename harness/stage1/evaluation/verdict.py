@@ -7,6 +7,8 @@ from typing import Any
 from stage1.config import NEARLY, SUFFICES
 from stage1.evaluation.gate import Gate
 
+TOO_LOSSY = "too lossy, or broken"
+
 FEW_PASSAGES = 10
 """Fewer passages than this make no interval that deserves the name."""
 
@@ -18,6 +20,7 @@ def verdict(
     questions: Mapping[str, int],
     reconstructed: Mapping[str, float] | None,
     protocol: str,
+    training: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """`level`, `ratio` (the bottleneck's share of the text F1), its `ratio_ci95`, and `text` for people.
 
@@ -32,10 +35,12 @@ def verdict(
         questions: `n`, `passages`, `truncated_prompts`.
         reconstructed: the reconstruction's numbers, if any.
         protocol: what the way of asking is called.
+        training: how it ended; where its error was still falling, nothing is too lossy yet.
     """
     text, ours = rows["text"]["f1"], rows["bottleneck"]["f1"]
     ratio = ours / text if text else None
     needed = None
+    cut = training is not None and training["converged"] is False
     if gate.broken:
         level = "protocol broken"
         evidence = (
@@ -50,6 +55,8 @@ def verdict(
         )
     else:
         level, needed = _level(ratio, ratio_ci95, questions["n"])
+        if cut and level == TOO_LOSSY:
+            level = "not converged"
         low, high = (100 * bound for bound in ratio_ci95)
         floors = [f"{name} {rows[name]['f1']:.1f}" for name in ("linear", "mean") if name in rows]
         evidence = (
@@ -62,6 +69,8 @@ def verdict(
         if reconstructed is not None:
             recovered = 100 * reconstructed["token_recovery"]
             evidence += f"; {recovered:.1f} % of the reconstructed tokens are nearest to themselves"
+        if cut and training is not None:
+            evidence += f"; the error was still falling after the {training['steps']} steps allowed"
         if needed is not None:
             evidence += f"; about {needed} questions would decide"
     remarks = " ".join(_remarks(gate, rows, questions))
@@ -80,7 +89,7 @@ def _level(ratio: float, interval: list[float], n: int) -> tuple[str, int | None
     if low >= SUFFICES:
         return "reconstruction suffices", None
     if high < NEARLY:
-        return "too lossy, or broken", None
+        return TOO_LOSSY, None
     if low >= NEARLY and high < SUFFICES:
         return "needs generation-aware training", None
     inside = [bound for bound in (NEARLY, SUFFICES) if low < bound <= high]

@@ -168,9 +168,10 @@ class Adapter(Component):
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         """Solve the last layer in closed form, which is linear given the rest. Optional.
 
-        Called once, after the last step of training on distinct tokens under an objective with a loss that
-        says `least_squares`; `stats.weights` are what training weighs tokens by. The result is kept only
-        if it lowers the selection error.
+        Called wherever it is tried what a training on distinct tokens comes to, at its end and whenever its
+        steps have doubled, under an objective with a loss that says `least_squares` and none that is
+        `contrastive`; `stats` are the tokens trained on with their weights. The result is kept only if it
+        lowers the selection error, and training goes on without it.
         """
 
     def receive_table(self, encode: Encode, table: Tensor) -> None:
@@ -197,6 +198,10 @@ class Loss(Component):
     tokenwise: bool = False
     """True if it looks at one position at a time and is `inputs.mean(…)` of what it finds: tokens may then
     come from anywhere, and training goes over distinct tokens, hundreds of times faster than over prompts."""
+
+    contrastive: ClassVar[bool] = False
+    """True if it holds positions against the others of their batch: its value depends on the batch's size,
+    and on how it is worked off. With `tokenwise` each position's own part is still a weighted mean."""
 
     needs_llm: ClassVar[bool] = False
     """True if it reads `inputs.llm`; the LLM is loaded only then, and training goes prompt by prompt."""

@@ -61,6 +61,9 @@ def next_commands(run: Run, results: Mapping[str, Any] | None) -> Iterator[str]:
     if not (config.prompt.shots or config.prompt.chat) and (level == "no ceiling" or text["f1"] < POOR):
         shots = config.prompt.model_copy(update={"shots": 3})
         yield train_command(config.model_copy(update={"prompt": shots}), registry)
+    if level == "not converged":
+        more = config.train.model_copy(update={"steps": 4 * config.train.steps})
+        yield train_command(config.model_copy(update={"train": more}), registry)
     if level in ("protocol broken", "too lossy, or broken", "needs generation-aware training"):
         yield f"stage1 diagnose {folder}"
     if level in ("too lossy, or broken", "needs generation-aware training"):

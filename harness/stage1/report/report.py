@@ -8,7 +8,7 @@ from rich.table import Table
 
 from stage1.config import format_setting
 from stage1.evaluation.squad import WORDS_MISLEAD
-from stage1.training.course import unimproved
+from stage1.training.course import told, unimproved
 
 ROWS = {
     "text": "ceiling: token ids",
@@ -90,6 +90,8 @@ def summary(results: Mapping[str, Any]) -> Iterator[str]:
         )
     if characters := [f"{r['row']} {r['character_f1']:.1f}" for r in results["rows"] if "character_f1" in r]:
         yield f"Note   {WORDS_MISLEAD} It is: {', '.join(characters)}."
+    if trained := told(results.get("training")):
+        yield f"Train  {trained}"
     if unmoved := unimproved(results.get("training")):
         yield unmoved
     yield f"Verdict: {results['verdict']['text']}{_origin(results)}"

@@ -28,18 +28,16 @@ class Batches(Protocol):
 class TokenBatches:
     """Distinct tokens, weighted (all of them, where they fit) or drawn by their share."""
 
-    def __init__(
-        self, stats: TokenStats, shares: Tensor, size: int, seed: int, *, rank: int = 0, processes: int = 1
-    ) -> None:
-        self.stats, self.shares, self.size, self.seed = stats, shares, size, seed
+    def __init__(self, rows: TokenStats, size: int, seed: int, *, rank: int = 0, processes: int = 1) -> None:
+        self.rows, self.shares, self.size, self.seed = rows, rows.shares, size, seed
         self.rank, self.processes = rank, processes
         # All tokens at once give the exact gradient; of several processes, each has its part of them.
-        self.everything = processes <= len(stats.ids) <= size
+        self.everything = processes <= len(rows.ids) <= size
 
     def batch(self, step: int) -> Batch:
         """See `Batches`."""
         if self.everything:
-            picked = torch.arange(self.rank, len(self.stats.ids), self.processes, device=self.shares.device)
+            picked = torch.arange(self.rank, len(self.rows.ids), self.processes, device=self.shares.device)
             weights = self.shares[picked].float()
         else:
             generator = torch.Generator(self.shares.device).manual_seed(step_seed(self.seed, step))
@@ -47,23 +45,23 @@ class TokenBatches:
             picked = drawn[self.rank :: self.processes]
             weights = torch.ones(len(picked), device=picked.device)
         all_true = torch.ones(1, len(picked), dtype=torch.bool, device=picked.device)
-        embeds = self.stats.embeds[picked]
-        fields = (self.stats.ids[picked][None], embeds[None], all_true, all_true, weights[None])
+        embeds = self.rows.embeds[picked]
+        fields = (self.rows.ids[picked][None], embeds[None], all_true, all_true, weights[None])
         return Batch(*fields, whole_prompts=False)
 
 
 class PromptBatches:
     """Whole prompts, right-padded, in an order shuffled anew each epoch.
 
-    `answers` are the prompts' gold continuations as token ids, in the same order.
+    `weight` [V] is what an occurrence of each token counts; `answers` are the prompts' gold continuations as
+    token ids, in the same order.
     """
 
     def __init__(
         self,
         prompts: Sequence[Prompt],
         table: Tensor,
-        stats: TokenStats,
-        shares: Tensor,
+        weight: Tensor,
         size: int,
         seed: int,
         *,
@@ -74,9 +72,7 @@ class PromptBatches:
         self.prompts, self.table, self.size, self.seed = prompts, table, size, seed
         self.answers = answers
         self.rank, self.processes = rank, processes
-        # An occurrence's weight makes a token's total what `shares` asks for, however often it occurs.
-        self.weight = torch.zeros(len(table), device=table.device)
-        self.weight[stats.ids] = (shares / stats.shares).float()
+        self.weight = weight
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, step: int) -> Batch:

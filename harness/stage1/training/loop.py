@@ -1,4 +1,4 @@
-"""The training loop: step, measure, save, until the steps or the patience run out.
+"""The training loop: step, measure, save, until it has converged or the steps or the patience run out.
 
 What step *k* does follows from the configuration and the state after step *k − 1* alone, so a run that was
 killed and resumed ends with the same weights, bit for bit.
@@ -7,8 +7,7 @@ killed and resumed ends with the same weights, bit for bit.
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +16,7 @@ from accelerate.utils import broadcast
 from stage1.errors import TrainingError
 from stage1.runs.run import Run
 from stage1.training.course import Course
+from stage1.training.schedule import Mean, is_check, is_trial
 from stage1.training.state import collect, restore
 from stage1.training.step import NotFiniteError, NothingToTrainError, Stepper
 
@@ -57,6 +57,7 @@ class Loop:
     Attributes:
         course: where the training stands.
         stepper: makes the steps.
+        mean: of the weights, which is what is measured until the training has converged; None: they are.
     """
 
     def __init__(
@@ -75,8 +76,9 @@ class Loop:
         self.fresh = state is None
         self.course = Course()
         self._clock = time.perf_counter()
+        self.mean = Mean(self.stepper.weights) if self.config.until == "converged" else None
         if state is not None:
-            self.course = restore(*state, self.stepper, trainer.objective, trainer.selection)
+            self.course = restore(*state, self.stepper, trainer.objective, trainer.selection, self.mean)
 
     def train(self) -> dict[str, Any]:
         """Do what is left of it; returns `Course.summary`.
@@ -89,22 +91,15 @@ class Loop:
             if self.fresh:
                 self._measure({})
             stopped = self._steps()
-            steps = self.course.step
-            if steps:
-                self._solve_last_layer()
             self._count_time()
-            if self.interruption.requested:  # during the closed form, which the resumed run solves again
-                raise KeyboardInterrupt
-        return self.course.summary(steps, stopped)
+        return self.course.summary(stopped, self.config.until)
 
     def _steps(self) -> str:
         """Make the optimiser's steps; returns why there are no more."""
         course, steps = self.course, self.config.steps if self.stepper.optimizer else 0
         with self.trainer.progress.task("Training", steps, "steps") as advance:
             advance(course.step)
-            while course.step < steps:
-                if course.stale >= self.config.patience:
-                    return "patience"
+            while not (ended := self._ended()):
                 try:
                     logged = self._step()
                 except NothingToTrainError:
@@ -115,19 +110,32 @@ class Loop:
                     return "nothing to train"
                 course.step += 1
                 advance(1)
-                if self._is_check(course.step):
+                if self.mean is not None:
+                    self.mean.observe(course.step)
+                if is_check(course.step, self.config):
                     self._measure(logged)
                 if self.interruption.requested or course.step % self.config.save_every == 0:
                     self._save()
                 if self.interruption.requested:
                     raise KeyboardInterrupt
-        return "steps" if steps or not self.config.steps else "nothing to train"
+        return ended
+
+    def _ended(self) -> str:
+        """Why there is no next step; empty where there is one."""
+        course, config = self.course, self.config
+        if config.steps and self.stepper.optimizer is None:
+            return "nothing to train"
+        if course.stale >= config.patience:
+            return "patience"
+        if config.until == "converged" and course.converged:
+            return "converged"
+        return "steps" if course.step >= config.steps else ""
 
     def _step(self) -> dict[str, Any]:
         number = self.course.step
         batch = self.trainer.batches.batch(number)
         try:
-            return self.stepper.step(batch, number, compare=self._is_check(number + 1))
+            return self.stepper.step(batch, number, compare=is_check(number + 1, self.config))
         except NotFiniteError as error:
             self._save()
             raise TrainingError(
@@ -136,38 +144,42 @@ class Loop:
                 f"--set train.lr={self.config.lr / 10:g}",
             ) from None
 
-    def _is_check(self, step: int) -> bool:
-        return step % self.config.check_every == 0 or step == self.config.steps
+    def _measure(self, logged: Mapping[str, Any]) -> None:
+        """Measure on the selection split, remember the best weights, log; in a trial the closed form, too."""
+        course, trainer = self.course, self.trainer
+        solvable = trainer.fast and trainer.objective.least_squares
+        with self.mean.applied(trainer.bottleneck) if self.mean else nullcontext():
+            trial = course.step > 0 and is_trial(course.step, self.config)
+            course.measured(self._log(logged, ask=not (trial and solvable)), trainer.bottleneck)
+            if trial or course.stale >= self.config.patience:
+                solved = solvable and self._solved()
+                error = self._log({"solved": True}) if solved else course.last_error
+                course.tried(error, trainer.bottleneck)
 
-    def _solve_last_layer(self) -> None:
-        """End with the adapter's closed form, where least squares is what was trained for: one more step."""
+    def _solved(self) -> bool:
+        """Give the adapter its closed form, where least squares is what was trained for."""
         trainer = self.trainer
-        if not (trainer.fast and trainer.objective.least_squares):
-            return
-        weighted = replace(trainer.stats, weights=trainer.shares)
         with trainer.progress.task("Solving the last layer"), torch.no_grad():
             try:
-                trainer.bottleneck.adapter.solve_last_layer(trainer.bottleneck.encode_rows, weighted)
+                trainer.bottleneck.adapter.solve_last_layer(trainer.bottleneck.encode_rows, trainer.rows)
             except torch.linalg.LinAlgError:  # type: ignore[attr-defined]
                 # Hidden units that a far too high learning rate has saturated are all alike.
                 trainer.progress.note(
                     "The last layer's closed form has no solution here: it stays as trained."
                 )
-                return
-        self.course.step += 1
-        self._measure({"solved": True})
+                return False
+        return True
 
-    def _measure(self, logged: Mapping[str, Any]) -> None:
-        """Measure on the selection split, remember the best weights, log."""
-        trainer, course = self.trainer, self.course
+    def _log(self, logged: Mapping[str, Any], *, ask: bool = True) -> float:
+        """Measure, and log it with what was `logged`; returns what chooses the checkpoint."""
+        trainer, step = self.trainer, self.course.step
         self.stepper.module.eval()
-        measured = trainer.selection.measure(trainer.bottleneck, trainer.objective, trainer.present)
-        error = torch.tensor(measured["score"], device=trainer.session.device)
-        # Every process must come to the same decision.
-        course.measured(float(broadcast(error)), trainer.bottleneck, solved="solved" in logged)
+        measured = trainer.selection.measure(trainer.bottleneck, trainer.objective, trainer.present, ask=ask)
         if trainer.main:
-            entry = {"step": course.step, **logged, "selection": measured}
-            trainer.registry.emit("stage1_step", run=self.run.path, step=course.step, metrics=entry)
+            entry = {"step": step, **logged, "selection": measured}
+            trainer.registry.emit("stage1_step", run=self.run.path, step=step, metrics=entry)
+        # Every process must come to the same decision.
+        return float(broadcast(torch.tensor(measured["score"], device=trainer.session.device)))
 
     def _count_time(self) -> None:
         now = time.perf_counter()
@@ -178,5 +190,5 @@ class Loop:
         trainer = self.trainer
         self._count_time()
         if trainer.main:
-            parts = (trainer.bottleneck, self.stepper, trainer.objective, trainer.selection)
+            parts = (trainer.bottleneck, self.stepper, trainer.objective, trainer.selection, self.mean)
             self.run.state.save(*collect(self.course, *parts))

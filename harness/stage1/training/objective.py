@@ -59,8 +59,9 @@ class Objective(nn.Module):
 
     @property
     def least_squares(self) -> bool:
-        """True if weighted least squares minimises a term of it."""
-        return any(loss.least_squares for loss in self.losses.values())
+        """True if weighted least squares minimises a term of it, and undoes none that compares tokens."""
+        terms = self.losses.values()
+        return any(loss.least_squares for loss in terms) and not any(loss.contrastive for loss in terms)
 
     # -- its value -----------------------------------------------------------------------------------------
 

@@ -1,15 +1,16 @@
 """What is measured on the selection split at every check: errors, the objective, F1."""
 
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stage1.bottleneck.batches import in_order
+from stage1.bottleneck.batches import Batch, in_order
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import ReconstructionError, count_tokens
+from stage1.bottleneck.statistics import ReconstructionError, count_tokens, training_rows
 from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
@@ -17,6 +18,7 @@ from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
 from stage1.progress import Progress
 from stage1.session import Session
+from stage1.training.batches import TokenBatches
 from stage1.training.inputs import Cross, Presenter, RoundTrip
 from stage1.training.objective import Objective
 
@@ -52,25 +54,33 @@ class Selection:
         bottleneck: Bottleneck,
         objective: Objective,
         present: Presenter,
+        *,
+        ask: bool = True,
     ) -> dict[str, Any]:
-        """Reconstruction errors; `objective` and its `terms` where prompts are needed for it; `f1`.
+        """Reconstruction errors; the `objective` and its `terms`, where they are measured; `f1` to `ask`.
 
-        `score` is the one number that chooses the checkpoint, lower is better: `recon`, or the objective
-        where a loss reads the LLM or positions do not match. In it an `auto` term is divided by its value
-        at the first check, so that scores of different steps compare.
+        `score` is the one number that chooses the checkpoint, lower is better: the objective, on distinct
+        tokens where it is trained on these, weighted as there, so that rare ones count. Where prompts are
+        trained on without the LLM, and positions match, it is `recon`. An `auto` term is divided by its
+        value at the first check, so that scores of different steps compare.
         """
         measured: dict[str, Any] = {}
         if not bottleneck.compressor.changes_length:
             measured |= self._errors(bottleneck)
-        if objective.needs_llm or bottleneck.compressor.changes_length:
-            terms = self._terms(objective, present, RoundTrip(bottleneck))
+            measured["score"] = measured["recon"]
+        on_tokens = bottleneck.tokenwise and objective.tokenwise
+        if on_tokens or objective.needs_llm or bottleneck.compressor.changes_length:
+            cross = RoundTrip(bottleneck)
+            terms = (self._token_terms if on_tokens else self._terms)(objective, present, cross)
             self.typical = self.typical or terms
             scales = objective.scales(self.typical)
             measured["terms"] = terms
-            measured["objective"] = sum(scales[name] * value for name, value in terms.items())
-        if self.questions:
+            measured["objective"] = measured["score"] = sum(
+                scales[name] * value for name, value in terms.items()
+            )
+        if self.questions and ask:
             measured |= {"f1": self.f1(bottleneck), "questions": len(self.questions)}
-        return {**measured, "score": measured.get("objective", measured.get("recon"))}
+        return measured
 
     def _errors(self, bottleneck: Bottleneck) -> dict[str, float]:
         errors, stats = ReconstructionError(), self.stats
@@ -85,12 +95,25 @@ class Selection:
                 errors.add(batch.embeds[batch.cross], reconstructed, batch.weights[batch.cross])
         return errors.summary(stats.variance)
 
+    def _token_terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
+        """Each term's value over the distinct tokens, by their share of what they would weigh in training."""
+        rows = training_rows(self.stats, self.session.config.train.uniform, self.session.table, "seen")
+        whole = TokenBatches(rows, len(rows.ids), 0).batch(0)
+        return self._average(objective, present, cross, whole.split(math.ceil(len(rows.ids) / ROWS)))
+
     def _terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
         """Each term's value over all the prompts together."""
         prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
         answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
+        batches = in_order(prompts, self.session.table, self.size, answers)
+        return self._average(objective, present, cross, batches)
+
+    @staticmethod
+    def _average(
+        objective: Objective, present: Presenter, cross: Cross, batches: Iterable[Batch]
+    ) -> dict[str, float]:
         sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
-        for batch in in_order(prompts, self.session.table, self.size, answers):
+        for batch in batches:
             inputs = present(batch, cross)
             values: Mapping[str, Tensor] = objective(inputs)
             for name, denominator in objective.denominators(inputs).items():

@@ -11,6 +11,7 @@ from torch import Tensor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.training.course import Course
 from stage1.training.objective import Objective
+from stage1.training.schedule import Mean
 from stage1.training.selection import Selection
 from stage1.training.step import Stepper
 
@@ -18,13 +19,20 @@ Tensors = Mapping[str, Tensor]
 
 
 def collect(
-    course: Course, bottleneck: Bottleneck, stepper: Stepper, objective: Objective, selection: Selection
+    course: Course,
+    bottleneck: Bottleneck,
+    stepper: Stepper,
+    objective: Objective,
+    selection: Selection,
+    mean: Mean | None,
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights now and at their best, the optimiser's moments by parameter, and where training stands."""
+    """The weights now, at their best and on average, the optimiser's moments, and where training stands."""
     tensors = {f"now.{name}": value for name, value in bottleneck.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in course.best.items()}
+    tensors |= {f"mean.{name}": value for name, value in (mean.values if mean else {}).items()}
+    names = list(stepper.weights)
     for index, slots in stepper.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{stepper.names[index]}.{slot}": value for slot, value in slots.items()}
+        tensors |= {f"optimizer.{names[index]}.{slot}": value for slot, value in slots.items()}
     facts = {
         **course.facts,
         "frozen": sorted(bottleneck.frozen),
@@ -42,15 +50,23 @@ def restore_bottleneck(bottleneck: Bottleneck, tensors: Tensors, facts: Mapping[
 
 
 def restore(
-    tensors: Tensors, facts: Mapping[str, Any], stepper: Stepper, objective: Objective, selection: Selection
+    tensors: Tensors,
+    facts: Mapping[str, Any],
+    stepper: Stepper,
+    objective: Objective,
+    selection: Selection,
+    mean: Mean | None,
 ) -> Course:
     """Everything else."""
+    names = list(stepper.weights)
     slots: dict[int, dict[str, Tensor]] = {}
     for key, value in _part(tensors, "optimizer.").items():
         name, _, slot = key.rpartition(".")
-        slots.setdefault(stepper.names.index(name), {})[slot] = value
+        slots.setdefault(names.index(name), {})[slot] = value
     if stepper.optimizer is not None:
         stepper.optimizer.load_state_dict({**stepper.optimizer.state_dict(), "state": slots})
+    if mean is not None:
+        mean.values |= _part(tensors, "mean.")
     stepper.parts = facts["parts"]
     objective.running, selection.typical = facts["running"], facts["typical"]
     return Course(**{name: facts[name] for name in Course().facts}, best=_part(tensors, "best."))

@@ -36,7 +36,7 @@ class Stepper:
     Attributes:
         module: the way through the bottleneck, as accelerate has prepared it.
         optimizer: AdamW over the parameters that are trained.
-        names: theirs, in the optimiser's order.
+        weights: these by name, in the optimiser's order.
         parts: pieces a batch is worked off in; doubled when memory runs out.
     """
 
@@ -53,10 +53,10 @@ class Stepper:
         self.config, self.accelerator, self.progress = config, accelerator, progress
         self.parts = 1
         self.alone = RoundTrip(bottleneck)  # no reduction over processes
-        groups, self.names = parameter_groups(bottleneck, config.train)
+        groups, self.weights = parameter_groups(bottleneck, config.train)
         self.module: nn.Module = self.alone
         self.optimizer: Any = None
-        if self.names:
+        if self.weights:
             optimizer = torch.optim.AdamW(groups, lr=config.train.lr, weight_decay=config.train.weight_decay)
             self.module, self.optimizer = accelerator.prepare(self.alone, optimizer)
 
@@ -176,13 +176,15 @@ class Stepper:
         return {"gradients": gradients(values, trained)}
 
 
-def parameter_groups(bottleneck: Bottleneck, train: TrainConfig) -> tuple[list[dict[str, Any]], list[str]]:
-    """The optimiser's groups, one for each part of the bottleneck with its factor, and the parameters' names.
+def parameter_groups(
+    bottleneck: Bottleneck, train: TrainConfig
+) -> tuple[list[dict[str, Any]], dict[str, nn.Parameter]]:
+    """The optimiser's groups, one for each part of the bottleneck with its factor; their parameters by name.
 
     A part whose factor is 0 is frozen here.
     """
     groups: list[dict[str, Any]] = []
-    names: list[str] = []
+    weights: dict[str, nn.Parameter] = {}
     for part in ("compressor", "adapter"):
         factor = train.lr_factors.get(part, 1.0)
         module: nn.Module = getattr(bottleneck, part)
@@ -191,5 +193,5 @@ def parameter_groups(bottleneck: Bottleneck, train: TrainConfig) -> tuple[list[d
             module.requires_grad_(False)
         elif own:
             groups.append({"params": list(own.values()), "factor": factor})
-            names += own
-    return groups, names
+            weights |= own
+    return groups, weights

@@ -13,7 +13,7 @@ from accelerate import Accelerator
 from transformers import PreTrainedModel
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import training_shares
+from stage1.bottleneck.statistics import occurrence_weights, training_rows
 from stage1.config import RunConfig
 from stage1.data.prompts import Prompt, note_truncation
 from stage1.llm.states import FrozenLLM
@@ -66,8 +66,9 @@ class Trainer:
             prompts = session.prompts(session.data.train)
         note_truncation(prompts, "training", progress)
         self.stats = fitting_stats(session, prompts)
-        self.shares = training_shares(self.stats, self.config.train.uniform)
         self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
+        train = self.config.train
+        self.rows = training_rows(self.stats, train.uniform, session.table, train.vocabulary)
         self.batches = self._batches(prompts)
         self.selection = Selection(session, self._check_questions(prompts, model))
         self.present = Presenter(
@@ -92,13 +93,12 @@ class Trainer:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         if self.fast:
             size = train.batch_tokens
-            return TokenBatches(self.stats, self.shares, size, seed, rank=rank, processes=processes)
+            return TokenBatches(self.rows, size, seed, rank=rank, processes=processes)
         answers = session.answer_ids(session.data.train, prompts) if self.objective.teacher_forced else None
         return PromptBatches(
             prompts,
             session.table,
-            self.stats,
-            self.shares,
+            occurrence_weights(self.stats, train.uniform, session.table),
             train.batch_prompts,
             seed,
             answers=answers,
@@ -114,7 +114,7 @@ class Trainer:
         if train.check_questions:
             return train.check_questions
         length = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
-        tokens = min(train.batch_tokens, len(self.stats.ids)) if self.fast else train.batch_prompts * length
+        tokens = min(train.batch_tokens, len(self.rows.ids)) if self.fast else train.batch_prompts * length
         return affordable_questions(
             self.config,
             self.bottleneck,

@@ -7,15 +7,15 @@ from torch import Tensor, nn
 from stage1 import Code, Compressor, SizeConfig, TokenStats, hookimpl
 
 
-class AutoencoderConfig(SizeConfig):
-    """Options of `autoencoder`."""
+class ConvAutoencoderConfig(SizeConfig):
+    """Options of `conv_autoencoder`."""
 
     ratio: float = Field(1.0, ge=1, description="Width of the LLM's embeddings divided by the code's.")
     tokens: int = Field(2, ge=2, description="Tokens that become one vector.")
     context: int = Field(3, ge=1, description="Tokens to each side that a token is mixed with before.")
 
 
-class Autoencoder(Compressor):
+class ConvAutoencoder(Compressor):
     """A convolution over neighbours, then one that strides over every `tokens` tokens. Trained.
 
     The encoder half of a convolutional autoencoder; the adapter is its decoder and the LLM, which reads a
@@ -26,12 +26,12 @@ class Autoencoder(Compressor):
     Options: `tokens`, `context`, and `ratio` or `dim` for the width.
     """
 
-    name = "autoencoder"
-    Config = AutoencoderConfig
+    name = "conv_autoencoder"
+    Config = ConvAutoencoderConfig
     tokenwise = False
     changes_length = True
 
-    def __init__(self, config: AutoencoderConfig, embed_dim: int) -> None:
+    def __init__(self, config: ConvAutoencoderConfig, embed_dim: int) -> None:
         super().__init__(config, embed_dim)
         dim, width = config.width(embed_dim), 2 * config.context + 1
         self.mix = nn.Conv1d(embed_dim, embed_dim, width, padding=config.context, groups=embed_dim)
@@ -75,4 +75,4 @@ class Autoencoder(Compressor):
 
 @hookimpl
 def stage1_compressors() -> type[Compressor]:
-    return Autoencoder
+    return ConvAutoencoder
