@@ -72,6 +72,25 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return min(MOST_WORKERS, os.cpu_count() or 1)
 
 
+def launched(*args: str) -> str:
+    """What `stage1 ARGS` prints that `accelerate launch` starts in two processes."""
+    launch = [
+        "launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--num_machines",
+        "1",
+        "--mixed_precision",
+        "no",
+    ]
+    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch, "-m", "stage1", *args]
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, capture_output=True, text=True, timeout=900, env=env, check=False)
+    assert result.returncode == 0, result.stderr
+    return result.stdout
+
+
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c() -> None:
     """Ctrl-C means something in tests that were started in the background, too, where it is ignored."""

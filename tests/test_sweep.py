@@ -23,7 +23,7 @@ from stage1.experiment import train_run
 from stage1.files import read_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.sweeps import sweep as module
+from stage1.sweeps import worker as module
 from stage1.sweeps.compare import Comparison, asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, folder_name, label, plan
 from stage1.sweeps.sweep import Baseline, Sweep

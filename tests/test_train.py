@@ -18,7 +18,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import SMALL, Cli, CtrlC, Notes, settings_args, small_config
+from conftest import SMALL, Cli, CtrlC, Notes, launched, settings_args, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig
@@ -540,22 +540,8 @@ def test_training_that_only_gets_worse_says_so(tmp_path: Path) -> None:
 def test_two_processes_train_one_run(settings: list[str], tmp_path: Path) -> None:
     """The run of one process that has all of each batch, but for the order in which float32 is summed."""
     run = tmp_path / "run"
-    launch = [
-        "launch",
-        "--multi_gpu",
-        "--num_processes",
-        "2",
-        "--num_machines",
-        "1",
-        "--mixed_precision",
-        "no",
-    ]
     args = ["train", "--no-eval", "--json", "--output", str(run), *settings_args([*SMALL, *settings])]
-    command = [sys.executable, "-m", "accelerate.commands.accelerate_cli", *launch, "-m", "stage1", *args]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, capture_output=True, text=True, timeout=600, env=env, check=False)
-    assert result.returncode == 0, result.stderr
-    shown = json.loads(result.stdout)  # one process speaks, and speaks JSON
+    shown = json.loads(launched(*args))  # one process speaks, and speaks JSON
     assert shown["run"] == str(run)
     manifest = Run(run).read_manifest()
     assert manifest["processes"] == 2

@@ -21,7 +21,7 @@ from stage1.session import Session
 
 
 @torch.no_grad()
-def measure(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
+def measure(run: Run) -> Iterator[tuple[str, dict[str, float | None]]]:
     """Name of the decoder, and what `results.json` says of rate and reconstruction, of all test questions."""
     session = Session.open(run.config, Progress(), weights="table", trained_on=run.read_trained_on())
     prompts = session.prompts(session.data.test)
@@ -31,7 +31,7 @@ def measure(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
     for name, decode in decoders.items():
         rows = reconstructed_rows(decode, stats.embeds)
         crossing = Positions(stats.ids, stats.weights, stats.embeds, rows)
-        yield name, bits | (reconstruction(crossing, stats.variance, session.table) or {})
+        yield name, bits | (reconstruction(crossing, stats.variance, session.table, bottleneck.seen) or {})
 
 
 if __name__ == "__main__":

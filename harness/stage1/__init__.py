@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from stage1.errors import UsageError as UsageError
     from stage1.llm.chunked import token_cross_entropy as token_cross_entropy
     from stage1.llm.chunked import token_kl as token_kl
+    from stage1.plugins.executors import Executor as Executor
+    from stage1.plugins.executors import Job as Job
+    from stage1.plugins.executors import JobOutcome as JobOutcome
+    from stage1.plugins.executors import JobWork as JobWork
     from stage1.plugins.interfaces import Adapter as Adapter
     from stage1.plugins.interfaces import ComponentConfig as ComponentConfig
     from stage1.plugins.interfaces import Compressor as Compressor
@@ -63,6 +67,10 @@ _HOME = {
     "ConfigIssue": "errors",
     "Dataset": "plugins.interfaces",
     "Encode": "plugins.interfaces",
+    "Executor": "plugins.executors",
+    "Job": "plugins.executors",
+    "JobOutcome": "plugins.executors",
+    "JobWork": "plugins.executors",
     "LLMOutputs": "plugins.tensors",
     "Loss": "plugins.interfaces",
     "LossInputs": "plugins.tensors",

@@ -17,11 +17,13 @@ from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.diagnosis.facts import Finding
 from stage1.experiment import Outcome, evaluate_run, train_run
+from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.results import Results
 from stage1.runs.run import Run
 from stage1.session import Session, changed
 from stage1.sweeps.grid import Axis, plan
+from stage1.sweeps.place import executor
 from stage1.sweeps.sweep import Sweep
 
 
@@ -151,6 +153,9 @@ def sweep(
     output: str | PathLike[str],
     *,
     seeds: Sequence[int] = (0,),
+    jobs: int | None = None,
+    on: str | None = None,
+    on_options: Mapping[str, Any] | None = None,
     progress: Progress | None = None,
     **settings: Any,
 ) -> dict[str, Any]:
@@ -160,6 +165,9 @@ def sweep(
         over: setting → its values, as in `{"compressor.ratio": [4, 8], "adapter": ["linear", "residual"]}`.
         output: where the runs go; the same folder resumes a sweep.
         seeds: every combination is run with each.
+        jobs: runs at a time, each in a process of its own.
+        on: where they are carried out: `local`, `ray`, `ray://HOST:PORT`, `slurm` or a plugin's executor.
+        on_options: the executor's options.
         progress: told of the progress.
         **settings: for every run, as for `train`.
 
@@ -173,7 +181,7 @@ def sweep(
     folder = Path(output)
     cells = plan(merge({}, _dotted(settings), []), [], axes, seeds, folder)
     made = Sweep(folder, axes, cells)
-    made.run(progress or Progress())
+    made.run(progress or Progress(), executor(on, jobs, on_options or {}, load_plugins()))
     return made.record()
 
 

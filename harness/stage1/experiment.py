@@ -1,6 +1,5 @@
 """What the commands do, as functions: train a run, evaluate a run."""
 
-import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,8 +7,7 @@ from shlex import quote
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+import torch
 
 from stage1.config import RunConfig, flat
 from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
@@ -19,6 +17,7 @@ from stage1.files import default_cache
 from stage1.llm.model import check_llm, device_name
 from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
+from stage1.processes import from_first, is_first, several
 from stage1.progress import Progress
 from stage1.runs.folder import refuse_taken
 from stage1.runs.places import own_place
@@ -75,9 +74,7 @@ def train_run(
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
     readers = [*(loss.cls for loss in losses), *(stage.cls for stage in resolved.compressors)]
     asks = with_evaluation or config.then is not None or any(cls.needs_llm for cls in readers)
-    if (
-        resume is None and os.environ.get("LOCAL_RANK", "0") == "0"
-    ):  # of several processes, the first makes it
+    if resume is None and is_first():
         refuse_taken(config.output)
     session = Session.open(config, progress, weights="all" if asks else "table", before=session)
     if not asks:  # what an evaluation will refuse is said before the training
@@ -92,14 +89,14 @@ def train_run(
         with announced(resume, config, registry, main=make_accelerator(session.device).is_main_process):
             return _evaluate(resume, session, rows=rows)
     training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
-    run = _shared_run(config, resume)
+    run = _shared_run(config, resume, session.device)
     main = training.main
     with run.lock(ours=main), announced(run, training.config, registry, main=main):
         command = f"stage1 train --resume --output {quote(str(run.path))}"
         with _resumable(command):
             with attributed(f"Resume the run: {command}"):
                 training.train(run)
-            if not with_evaluation or not main:
+            if not with_evaluation:
                 return Outcome(run, None, session)
             return _evaluate(run, session, rows=rows)
 
@@ -134,21 +131,20 @@ def require_trackers(config: RunConfig) -> None:
         load_plugins().tracker(name).require()
 
 
-def _shared_run(config: RunConfig, resume: Run | None) -> Run:
+def _shared_run(config: RunConfig, resume: Run | None, device: torch.device) -> Run:
     """The run's folder, made by the first process and known to all."""
     if resume is not None:
         return resume
-    state = PartialState()
-    made: list[Any] = [None]
-    if state.is_main_process:
+    made: Path | Stage1Error = Path()
+    if is_first():
         try:
-            made = [Run.create(config).path]
+            made = Run.create(config).path
         except Stage1Error as error:
-            made = [error]
-    broadcast_object_list(made)
-    if isinstance(made[0], Stage1Error):
-        raise made[0]
-    return Run(made[0])
+            made = error
+    made = from_first(made, device)
+    if isinstance(made, Stage1Error):
+        raise made
+    return Run(made)
 
 
 @contextmanager
@@ -278,6 +274,8 @@ def evaluate_run_tasks(
         UsageError: as `evaluate_run`; a task is unknown, or cannot be loaded.
     """
     run.require_trained()
+    if several():
+        raise UsageError("Tasks are asked by one process.", "Leave out `accelerate launch`.")
     from stage1.evaluation.lm_eval.catalogue import select
     from stage1.evaluation.lm_eval.evaluate import evaluate_tasks
 
@@ -307,7 +305,6 @@ def _evaluate(
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
     place = run if own else _place_for(run, session)
-    place.write_evaluation(evaluation.results, evaluation.predictions)
     measured = {
         **timing(bottleneck, session),
         "questions_per_second": {
@@ -315,7 +312,9 @@ def _evaluate(
         },
         "device": device_name(session.device),
     }
-    place.write_timings(measured)
-    run.tidy()
-    load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
+    if is_first():
+        place.write_evaluation(evaluation.results, evaluation.predictions)
+        place.write_timings(measured)
+        run.tidy()
+        load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
     return Outcome(run, evaluation, session, place.path, {**run.read_timings(), **measured})

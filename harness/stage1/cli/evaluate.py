@@ -8,6 +8,7 @@ import typer
 
 from stage1.cli import options
 from stage1.errors import UsageError
+from stage1.processes import is_first
 
 RunFolder = Annotated[
     Path,
@@ -97,7 +98,7 @@ def eval_(
     from stage1.files import write_json
     from stage1.runs.run import Run
 
-    progress, opened = make_progress(quiet=quiet), Run.open(run)
+    progress, opened = make_progress(quiet=quiet or not is_first()), Run.open(run)
     if tasks:
         from stage1.evaluation.lm_eval.evaluate import TaskOptions
         from stage1.experiment import evaluate_run_tasks
@@ -111,6 +112,8 @@ def eval_(
 
         outcome = evaluate_run(opened, overrides, progress)
         results = outcome.evaluation.results if outcome.evaluation else {}
+        if not is_first():
+            return
         show_outcome(outcome, json=json, quiet=quiet)
     if output:
         write_json(output, results)

@@ -31,6 +31,21 @@ def sweep(
             help="A value of an --over: adds the paired difference to the cell that has this value instead.",
         ),
     ] = None,
+    jobs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Runs at a time, each in a process of its own.")
+    ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME[://ADDRESS]",
+            autocompletion=options.complete("executor"),
+            help="Where the runs are carried out: `local`, `ray`, `slurm` or a plugin's. Default: here.",
+        ),
+    ] = None,
+    on_set: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KEY=VALUE", help="An option of --on, such as minutes=240; may be repeated."),
+    ] = None,
     all_rows: Annotated[
         bool, typer.Option("--all-rows", help="Also evaluate the rows `linear` and `mean` in every run.")
     ] = False,
@@ -48,7 +63,9 @@ def sweep(
     from stage1.cli.display import make_progress, show_sweep
     from stage1.config.presets import PRESETS
     from stage1.experiment import require_trackers
+    from stage1.plugins import load_plugins
     from stage1.sweeps.grid import Axis, plan
+    from stage1.sweeps.place import executor, read_options
     from stage1.sweeps.sweep import Baseline, Sweep
 
     axes = [Axis.parse(text) for text in over]
@@ -58,7 +75,8 @@ def sweep(
         require_trackers(cell.config)
     baseline = Baseline.parse(compare, cells) if compare else None
     grid = Sweep(output, axes, cells, baseline)
-    grid.run(make_progress(quiet=quiet), all_rows=all_rows)
+    place = executor(on, jobs, read_options(on_set or []), load_plugins())
+    grid.run(make_progress(quiet=quiet), place, all_rows=all_rows)
     show_sweep(grid.record(), grid.file, json=json)
     if grid.errors:
         raise typer.Exit(1)

@@ -1,12 +1,12 @@
 """`stage1 train`."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from stage1.cli import options
+from stage1.processes import is_first
 
 
 @options.grouped
@@ -41,13 +41,12 @@ def train(
     from stage1.experiment import resume_run, train_run
     from stage1.runs.run import Run
 
-    helper = os.environ.get("LOCAL_RANK", "0") != "0"  # of `accelerate launch`: the first process speaks
     run = None
     if config is None:
         run = Run.open(output) if output else Run.latest()
         config = resume_run(run, chosen.configuration(run.settings, output=run.path))
-    progress = make_progress(quiet=quiet or helper)
+    progress = make_progress(quiet=quiet or not is_first())
     outcome = train_run(config, progress, resume=run, with_evaluation=not no_eval)
-    if not helper:
+    if is_first():
         show_outcome(outcome, json=json, quiet=quiet)
         end_by(outcome, fail_below)

@@ -17,6 +17,7 @@ from stage1.evaluation.conditions import Condition
 from stage1.evaluation.generation import Generation, GreedyDecoder
 from stage1.evaluation.squad import exact_match, f1
 from stage1.llm.model import device_name
+from stage1.processes import from_all, from_first, share
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
 from stage1.session import Session
@@ -44,7 +45,7 @@ class Throughput(NamedTuple):
 
 
 class Answering:
-    """Has the LLM answer prompts, one condition after the other.
+    """Has the LLM answer prompts, one condition after the other; several processes share the batches.
 
     Args:
         session: model and configuration.
@@ -73,12 +74,13 @@ class Answering:
         kept = self.cache is not None and condition.key is not None
         journal = Journal(self.cache if kept else None, [self._decides, condition.key], self.progress)
         found: dict[int, Generation] = {}
-        pending = deque(self._batches(condition, journal, found))
-        known = len(found)
+        unknown = list(self._batches(condition, journal, found))
+        unknown, found = from_first((unknown, found), self.session.device)
+        known, pending = len(found), deque(share(unknown, self.session.device))
         self.decoder.share(condition.prompts)
         label = f"Evaluating {condition.name}"
         started = time.perf_counter()
-        with self.progress.task(label, len(condition.prompts) - known, "questions") as done:
+        with self.progress.task(label, sum(map(len, pending)), "questions") as done:
             while pending:
                 batch = pending.popleft()
                 try:
@@ -95,6 +97,8 @@ class Answering:
                 if not self._exact:
                     journal.add(_request(condition, batch), TOO_LARGE)
                 pending.extendleft(reversed(_halves(batch)))
+        for answers in from_all(found, self.session.device):
+            found |= answers
         self._note_speed(condition, known, time.perf_counter() - started)
         if not condition.keep:
             journal.forget()

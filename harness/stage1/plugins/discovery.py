@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from stage1.errors import suggest
 from stage1.plugins import hooks as specifications
+from stage1.plugins.executors import Executor
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
 from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss, Split
 from stage1.plugins.models import Model
@@ -224,10 +225,7 @@ def _check_component(cls: type[Component], reserved: tuple[str, ...]) -> None:
     """
     if issubclass(cls, Compressor) and cls.changes_length and cls.tokenwise:
         raise FaultError(f"{cls.__name__} changes the length, which needs tokenwise = False")
-    if not (isinstance(cls.Config, type) and issubclass(cls.Config, BaseModel)):
-        raise FaultError(f"{cls.__name__}.Config is not a pydantic model")
-    if cls.Config.model_config.get("extra") != "forbid":
-        raise FaultError(f"{cls.__name__}.Config lets unknown options pass; derive it from ComponentConfig")
+    _check_options(cls)
     for option in guarded(f"{cls.__name__}.Config has no JSON schema", docs, cls.Config):
         if option.name in reserved:
             raise FaultError(
@@ -235,12 +233,19 @@ def _check_component(cls: type[Component], reserved: tuple[str, ...]) -> None:
             )
 
 
+def _check_options(cls: type[Component] | type[Executor]) -> None:
+    if not (isinstance(cls.Config, type) and issubclass(cls.Config, BaseModel)):
+        raise FaultError(f"{cls.__name__}.Config is not a pydantic model")
+    if cls.Config.model_config.get("extra") != "forbid":
+        raise FaultError(f"{cls.__name__}.Config lets unknown options pass; derive it from ComponentConfig")
+
+
 _check_chosen = partial(_check_component, reserved=("name",))
 _check_loss = partial(_check_component, reserved=("weight", "ramp"))
 PROVIDERS: dict[
     str,
     tuple[
-        Kind | Literal["dataset", "model", "tracker", "tasks", "command"],
+        Kind | Literal["dataset", "model", "tracker", "executor", "tasks", "command"],
         Callable[[str, HookImpl], list[Any]],
         Callable[[PluginRecord, Any], PluginRecord],
     ],
@@ -255,6 +260,7 @@ PROVIDERS: dict[
     "stage1_datasets": ("dataset", _returned, _class(Dataset, _check_dataset)),
     "stage1_models": ("model", _returned, _class(Model)),
     "stage1_trackers": ("tracker", _returned, _class(Tracker)),
+    "stage1_executors": ("executor", _returned, _class(Executor, _check_options)),
     "stage1_tasks": ("tasks", _returned, _check_folder),
     "stage1_commands": ("command", _added, _check_command),
 }

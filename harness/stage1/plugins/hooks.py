@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # `stage1 --help` must not load torch
     from typer import Typer
 
     from stage1.config import RunConfig
+    from stage1.plugins.executors import Executor
     from stage1.plugins.interfaces import Adapter, Compressor, Dataset, Loss
     from stage1.plugins.models import Model
     from stage1.plugins.trackers import Tracker
@@ -48,6 +49,11 @@ def stage1_models() -> type[Model] | list[type[Model]]:  # type: ignore[empty-bo
 @hookspec
 def stage1_trackers() -> type[Tracker] | list[type[Tracker]]:  # type: ignore[empty-body]
     """Return an experiment tracker's class, or a list of them."""
+
+
+@hookspec
+def stage1_executors() -> type[Executor] | list[type[Executor]]:  # type: ignore[empty-body]
+    """Return a class that carries out the runs of a sweep, or a list of them."""
 
 
 @hookspec

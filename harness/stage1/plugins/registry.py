@@ -10,16 +10,17 @@ from pluggy import HookCaller, HookImpl, PluginManager
 
 from stage1.errors import PluginError, UsageError, suggest
 from stage1.plugins import hooks as specifications
+from stage1.plugins.executors import Executor
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
 from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss
 from stage1.plugins.trackers import Tracker, Tracking
 
 Kind = Literal["compressor", "adapter", "loss"]
 
-AnyKind = Literal[Kind, "dataset", "model", "tracker", "tasks", "command", "events", "plugin"]
+AnyKind = Literal[Kind, "dataset", "model", "tracker", "executor", "tasks", "command", "events", "plugin"]
 """What a plugin can be; "plugin": it failed before it told."""
 
-NAMED = ("compressor", "adapter", "loss", "dataset", "model", "tracker", "command")
+NAMED = ("compressor", "adapter", "loss", "dataset", "model", "tracker", "executor", "command")
 """Kinds that a user asks for by name."""
 
 COMMANDS = (
@@ -54,7 +55,7 @@ class PluginRecord(NamedTuple):
     reason: str  # one line: why it failed, or why its name differs from the one it asked for
     plugin: str  # `distribution:entry-point`
     cls: type[Component] | None = None  # of a component that is ok
-    other: type[Any] | None = None  # of a data set, model or tracker that is ok
+    other: type[Any] | None = None  # of a data set, model, tracker or executor that is ok
     folder: Path | None = None  # of task files that are ok
     command: Any = None  # typer's, of a command that is ok
 
@@ -183,11 +184,20 @@ class Registry:
         found: type[Tracker] = self._other("tracker", name)
         return found
 
-    def _other(self, kind: Literal["dataset", "tracker"], name: str) -> Any:
+    def _other(self, kind: Literal["dataset", "tracker", "executor"], name: str) -> Any:
         record = self._named.get((kind, _normal(name)))
         if record is None or record.other is None:
             raise self._unknown(kind, name, self.names(kind))
         return record.other
+
+    def executor(self, name: str) -> type[Executor]:
+        """The executor that `name`, or `distribution:name`, stands for.
+
+        Raises:
+            UsageError: there is none; as for `get`.
+        """
+        found: type[Executor] = self._other("executor", name)
+        return found
 
     def model(self, name: str) -> Path | None:
         """Where the model lies that `name`, or `distribution:name`, stands for; None if no plugin brings it.

@@ -7,22 +7,25 @@ The runs' folders are the state: a sweep that was interrupted is started again a
 
 import csv
 import io
+import uuid
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from stage1.config import format_setting
-from stage1.errors import Stage1Error, UsageError
+from stage1.errors import UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Floats
-from stage1.experiment import train_run
 from stage1.files import read_record, write_atomic, write_record
+from stage1.plugins.executors import Executor, Job, JobOutcome
 from stage1.progress import Progress
 from stage1.runs.places import own_place
 from stage1.runs.run import Run
 from stage1.sweeps.compare import Comparison, asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, groups, label
+from stage1.sweeps.worker import Worker, carry_out, unpack
 
 
 class Baseline(NamedTuple):
@@ -82,14 +85,16 @@ class Sweep:
 
     # -- running --------------------------------------------------------------------------------------
 
-    def run(self, progress: Progress, *, all_rows: bool = False) -> None:
-        """Train and evaluate one cell after the other; sweep.json and sweep.csv grow with each.
+    def run(self, progress: Progress, executor: Executor | None = None, *, all_rows: bool = False) -> None:
+        """Train and evaluate the cells; sweep.json and sweep.csv grow with each.
 
         An error of ours ends its cell alone. A cell that is finished is not run again, one that was begun
-        goes on. Only the rows that a verdict needs are asked, unless `all_rows`.
+        resumes, whatever carried it out before. Only the rows that a verdict needs are asked, unless
+        `all_rows`. Without an `executor` this process carries out one cell after the other.
 
         Raises:
-            KeyboardInterrupt: the same call goes on.
+            UsageError: the folder cannot be made, or the executor cannot be used.
+            KeyboardInterrupt: the same call resumes.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -97,26 +102,67 @@ class Sweep:
             raise UsageError(
                 f"Cannot make the folder {self.folder}: {error.strerror}.", "Choose another --output."
             ) from None
-        session = None
-        for number, cell in enumerate(self.cells, 1):
-            where = f"{number} of {len(self.cells)}: {cell.name}"
+        waiting = [cell for cell in self.cells if not self._settled(cell, progress, all_rows)]
+        if waiting:
             try:
-                if _finished(cell.run, all_rows):
-                    progress.note(f"{where}: finished already.")
-                    continue
-                progress.note(where)
-                rows = None if all_rows else NEEDED
-                outcome = train_run(
-                    cell.config, progress, resume=_begun(cell.run), rows=rows, session=session
-                )
-                session = outcome.session
-            except Stage1Error as error:
-                self.errors[cell.name] = str(error)
-                progress.note(f"{cell.name} failed: {error}")
+                self._carry_out(waiting, executor, progress, None if all_rows else NEEDED)
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("Resume with the same `stage1 sweep` command.") from None
-            self.write()
         self.write()
+
+    def _settled(self, cell: Cell, progress: Progress, all_rows: bool) -> bool:
+        """Whether there is nothing to do for it: it is finished, or its folder is damaged."""
+        try:
+            finished = _finished(cell.run, all_rows)
+        except UsageError as error:
+            self._failed(cell, str(error), progress)
+            return True
+        if finished:
+            progress.note(f"{self._place(cell)}: finished already.")
+        return finished
+
+    def _carry_out(
+        self,
+        cells: Sequence[Cell],
+        executor: Executor | None,
+        progress: Progress,
+        rows: tuple[str, ...] | None,
+    ) -> None:
+        folder = self.folder.resolve()
+        with _marked(folder) as mark:
+            named = {cell.name: cell for cell in cells}
+            jobs = [
+                Job(cell.name, cell.config, cell.run.path.resolve(), folder, mark, rows) for cell in cells
+            ]
+            with progress.task("Runs", total=len(jobs), unit="runs") as advance:
+                done = (
+                    self._in_turn(jobs, progress) if executor is None else executor.carry_out(carry_out, jobs)
+                )
+                for job, outcome in done:
+                    cell = named[job.name]
+                    if outcome.files is not None:
+                        unpack(outcome.files, cell.run.path)
+                    if outcome.error is not None:
+                        self._failed(cell, outcome.error, progress)
+                    elif executor is not None:
+                        progress.note(f"{self._place(cell)}: done.")
+                    self.write()
+                    advance(1)
+
+    def _in_turn(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, JobOutcome]]:
+        """One after the other in this process, which shows what they do."""
+        worker = Worker(progress)
+        cells = {cell.name: cell for cell in self.cells}
+        for job in jobs:
+            progress.note(self._place(cells[job.name]))
+            yield job, worker(job)
+
+    def _failed(self, cell: Cell, error: str, progress: Progress) -> None:
+        self.errors[cell.name] = error
+        progress.note(f"{cell.name} failed: {error}")
+
+    def _place(self, cell: Cell) -> str:
+        return f"{self.cells.index(cell) + 1} of {len(self.cells)}: {cell.name}"
 
     def write(self) -> None:
         """Replace sweep.json and sweep.csv by what is there now."""
@@ -209,8 +255,17 @@ class Sweep:
         return self._comparisons[key]
 
 
-def _begun(run: Run) -> Run | None:
-    return Run.open(run.path) if (run.path / "config.yaml").exists() else None
+@contextmanager
+def _marked(folder: Path) -> Iterator[str]:
+    """A file by which a machine knows that it sees this folder: its name."""
+    for left in folder.glob(".here-*"):  # by a sweep that was killed
+        left.unlink()
+    mark = folder / f".here-{uuid.uuid4().hex}"
+    mark.touch()
+    try:
+        yield mark.name
+    finally:
+        mark.unlink(missing_ok=True)
 
 
 def _finished(run: Run, all_rows: bool = False) -> bool:

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-from accelerate.utils import broadcast_object_list
-
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import Phase, RunConfig
 from stage1.data.datasets import TrainedOn, spread
@@ -18,6 +16,7 @@ from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
 from stage1.files import read_record, write_atomic, write_record
 from stage1.plugins import Registry, Resolved
+from stage1.processes import from_first
 from stage1.progress import Progress
 from stage1.runs.run import METRICS, TIMINGS, Run
 from stage1.session import Session
@@ -179,13 +178,13 @@ class Training:
     def _decide(self, first: Run, below: float) -> Decision:
         """What was decided after the first phase, measured now where it was not yet."""
         path = first.path / "selection.json"
-        made: list[Any] = [None]
-        if self.main:
-            if not path.exists():
-                write_record(path, kept_of_text(first, self.session, below)._asdict())
-            made = [read_record(path, "Remove it: --resume evaluates it again.")]
-        broadcast_object_list(made)  # every process must come to the same decision
-        return Decision(**made[0])
+        device = self.session.device
+        if not from_first(path.exists(), device):
+            decision = kept_of_text(first, self.session, below)  # all processes share the questions
+            if self.main:
+                write_record(path, decision._asdict())
+        again = "Remove it: --resume evaluates it again."
+        return Decision(**from_first(read_record(path, again) if self.main else {}, device))
 
 
 def kept_of_text(first: Run, session: Session, below: float) -> Decision:

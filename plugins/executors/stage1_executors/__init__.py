@@ -1,0 +1,1 @@
+"""The built-in executors: where the runs of a sweep are carried out."""
