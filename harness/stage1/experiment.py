@@ -225,6 +225,6 @@ def _evaluate(
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
     if keep:
-        run.write_evaluation(evaluation.results, evaluation.predictions)
+        run.write_evaluation(evaluation.results, evaluation.answers)
     load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
     return evaluation
