@@ -225,7 +225,8 @@ class Run:
         """
         for row, given in answers.items():
             write_atomic(self._predictions(row), written(given))
-        paths = [self.path / name for name in EVIDENCE] + [self._predictions(row) for row in answers]
+        evidence = (self.path / name for name in EVIDENCE)  # a place of other results holds none
+        paths = [path for path in evidence if path.exists()] + [self._predictions(row) for row in answers]
         files = {
             path.relative_to(self.path).as_posix(): hashlib.sha256(read_bytes(path)).hexdigest()
             for path in paths
