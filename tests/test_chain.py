@@ -26,8 +26,8 @@ from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats
 from stage1.progress import Progress
-from stage1.report import publish
-from stage1.report.commands import train_command
+from stage1.reports import publish
+from stage1.reports.commands import train_command
 from stage1.runs.run import Run
 from stage1.training.step import Stepper
 

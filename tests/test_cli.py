@@ -15,7 +15,7 @@ import yaml
 from conftest import SQUAD, Cli, CtrlC, Result, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.cli import options
-from stage1.report import publish
+from stage1.reports import publish
 from stage1.runs.run import Run
 
 Invoke = Callable[..., Result]

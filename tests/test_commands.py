@@ -14,7 +14,7 @@ from stage1.config import RunConfig, merge, validate
 from stage1.evaluation.evaluate import Evaluation
 from stage1.experiment import Outcome
 from stage1.plugins import fully_resolved, load_plugins, resolve
-from stage1.report.commands import next_commands, train_command
+from stage1.reports.commands import next_commands, train_command
 from stage1.runs.run import Run
 
 

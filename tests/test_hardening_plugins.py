@@ -20,7 +20,7 @@ from stage1.experiment import train_run
 from stage1.files import write_json
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
-from stage1.report.publish import model_card, published
+from stage1.reports.publish import model_card, published
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
 
@@ -124,7 +124,7 @@ def test_nothing_of_this_machine_is_published(trained: Path) -> None:
     files = published(Run.open(trained), "me/it")
     assert {*files} == {
         *("README.md", "config.yaml", "bottleneck.json", "bottleneck.safetensors"),
-        *("manifest.json", "results.json"),
+        *("manifest.json", "results.json", "rows.svg"),
     }
     for name, content in files.items():
         assert b"private-place" not in content, name

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from stage1.cli.console import print_fitting
 from stage1.diagnosis import show
-from stage1.report import report
+from stage1.reports import report
 
 INTERVAL = [12.345, 99.999]
 NAMES = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled"]

@@ -19,7 +19,7 @@ from stage1.errors import ConfigError, TrainingError, UsageError
 from stage1.experiment import evaluate_run, resume_run, train_run
 from stage1.files import read_record, write_record
 from stage1.progress import Progress
-from stage1.report import publish, report
+from stage1.reports import publish, report
 from stage1.runs.run import Run
 from stage1.training.phases import FIRST, Decision
 

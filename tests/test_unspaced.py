@@ -9,7 +9,7 @@ import pytest
 from conftest import Notes, Result, small_config
 from stage1.evaluation.squad import character_f1, is_unspaced
 from stage1.experiment import train_run
-from stage1.report.report import summary
+from stage1.reports.report import summary
 
 PLACES = ["北京", "上海", "廣州", "成都", "西安", "杭州"]
 

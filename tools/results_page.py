@@ -4,8 +4,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-COLOURS = {"linear": "tab:gray", "mlp": "tab:orange", "residual": "tab:blue", "codebook": "tab:green"}
-COMPRESSORS = ("pca", "random_projection")
+from stage1.reports.figures import Measured, f1_against_bits
+from stage1.reports.svg import standalone
+
 RECIPES = ("phase1", "phase2", "distill", "teacher_forced")
 MARKED = {"teacher_forced": "teacher_forced †"}
 
@@ -246,39 +247,14 @@ def _architecture(study: list[Entry]) -> str:
 
 def figure(record: Entry, path: Path) -> None:
     """F1 against bits per token, a line for each compressor and adapter."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "stage1"  # the same picture is the same file
-    import matplotlib.pyplot as plt
-
-    runs = record["basic"]
-    drawing, axes = plt.subplots(figsize=(7.5, 4.5))
-    for compressor, style in zip(COMPRESSORS, ("-", "--"), strict=True):
-        for adapter, colour in COLOURS.items():
-            line = [r for r in runs if (r["compressor"], r["adapter"]) == (compressor, adapter)]
-            bits = [r["bits_per_token"] for r in line]
-            ours = [r["rows"]["bottleneck"] for r in line]
-            error = [[r["f1"] - r["f1_ci95"][0] for r in ours], [r["f1_ci95"][1] - r["f1"] for r in ours]]
-            axes.errorbar(
-                bits,
-                [r["f1"] for r in ours],
-                error,
-                color=colour,
-                linestyle=style,
-                marker="o",
-                markersize=4,
-                capsize=2,
-                label=f"{compressor} → {adapter}",
-            )
-    for name, style in (("text", "-"), ("no_context", ":")):
-        height = runs[0]["rows"][name]["f1"]
-        axes.axhline(height, color="black", linewidth=1, linestyle=style)
-        axes.annotate(name, (0.99, height + 1), xycoords=("axes fraction", "data"), ha="right")
-    axes.set(xscale="log", xlabel="bits per token", ylabel="F1", ylim=(0, 104))
-    ticks = sorted({round(r["bits_per_token"]) for r in runs})
-    axes.set_xticks(ticks, [str(t) for t in ticks])
-    axes.minorticks_off()
-    axes.legend(fontsize=7, loc=(0.66, 0.13))
-    drawing.tight_layout()
-    drawing.savefig(path, metadata={"Date": None})
+    measured = [
+        Measured(
+            f"{run['compressor']} → {run['adapter']}",
+            run["bits_per_token"],
+            run["rows"]["bottleneck"]["f1"],
+            run["rows"]["bottleneck"]["f1_ci95"],
+        )
+        for run in record["basic"]
+    ]
+    levels = {name: record["basic"][0]["rows"][name]["f1"] for name in ("text", "no_context")}
+    path.write_bytes(standalone(f1_against_bits(measured, levels)))

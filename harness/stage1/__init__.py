@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from stage1.api import diagnose as diagnose
     from stage1.api import evaluate as evaluate
     from stage1.api import questions as questions
+    from stage1.api import report as report
     from stage1.api import sweep as sweep
     from stage1.api import train as train
     from stage1.api import verify as verify
@@ -66,6 +67,7 @@ _HOME = {
     "diagnose": "api",
     "evaluate": "api",
     "questions": "api",
+    "report": "api",
     "sweep": "api",
     "train": "api",
     "verify": "api",
@@ -113,6 +115,7 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "questions",
     "list_runs",
     "verify",
+    "report",
     "Evaluated",
     "Results",
     "Diagnosis",

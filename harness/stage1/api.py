@@ -29,6 +29,7 @@ from stage1.runs.run import Run
 from stage1.session import Session, changed
 from stage1.sweeps.grid import Axis, plan
 from stage1.sweeps.place import executor
+from stage1.sweeps.report import write_report
 from stage1.sweeps.sweep import Sweep
 
 
@@ -238,6 +239,28 @@ def verify(
     """
     path = run.path if isinstance(run, Evaluated) else Path(run)
     return verify_run(path, _overrides(None, settings, trust_remote_code), progress or Progress())
+
+
+def report(
+    *places: Evaluated | str | PathLike[str],
+    output: str | PathLike[str] = "report.html",
+    progress: Progress | None = None,
+) -> Path:
+    """Write a report as one HTML file that needs no network and no other file, as `stage1 report`.
+
+    Args:
+        *places: what `train` returned, the folder of a run or of a sweep, or those of several runs.
+        output: the file, which is replaced.
+        progress: told what is read.
+
+    Returns:
+        Where the report is.
+
+    Raises:
+        UsageError: a place holds neither, a run is not trained or damaged, or `output` cannot be a file.
+    """
+    folders = [place.path if isinstance(place, Evaluated) else Path(place) for place in places]
+    return write_report(folders, Path(output), progress or Progress())
 
 
 def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:

@@ -67,6 +67,7 @@ def train_run(
         PluginError: a third party's plugin raised; the run can be resumed.
         TrainingError: the loss left the finite numbers; the run can be resumed.
     """
+    progress.restart()
     require_trackers(config)
     registry = load_plugins()
     resolved = resolve(config, registry)
@@ -87,7 +88,7 @@ def train_run(
         if not with_evaluation:
             return Outcome(resume, None, session)
         with announced(resume, config, registry, main=make_accelerator(session.device).is_main_process):
-            return _evaluate(resume, session, rows=rows)
+            return _evaluate(resume, session, "train", rows=rows)
     training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume, session.device)
     main = training.main
@@ -98,7 +99,7 @@ def train_run(
                 training.train(run)
             if not with_evaluation:
                 return Outcome(run, None, session)
-            return _evaluate(run, session, rows=rows)
+            return _evaluate(run, session, "train", rows=rows)
 
 
 def _refuse_other_inputs(run: Run, session: Session) -> None:
@@ -193,9 +194,10 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
     """
+    progress.restart()
     config = changed(run, overrides)
     session, own = open_session(run, config, progress)
-    return _evaluate(run, session, own=own and config.eval.limit == run.config.eval.limit)
+    return _evaluate(run, session, "eval", own=own and config.eval.limit == run.config.eval.limit)
 
 
 ELSEWHERE: Any = {
@@ -291,9 +293,14 @@ def evaluate_run_tasks(
 
 
 def _evaluate(
-    run: Run, session: Session, *, own: bool = True, rows: Collection[str] | None = None
+    run: Run,
+    session: Session,
+    command: str,
+    *,
+    own: bool = True,
+    rows: Collection[str] | None = None,
 ) -> Outcome:
-    """Ask the questions through the bottleneck as it was saved.
+    """Ask the questions through the bottleneck as it was saved, for `stage1 COMMAND`.
 
     The run gets the results that are its `own`; others go to a place below it.
     """
@@ -314,7 +321,9 @@ def _evaluate(
     }
     if is_first():
         place.write_evaluation(evaluation.results, evaluation.answers)
-        place.write_timings(measured)
+        seconds, shares = session.progress.shares()
+        time = {**run.read_timings().get("time", {}), command: {"seconds": seconds, "shares": shares}}
+        place.write_timings({**measured, "time": time})
         run.tidy()
         load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
     return Outcome(run, evaluation, session, place.path, {**run.read_timings(), **measured})

@@ -20,6 +20,10 @@ class Progress:
         self.seconds: dict[str, float] = {}
         self._inside = [0.0]  # for each piece of work that is going on, the time of those inside of it
 
+    def restart(self) -> None:
+        """Count from here on: another run begins."""
+        self.begun, self.seconds = time.perf_counter(), {}
+
     @contextmanager
     def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Advance]:
         """A piece of work of `total` units; call the yielded function with the number just done."""

@@ -9,6 +9,11 @@ def visible(text: str) -> str:
     return text if text.isprintable() else "".join(map(_written_out, text))
 
 
+def visible_lines(text: str) -> str:
+    """`visible`, but for the ends of lines, which stay."""
+    return "\n".join(map(visible, text.split("\n")))
+
+
 def _written_out(character: str) -> str:
     if character.isprintable():
         return character

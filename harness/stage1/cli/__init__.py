@@ -18,6 +18,7 @@ from stage1.cli import (
     lm_eval,
     plugins,
     presets,
+    report,
     runs,
     score,
     show,
@@ -129,6 +130,7 @@ app.command(
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
 )(lm_eval.lm_eval)
 app.command("diagnose")(diagnose.diagnose)
+app.command("report")(report.report)
 app.command("score")(score.score)
 app.command("push")(evaluate.push)
 app.add_typer(plugins.app, name="plugins")

@@ -43,7 +43,7 @@ def compare(
     from stage1.cli.inspected import show_compared
     from stage1.files import to_json
     from stage1.inspection.compare import compare_runs, with_prompts
-    from stage1.report import comparison
+    from stage1.reports import comparison
 
     compared = compare_runs(runs, by_seed=by == "seed", force=force)
     if prompts:

@@ -6,7 +6,7 @@ from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
 
-from stage1.text import visible
+from stage1.text import visible_lines
 
 WIDE = 200
 """Columns where there is no terminal: a file or a pipe should get whole lines."""
@@ -24,7 +24,7 @@ class _Console(Console):
             if segment.control or segment.text.isprintable():
                 yield segment
             else:
-                yield segment._replace(text="\n".join(map(visible, segment.text.split("\n"))))
+                yield segment._replace(text=visible_lines(segment.text))
 
 
 def print_fitting(console: Console, tables: Iterable[Table]) -> None:

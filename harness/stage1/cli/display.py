@@ -28,7 +28,9 @@ from rich.text import Text
 from stage1.cli.console import make_console, print_fitting
 from stage1.files import to_json
 from stage1.progress import Advance, Progress
-from stage1.report import commands, report
+from stage1.reports import commands, figures, report
+from stage1.runs.run import Run
+from stage1.text import visible
 
 if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
     from stage1.experiment import Outcome
@@ -67,6 +69,26 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     console.print("Next:")
     for command in commands.next_commands(run, results):
         console.print(f"  {command}", markup=False, soft_wrap=True)
+
+
+def show_curves(run: Run) -> None:
+    """The curves of a training, drawn in the terminal."""
+    import plotille
+
+    console = make_console()
+    for title, series in figures.curves(run.metrics()).items():
+        points = [point for one in series for point in one.points]
+        drawing = plotille.Figure()
+        drawing.width, drawing.height = max(20, min(console.width, 120) - 30), 12
+        drawing.x_label, drawing.y_label, drawing.origin = "step", "value", False
+        drawing.with_colors = console.is_terminal
+        drawing.set_x_limits(min(point.x for point in points), max(point.x for point in points))
+        drawing.register_label_formatter(float, lambda value, chars, delta, left: f"{value:.3g}".ljust(chars))
+        for one in series:
+            xs, ys = [point.x for point in one.points], [point.y for point in one.points]
+            drawing.plot(xs, ys, label=visible(one.name))
+        console.print(f"\n{title}", markup=False)
+        console.print(Text.from_ansi(drawing.show(legend=True)), soft_wrap=True)
 
 
 TOO_LOSSY = 3

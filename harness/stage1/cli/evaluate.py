@@ -173,7 +173,7 @@ def push(
     if output and not dry_run:
         raise UsageError("--output does nothing without --dry-run.", "Add --dry-run, which uploads nothing.")
     from stage1.files import write_atomic
-    from stage1.report import publish
+    from stage1.reports import publish
     from stage1.runs.run import Run
 
     opened = Run.open(run)

@@ -13,7 +13,7 @@ from stage1.cli.console import make_console, print_fitting
 from stage1.diagnosis.show import prompt as prompt_lines
 from stage1.inspection.questions import Asked
 from stage1.inspection.verify import Verified
-from stage1.report import comparison
+from stage1.reports import comparison
 from stage1.text import one_line
 
 LONGEST_HEAD = 24

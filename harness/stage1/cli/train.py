@@ -24,6 +24,7 @@ def train(
         typer.Option("--no-eval", help="Train without evaluating; needs only the LLM's embedding table."),
     ] = False,
     fail_below: options.FailBelow = None,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw the curves of the training, too.")] = False,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -37,7 +38,7 @@ def train(
         from stage1.plugins import load_plugins, resolve
 
         resolve(config, load_plugins())
-    from stage1.cli.display import end_by, make_progress, show_outcome
+    from stage1.cli.display import end_by, make_progress, show_curves, show_outcome
     from stage1.experiment import resume_run, train_run
     from stage1.runs.run import Run
 
@@ -49,4 +50,6 @@ def train(
     outcome = train_run(config, progress, resume=run, with_evaluation=not no_eval)
     if is_first():
         show_outcome(outcome, json=json, quiet=quiet)
+        if plot and not json:
+            show_curves(outcome.run)
         end_by(outcome, fail_below)

@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.prompts import Prompt
 from stage1.diagnosis.case import Case
 from stage1.evaluation.reconstruction import Positions, nearest
+from stage1.llm.tokenizer import token_text
 from stage1.plugins.tensors import TokenStats
 from stage1.session import Session
 
@@ -44,7 +46,10 @@ def measure(case: Case) -> dict[str, Any] | None:
         "confusions": _confusions(case, crossing, euclidean),
         "distinct_nearest": len(torch.unique(euclidean)),
         "distinct_original": len(torch.unique(crossing.ids)),
-        "top_nearest": {"token": _text(case.session, hub), "share": most / float(counts.sum())},
+        "top_nearest": {
+            "token": token_text(case.session.tokenizer, hub),
+            "share": most / float(counts.sum()),
+        },
         "prompts": readings(case.bottleneck, case.session, case.prompts[:PROMPTS], crossing, euclidean),
     }
 
@@ -85,9 +90,9 @@ def _confusions(case: Case, crossing: Positions, nearest: Tensor) -> list[dict[s
     for token, other, count in zip(*(field.tolist() for field in fields), strict=True):
         pairs[token, other] += int(count)
     ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:CONFUSIONS]
+    text = partial(token_text, case.session.tokenizer)
     return [
-        {"token": _text(case.session, token), "read_as": _text(case.session, other), "positions": count}
-        for (token, other), count in ranked
+        {"token": text(token), "read_as": text(other), "positions": count} for (token, other), count in ranked
     ]
 
 
@@ -107,26 +112,14 @@ def readings(
     ids = crossing.ids.tolist() if bottleneck.tokenwise else []
     by_token = dict(zip(ids, nearest.tolist(), strict=False))
     by_position = iter(nearest.tolist())
-    shown = []
+    text, shown = partial(token_text, session.tokenizer), []
     for prompt in prompts:
         tokens = []
         for token, crosses in zip(prompt.ids, prompt.cross, strict=True):
             read = token
             if crosses:
                 read = by_token[token] if by_token else next(by_position)
-            texts = {"original": _text(session, token), "nearest": _text(session, read)}
+            texts = {"original": text(token), "nearest": text(read)}
             tokens.append({**texts, "crosses": crosses, "match": read == token})
         shown.append(tokens)
     return shown
-
-
-def _text(session: Session, token: int) -> str:
-    """The token as it stands in a text; in the tokenizer's own notation where it is no text by itself."""
-    tokenizer = session.tokenizer
-    if token >= len(tokenizer):
-        return f"<id {token}>"  # tables are often longer than the vocabulary
-    own = str(tokenizer.convert_ids_to_tokens(token))
-    if own.startswith("▁"):  # SentencePiece's space, which decoding one token alone drops
-        return own.replace("▁", " ")
-    text = str(tokenizer.decode([token]))
-    return own if not text or "\N{REPLACEMENT CHARACTER}" in text else text

@@ -45,3 +45,14 @@ def load_tokenizer(source: Path, trust_remote_code: bool = False) -> PreTrainedT
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.padding_side = "left"
     return tokenizer
+
+
+def token_text(tokenizer: PreTrainedTokenizerFast, token: int) -> str:
+    """The token as it stands in a text; in the tokenizer's own notation where it is no text by itself."""
+    if token >= len(tokenizer):
+        return f"<id {token}>"  # tables are often longer than the vocabulary
+    own = str(tokenizer.convert_ids_to_tokens(token))
+    if own.startswith("▁"):  # SentencePiece's space, which decoding one token alone drops
+        return own.replace("▁", " ")
+    text = str(tokenizer.decode([token]))
+    return own if not text or "\N{REPLACEMENT CHARACTER}" in text else text

@@ -1,6 +1,6 @@
 """Results for people: the table, the verdict, the next commands."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -26,8 +26,9 @@ TEACHER_FORCED = "Teacher-forced: a loss saw the gold answers in training."
 """The mark of results that the other losses' do not compare with."""
 
 
-def _interval(value: float, interval: list[float]) -> str:
-    return f"{value:5.1f}  [{interval[0]:.1f}, {interval[1]:.1f}]"
+def interval(value: float, ci95: Sequence[float]) -> str:
+    """A number from 0 to 100, or a difference of two, with its interval."""
+    return f"{value:5.1f}  [{ci95[0]:.1f}, {ci95[1]:.1f}]"
 
 
 def cells(row: Mapping[str, Any], *, teacher_forced: bool = False) -> list[str]:
@@ -39,9 +40,9 @@ def cells(row: Mapping[str, Any], *, teacher_forced: bool = False) -> list[str]:
     return [
         row["row"],
         ROWS[row["row"]] + (", teacher-forced" if teacher_forced and row["row"] == "bottleneck" else ""),
-        _interval(row["f1"], row["f1_ci95"]),
-        _interval(row["exact_match"], row["exact_match_ci95"]),
-        _interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if against else "",
+        interval(row["f1"], row["f1_ci95"]),
+        interval(row["exact_match"], row["exact_match_ci95"]),
+        interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if against else "",
     ]
 
 
@@ -190,13 +191,13 @@ def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Ta
         line = [format_setting(value) for value in average["settings"].values()]
         if cost:
             line += [str(len(average["seeds"])), f"{average['bits_per_token']:.1f}"]
-        line += [_interval(average["f1"], average["f1_ci95"])]
+        line += [interval(average["f1"], average["f1_ci95"])]
         line += [f"{100 * average['f1'] / text:.0f} % of {text:.1f}" if text else "0.0"]
         if detailed:
             line += ["" if spread is None else f"{spread:.2f}", f"{average['parameters']:,}"]
         if compare:
             found = average["compared"]
-            line.append(_interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
+            line.append(interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
         columns.add_row(*map(escape, line))
     return columns
 

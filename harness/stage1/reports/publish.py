@@ -10,12 +10,17 @@ import yaml
 from stage1.bottleneck.checkpoint import republished
 from stage1.config import RunConfig, validate
 from stage1.errors import UsageError
-from stage1.report.report import HEADER, TEACHER_FORCED, cells, summary
+from stage1.reports.figures import rows
+from stage1.reports.report import HEADER, TEACHER_FORCED, cells, summary
+from stage1.reports.svg import standalone
 from stage1.runs.run import Run, seal
 from stage1.text import one_line
 
 KEPT = ("bottleneck.safetensors", "manifest.json", "results.json")
 """Files that are published as they are; predictions stay at home, they quote the data set."""
+
+FIGURE = "rows.svg"
+"""The figure of the model card."""
 
 
 def published(run: Run, repo_id: str) -> dict[str, bytes]:
@@ -41,6 +46,8 @@ def published(run: Run, repo_id: str) -> dict[str, bytes]:
         "config.yaml": seal(config.to_yaml()),
         "bottleneck.json": republished(run.path, _cleaned),
     }
+    if (results := run.read_results()) is not None:
+        files[FIGURE] = standalone(rows(results))
     there = [name for name in KEPT if (run.path / name).is_file()]
     return files | {name: (run.path / name).read_bytes() for name in there}
 
@@ -121,7 +128,8 @@ def _card(config: RunConfig, run: Run, repo_id: str) -> str:
         lines += [f"**{TEACHER_FORCED}**", ""]
     if results is not None:
         said = (f"- {_plain(line)}" for line in summary(results))
-        lines += ["## Results", "", *markdown_table(results), "", *said]
+        picture = [f"![F1 of every row, with its 95 % interval]({FIGURE})", ""]
+        lines += ["## Results", "", *picture, *markdown_table(results), "", *said]
         lines += ["", f"Data: {_code(config.data.name)}, seed {config.seed}.", ""]
     lines += ["## Configuration", "", *_fenced(config.to_yaml().rstrip(), "yaml"), ""]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
