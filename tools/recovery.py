@@ -21,17 +21,17 @@ from stage1.session import Session
 
 
 @torch.no_grad()
-def measure(run: Run) -> Iterator[tuple[str, dict[str, float]]]:
+def measure(run: Run) -> Iterator[tuple[str, dict[str, float | None]]]:
     """Name of the decoder, and what `results.json` says of rate and reconstruction, of all test questions."""
     session = Session.open(run.config, Progress(), weights="table", trained_on=run.read_trained_on())
     prompts = session.prompts(session.data.test)
     stats, bottleneck = count_tokens(prompts, session.table), session.load_bottleneck(run)
-    bits = rate(bottleneck, prompts, stats, session.table)
+    bits: dict[str, float | None] = {**rate(bottleneck, prompts, stats, session.table)}
     decoders = {"adapter": bottleneck.reconstruct, "inverse": bottleneck.reconstruct_linear}
     for name, decode in decoders.items():
         rows = reconstructed_rows(decode, stats.embeds)
         crossing = Positions(stats.ids, stats.weights, stats.embeds, rows)
-        yield name, bits | (reconstruction(crossing, stats.variance, session.table) or {})
+        yield name, bits | (reconstruction(crossing, stats.variance, session.table, bottleneck.seen) or {})
 
 
 if __name__ == "__main__":
