@@ -26,7 +26,7 @@ def measure(run: Run) -> Iterator[tuple[str, dict[str, float | None]]]:
     session = Session.open(run.config, Progress(), weights="table", trained_on=run.read_trained_on())
     prompts = session.prompts(session.data.test)
     stats, bottleneck = count_tokens(prompts, session.table), session.load_bottleneck(run)
-    bits = rate(bottleneck, prompts, stats, session.table)
+    bits: dict[str, float | None] = {**rate(bottleneck, prompts, stats, session.table)}
     decoders = {"adapter": bottleneck.reconstruct, "inverse": bottleneck.reconstruct_linear}
     for name, decode in decoders.items():
         rows = reconstructed_rows(decode, stats.embeds)
