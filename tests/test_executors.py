@@ -191,7 +191,7 @@ def test_ray_goes_on_where_a_node_is_lost(
         done = [note for note in progress.notes if note.endswith("done.")]
         assert len(done) == len(set(done)) == 4
     finally:
-        cluster.shutdown()
+        cluster.shutdown()  # type: ignore[no-untyped-call]
     record = read_record(folder / "sweep.json", "")
     expected = sweep(tmp_path / "again", seeds=(0, 1))
     expected.run(Progress())

@@ -84,10 +84,10 @@ class Slurm(Executor):
             submitted = {executor.submit(Requeued(work), job): job for job in jobs}
         try:
             for ended in submitit.helpers.as_completed(list(submitted), poll_frequency=1):
-                error = ended.exception()
-                if isinstance(error, FailedJobError):  # an error of ours: with its traceback
-                    raise error
-                lost = isinstance(error, UncompletedJobError)
+                failure = ended.exception()
+                if isinstance(failure, FailedJobError):  # an error of ours: with its traceback
+                    raise failure
+                lost = isinstance(failure, UncompletedJobError)
                 yield (
                     submitted[ended],
                     JobOutcome(f"Slurm lost it; see {ended.paths.stderr}") if lost else ended.result(),
