@@ -44,9 +44,9 @@ def write(run: Run, answers: Mapping[str, list[Answer]], **more: Any) -> None:
     """What an evaluation with these answers would write; `more` replaces what it measured besides."""
     results = {**(run.read_results() or {}), **more}
     counted = results["questions"]
-    measured = {key: results[key] for key in ("rate", "reconstruction", "gate")}
+    measured = {key: results[key] for key in ("rate", "reconstruction", "size", "gate")}
     measured["truncation"] = {key: counted[key] for key in ("truncated_prompts", "truncated_tokens")}
-    found = summary(answers, run.config, results["rows"][0]["task"], measured)
+    found = summary(answers, run.config, results["rows"][0]["task"], measured, results.get("training"))
     run.write_evaluation({**results, **found}, answers)
 
 

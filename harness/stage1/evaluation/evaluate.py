@@ -1,6 +1,6 @@
 """The evaluation: the same questions under every condition, and what follows."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ from stage1.evaluation.gate import check
 from stage1.evaluation.generation import Generation
 from stage1.evaluation.rate import rate
 from stage1.evaluation.reconstruction import positions, reconstruction
-from stage1.evaluation.squad import WORDS_MISLEAD, is_unspaced
+from stage1.evaluation.squad import WORDS_MISLEAD
 from stage1.evaluation.summary import graded, summary
 from stage1.plugins.tensors import TokenStats
 from stage1.runs.answers import Answer
@@ -82,7 +82,6 @@ def evaluate(
         measured = {
             **measure(bottleneck, session, prompts, stats),
             "gate": {**gate._asdict(), "broken": gate.broken},
-            "training": training,
         }
     kept = {
         name: [graded(q, answer.text, cut=answer.cut) for q, answer in zip(questions, given, strict=True)]
@@ -95,11 +94,11 @@ def evaluate(
             "dtype": str(session.model.llm.dtype).removeprefix("torch."),
         },
         "protocol": protocol(session.config),
-        **summary(kept, session.config, task_name(session), measured),
+        **summary(kept, session.config, task_name(session), measured, training),
     }
     if results["verdict"]["level"] == "protocol broken":
         progress.note(results["verdict"]["text"])
-    if is_unspaced([q.question for q in questions]):
+    if "character_f1" in results["rows"][0]:
         progress.note(WORDS_MISLEAD)
     return Evaluation(results, kept, answering.throughput)
 

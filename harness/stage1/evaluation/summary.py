@@ -47,7 +47,11 @@ def marked(answer: Answer) -> Answer:
 
 
 def summary(
-    answers: Mapping[str, Sequence[Answer]], config: RunConfig, task: str, measured: Mapping[str, Any]
+    answers: Mapping[str, Sequence[Answer]],
+    config: RunConfig,
+    task: str,
+    measured: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """The measured part of results.json: no time, no path, nothing that differs when it is measured again.
 
@@ -55,8 +59,8 @@ def summary(
         answers: condition → the answers, to the same questions in the same order.
         config: what they were asked under.
         task: what results call the questions.
-        measured: what does not follow from the answers: `gate`, `truncation`, `rate`, `reconstruction`,
-            `size`, and how the `training` ended, or None.
+        measured: what does not follow from the answers: `gate`, `truncation`, `rate`, `reconstruction`, …
+        training: what the manifest says of it.
     """
     asked = answers["text"]
     bootstrap = ClusterBootstrap([a.passage for a in asked], config.eval.resamples, config.seed)
@@ -65,7 +69,8 @@ def summary(
         for name, given in answers.items()
     }
     ceiling = scored["text"]["f1"]
-    unspaced, rows = is_unspaced([a.question for a in asked]), []
+    unspaced = is_unspaced([answer.question for answer in asked])
+    rows = []
     for name, score in scored.items():
         row: dict[str, Any] = {"row": name, "task": task, "n": len(asked)}
         for metric, values in {**score, "f1_vs_text": score["f1"] - ceiling}.items():
@@ -83,10 +88,7 @@ def summary(
     return {
         "questions": counted,
         "rows": rows,
-        "rate": measured["rate"],
-        "reconstruction": measured["reconstruction"],
-        "size": measured["size"],
-        "gate": measured["gate"],
+        **{key: value for key, value in measured.items() if key != "truncation"},
         "verdict": verdict(
             {row["row"]: row for row in rows},
             ratio,
@@ -94,6 +96,6 @@ def summary(
             counted,
             measured["reconstruction"],
             protocol_name(config),
-            measured["training"],
+            training,
         ),
     }

@@ -178,10 +178,9 @@ class _Verifier:
         measured = {
             "truncation": truncation,
             **{key: kept[key] for key in ("rate", "reconstruction", "size", "gate")},
-            "training": kept.get("training"),
         }
         answers = {row: [marked(answer) for answer in given] for row, given in self.answers.items()}
-        found = summary(answers, self.config, kept["rows"][0]["task"], measured)
+        found = summary(answers, self.config, kept["rows"][0]["task"], measured, kept.get("training"))
         yield from _unlike(found, {key: kept.get(key) for key in found}, CLOSE)
         if kept["gate"]["broken"] != Gate(**{key: kept["gate"][key] for key in Gate._fields}).broken:
             yield "gate.broken does not follow from the gate's numbers."

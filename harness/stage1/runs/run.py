@@ -46,6 +46,7 @@ TIMINGS = "timings.json"
 
 OTHERS = "evaluations"
 """Folder of what was measured under other rules, limits or on other data: in each the files of a run."""
+
 EVIDENCE = ("config.yaml", "manifest.json", "data.json", "bottleneck.json", "bottleneck.safetensors")
 """Files that an evaluation rests on, beside the answers."""
 
@@ -225,11 +226,11 @@ class Run:
         """
         for row, given in answers.items():
             write_atomic(self._predictions(row), written(given))
-        evidence = (self.path / name for name in EVIDENCE)  # a place of other results holds none
-        paths = [path for path in evidence if path.exists()] + [self._predictions(row) for row in answers]
+        paths = [self.path / name for name in EVIDENCE] + [self._predictions(row) for row in answers]
         files = {
             path.relative_to(self.path).as_posix(): hashlib.sha256(read_bytes(path)).hexdigest()
             for path in paths
+            if path.is_file()  # an evaluation under other rules has no bottleneck of its own
         }
         write_record(self.path / "results.json", {**results, "files": files})
 
