@@ -32,6 +32,7 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, validate
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.experiment import train_run
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
@@ -313,6 +314,16 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
             make(folder)
             made.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def finished(common: Path) -> Path:
+    """A run on the embedded model with its evaluation; what spoils it copies it first."""
+
+    def make(folder: Path) -> None:
+        train_run(small_config("compressor.ratio=16", "seed=0", f"output={folder / 'run'}"), Progress())
+
+    return once(common / "finished", make) / "run"
 
 
 @pytest.fixture(scope="session")

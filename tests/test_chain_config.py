@@ -110,6 +110,12 @@ def test_flags_name_all_compressors_and_keep_the_options_of_those_they_name_agai
     assert FILE["compressors"][2] == "halve"
 
 
+def test_an_option_reaches_the_compressor_that_is_named_whichever_is_said_first() -> None:
+    flags = {"compressor.ratio": 16.0, "compressors": ["learned_linear"]}
+    for given in (flags, dict(reversed(flags.items()))):
+        assert merge({}, given, [])["compressors"] == [{"name": "learned_linear", "ratio": 16.0}]
+
+
 def test_settings_reach_them_by_name_and_by_place() -> None:
     changed = given(settings=("compressor.dim=2", "steps.bits=8", "compressors.2.by=3"))
     assert changed == [

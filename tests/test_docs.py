@@ -105,7 +105,10 @@ def load(package: str, folder: Path) -> griffe.Module:
     return found
 
 
-FROM_PYTHON = {"train", "evaluate", "diagnose", "sweep", "Evaluated", "Results", "Diagnosis"}
+FROM_PYTHON = {
+    *("train", "evaluate", "diagnose", "sweep", "compare", "questions", "list_runs", "verify"),
+    *("Evaluated", "Results", "Diagnosis", "Compared", "Asked", "Listed", "Verified"),
+}
 """What docs/python.md shows: the commands as functions, and what they return."""
 
 

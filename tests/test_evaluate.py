@@ -61,6 +61,7 @@ def test_results_have_their_schema(session: Session, squeezed: Evaluation) -> No
     results = squeezed.results
     assert list(results) == [
         "schema",
+        "model",
         "protocol",
         "questions",
         "rows",

@@ -115,7 +115,7 @@ WITNESS = '''
     @stage1.hookimpl
     def stage1_evaluated(run, results):
         written = json.loads((run / "results.json").read_text())
-        assert written.pop("sha256") and written.pop("predictions")
+        assert written.pop("sha256") and written.pop("files")
         heard.append((run.name, "evaluated", results == written))
 
     @stage1.hookimpl

@@ -187,7 +187,7 @@ def test_what_is_damaged_is_named_and_not_believed(spoilt: Path, damage: Callabl
         "config.yaml": lambda: Run.open(spoilt),
         "manifest.json": lambda: evaluate_run(Run.open(spoilt), {}, Progress()),
         "results.json": lambda: Run.open(spoilt).read_results(),
-        "predictions/bottleneck.jsonl": lambda: Run.open(spoilt).read_predictions("bottleneck"),
+        "predictions/bottleneck.jsonl": lambda: Run.open(spoilt).read_answers("bottleneck"),
         "bottleneck.json": lambda: evaluate_run(Run.open(spoilt), {}, Progress()),
         "bottleneck.safetensors": lambda: evaluate_run(Run.open(spoilt), {}, Progress()),
     }

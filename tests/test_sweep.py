@@ -18,13 +18,13 @@ from stage1.config.presets import RECIPES
 from stage1.errors import ConfigError, TrainingError, UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.squad import f1
-from stage1.evaluation.statistics import ClusterBootstrap
+from stage1.evaluation.statistics import ClusterBootstrap, Comparison
 from stage1.experiment import train_run
 from stage1.files import read_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.sweeps import worker as module
-from stage1.sweeps.compare import Comparison, asked, question_f1, same_questions
+from stage1.sweeps.compare import asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, folder_name, label, plan
 from stage1.sweeps.sweep import Baseline, Sweep
 from stage1.training.step import Stepper
@@ -156,11 +156,11 @@ def test_a_single_run_has_the_interval_of_its_results(swept: Path) -> None:
 
 def test_only_seeds_that_both_have_are_paired() -> None:
     questions = asked(small_config())
-    comparison = Comparison(questions, 50, 0)
+    comparison = Comparison([q.context for q in questions], 50, 0)
     ones = np.ones(len(questions))
-    found = comparison.difference({0: 5 * ones, 1: 3 * ones}, {1: ones, 2: 9 * ones})
+    found = comparison.compared({0: 5 * ones, 1: 3 * ones}, {1: ones, 2: 9 * ones})
     assert found == {"seeds": [1], "f1_difference": 2, "f1_difference_ci95": [2, 2]}
-    assert comparison.difference({0: ones}, {1: ones}) is None
+    assert comparison.compared({0: ones}, {1: ones}) is None
 
 
 # -- the command ------------------------------------------------------------------------------------------

@@ -60,7 +60,7 @@ def trained(stage1: Stage1, elsewhere: Path) -> Path:
 
 
 def read(path: Path) -> Any:
-    checksums = ("sha256", "predictions")
+    checksums = ("sha256", "files")
     return {key: value for key, value in json.loads(path.read_text()).items() if key not in checksums}
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from stage1.config import RunConfig, merge, overlay, presets, validate
+from stage1.evaluation.statistics import Comparison
 from stage1.runs.run import Run
-from stage1.sweeps.compare import Comparison, asked, question_f1
+from stage1.sweeps.compare import asked, question_f1
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WORK = Path("runs") / "results"
@@ -172,7 +173,7 @@ def study() -> Iterator[dict[str, Any]]:
     axes = {name: values for name, values in STUDY.items() if name != "seed"}
     config = configured(next(cells(STUDY)), "phase1")
     questions = asked(config)
-    comparison = Comparison(questions, config.eval.resamples, config.seed)
+    comparison = Comparison([q.context for q in questions], config.eval.resamples, config.seed)
     for cell in cells(axes):
         base: dict[int, Any] = {}
         for recipe in RECIPES:
@@ -190,7 +191,7 @@ def study() -> Iterator[dict[str, Any]]:
                 "recon": [result["reconstruction"]["recon"] for result in results],
                 "kept_start": sum(run.best_selection()["step"] == 0 for run in runs.values()),
                 **comparison.average(list(f1.values())),
-                **(comparison.difference(f1, base) or {}),
+                **(comparison.compared(f1, base) or {}),
             }
 
 

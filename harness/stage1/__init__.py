@@ -11,16 +11,24 @@ from pluggy import HookimplMarker
 if TYPE_CHECKING:
     from stage1.api import Diagnosis as Diagnosis
     from stage1.api import Evaluated as Evaluated
+    from stage1.api import compare as compare
     from stage1.api import diagnose as diagnose
     from stage1.api import evaluate as evaluate
+    from stage1.api import questions as questions
     from stage1.api import sweep as sweep
     from stage1.api import train as train
+    from stage1.api import verify as verify
     from stage1.bottleneck.bottleneck import Bottleneck as Bottleneck
     from stage1.bottleneck.statistics import least_squares as least_squares
     from stage1.bottleneck.statistics import nearest_rows as nearest_rows
     from stage1.errors import ConfigError as ConfigError
     from stage1.errors import ConfigIssue as ConfigIssue
     from stage1.errors import UsageError as UsageError
+    from stage1.inspection.compare import Compared as Compared
+    from stage1.inspection.listing import Listed as Listed
+    from stage1.inspection.listing import list_runs as list_runs
+    from stage1.inspection.questions import Asked as Asked
+    from stage1.inspection.verify import Verified as Verified
     from stage1.llm.chunked import token_cross_entropy as token_cross_entropy
     from stage1.llm.chunked import token_kl as token_kl
     from stage1.plugins.executors import Executor as Executor
@@ -54,10 +62,18 @@ _HOME = {
     "Diagnosis": "api",
     "Evaluated": "api",
     "Results": "runs.results",
+    "compare": "api",
     "diagnose": "api",
     "evaluate": "api",
+    "questions": "api",
     "sweep": "api",
     "train": "api",
+    "verify": "api",
+    "Asked": "inspection.questions",
+    "Compared": "inspection.compare",
+    "Listed": "inspection.listing",
+    "Verified": "inspection.verify",
+    "list_runs": "inspection.listing",
     "Adapter": "plugins.interfaces",
     "Bottleneck": "bottleneck.bottleneck",
     "Code": "plugins.tensors",
@@ -93,9 +109,17 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "evaluate",
     "diagnose",
     "sweep",
+    "compare",
+    "questions",
+    "list_runs",
+    "verify",
     "Evaluated",
     "Results",
     "Diagnosis",
+    "Compared",
+    "Asked",
+    "Listed",
+    "Verified",
     "hookimpl",
     "Compressor",
     "Adapter",

@@ -17,6 +17,11 @@ from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.diagnosis.facts import Finding
 from stage1.experiment import Outcome, evaluate_run, train_run
+from stage1.inspection.compare import Compared, compare_runs
+from stage1.inspection.finished import evaluated
+from stage1.inspection.questions import Asked, Kind
+from stage1.inspection.questions import questions as asked_of
+from stage1.inspection.verify import Verified, verify_run
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.results import Results
@@ -183,6 +188,56 @@ def sweep(
     made = Sweep(folder, axes, cells)
     made.run(progress or Progress(), executor(on, jobs, on_options or {}, load_plugins()))
     return made.record()
+
+
+def compare(*runs: Evaluated | str | PathLike[str], by_seed: bool = False, force: bool = False) -> Compared:
+    """Compare evaluated runs, paired on the questions that all were asked, as `stage1 compare`.
+
+    Args:
+        *runs: what `train` returned, or runs' folders; two at least.
+        by_seed: runs that differ in their seed alone are one setting.
+        force: compare runs of other data, protocols or models; `differences` names what differs.
+
+    Raises:
+        UsageError: a run is damaged or not evaluated, or they cannot be compared.
+    """
+    return compare_runs([_opened(run).path for run in runs], by_seed=by_seed, force=force)
+
+
+def questions(run: Evaluated | str | PathLike[str], *kinds: Kind, search: str = "") -> Sequence[Asked]:
+    """The questions of an evaluated run with gold answers and every row's answer, as `stage1 show`.
+
+    Args:
+        run: what `train` returned, or a run's folder.
+        *kinds: only the `lost`, `gained` or `wrong` ones; several: what is any of them.
+        search: only those in which this text stands.
+
+    Raises:
+        UsageError: the run is damaged or not evaluated.
+    """
+    return list(asked_of(*evaluated(_opened(run).path), kinds, search))
+
+
+def verify(
+    run: Evaluated | str | PathLike[str],
+    *,
+    trust_remote_code: bool = False,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Verified:
+    """Whether a run's results follow from its answers, its data, model and plugins, as `stage1 verify`.
+
+    Args:
+        run: what `train` returned, or a run's folder.
+        trust_remote_code: as for `train`.
+        progress: told what goes on.
+        **settings: where things lie on this machine, if elsewhere: `model="…"`, `data="…"`.
+
+    Raises:
+        UsageError: there is no run, or none that was evaluated.
+    """
+    path = run.path if isinstance(run, Evaluated) else Path(run)
+    return verify_run(path, _overrides(None, settings, trust_remote_code), progress or Progress())
 
 
 def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:

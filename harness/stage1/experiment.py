@@ -313,7 +313,7 @@ def _evaluate(
         "device": device_name(session.device),
     }
     if is_first():
-        place.write_evaluation(evaluation.results, evaluation.predictions)
+        place.write_evaluation(evaluation.results, evaluation.answers)
         place.write_timings(measured)
         run.tidy()
         load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)

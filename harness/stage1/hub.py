@@ -55,3 +55,14 @@ def download(
             "Connect, log in with `hf auth login`, or download it elsewhere and pass the folder or file.",
         ) from None
     return Path(folder)
+
+
+def cached(repo_id: str, revision: str | None = None) -> Path | None:
+    """The folder of a model that was downloaded before; None where there is none."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, local_files_only=True))
+    except (LocalEntryNotFoundError, HFValidationError):
+        return None

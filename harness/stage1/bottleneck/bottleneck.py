@@ -1,7 +1,5 @@
 """Compressor → wire → adapter as one module: building, rate accounting, saving and loading."""
 
-import inspect
-import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +23,14 @@ from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
 from stage1.llm.location import locate
 from stage1.llm.table import load_table, table_sha256
-from stage1.plugins import Registry, Resolved, ResolvedComponent, dump_options, load_plugins
+from stage1.plugins import (
+    Registry,
+    Resolved,
+    ResolvedComponent,
+    dump_options,
+    load_plugins,
+    source_sha256,
+)
 from stage1.plugins.blame import expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
 from stage1.plugins.tensors import Code, Embedded, TokenStats, straight_through
@@ -215,7 +220,7 @@ class Bottleneck(nn.Module):
     def fingerprint(self) -> str:
         """A hash of all that its answers depend on: weights, options, and the plugins' own source files."""
         parts = [
-            [type(part).__qualname__, dump_options(part.config), _source(type(part))]
+            [type(part).__qualname__, dump_options(part.config), source_sha256(type(part))]
             for part in self.modules()
             if isinstance(part, Component) and part.config is not None
         ]
@@ -322,10 +327,3 @@ def _making(components: Sequence[Compressor | Adapter]) -> str:
     """Names and options, for people."""
     made = [{"name": part.name, **dump_options(part.config)} for part in components]
     return " → ".join(map(str, made)) or "none"
-
-
-def _source(cls: type) -> str:
-    try:
-        return inspect.getsource(sys.modules[cls.__module__])
-    except (KeyError, OSError, TypeError):  # defined at a prompt
-        return ""

@@ -10,7 +10,21 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from stage1.cli import config, diagnose, evaluate, lm_eval, plugins, presets, score, sweep, tasks, train
+from stage1.cli import (
+    compare,
+    config,
+    diagnose,
+    evaluate,
+    lm_eval,
+    plugins,
+    presets,
+    runs,
+    score,
+    show,
+    sweep,
+    tasks,
+    train,
+)
 from stage1.errors import PluginError, Stage1Error, UsageError
 from stage1.text import one_line
 
@@ -104,6 +118,10 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("sweep")(sweep.sweep)
+app.command("show")(show.show)
+app.command("compare")(compare.compare)
+app.command("runs")(runs.runs)
+app.command("verify")(runs.verify)
 app.command("tasks")(tasks.tasks)
 app.command(
     "lm-eval",

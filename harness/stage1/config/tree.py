@@ -233,7 +233,8 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
     """
     # An empty section, all of whose lines are commented out, reads as null: it leaves the defaults.
     tree: dict[str, Any] = listed({k: deepcopy(v) for k, v in file.items() if v is not None})
-    for dotted, value in flags.items():
+    choices = ("adapter.name", "compressors")  # before the options of what they choose, in whatever order
+    for dotted, value in sorted(flags.items(), key=lambda flag: flag[0] not in choices):
         if dotted == "adapter.name":
             old = named(tree.get("adapter"))
             if not isinstance(old, dict) or old.get("name", DEFAULTS["adapter"]) != value:

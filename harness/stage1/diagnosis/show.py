@@ -1,6 +1,6 @@
 """A diagnosis for people: what is wrong, the evidence, the stages, and the prompts as they are read."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
@@ -137,7 +137,7 @@ def _objective(objective: Mapping[str, Any]) -> Iterator[str]:
         yield f"Objective   {shares}{f'; gradients {agree}' if agree else ''}"
 
 
-def prompt(tokens: list[Mapping[str, Any]], width: int = 100) -> Iterator[Text]:
+def prompt(tokens: Sequence[Mapping[str, Any]], width: int = 100) -> Iterator[Text]:
     """A prompt over what its reconstructed vectors are nearest to, in lines of `width` columns.
 
     What differs is marked; a long prompt is cut.

@@ -2,14 +2,18 @@
 
 import math
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.data.prompts import Prompt
 from stage1.diagnosis.case import Case
 from stage1.evaluation.reconstruction import Positions, nearest
 from stage1.plugins.tensors import TokenStats
+from stage1.session import Session
 
 BUCKETS = {"unseen in training": 0, "1-10": 10, "11-100": 100, "over 100": math.inf}
 """A token's occurrences in the training prompts, up to and including."""
@@ -40,8 +44,8 @@ def measure(case: Case) -> dict[str, Any] | None:
         "confusions": _confusions(case, crossing, euclidean),
         "distinct_nearest": len(torch.unique(euclidean)),
         "distinct_original": len(torch.unique(crossing.ids)),
-        "top_nearest": {"token": _text(case, hub), "share": most / float(counts.sum())},
-        "prompts": _prompts(case, crossing, euclidean),
+        "top_nearest": {"token": _text(case.session, hub), "share": most / float(counts.sum())},
+        "prompts": readings(case.bottleneck, case.session, case.prompts[:PROMPTS], crossing, euclidean),
     }
 
 
@@ -82,32 +86,43 @@ def _confusions(case: Case, crossing: Positions, nearest: Tensor) -> list[dict[s
         pairs[token, other] += int(count)
     ranked = sorted(pairs.items(), key=lambda item: (-item[1], item[0]))[:CONFUSIONS]
     return [
-        {"token": _text(case, token), "read_as": _text(case, other), "positions": count}
+        {"token": _text(case.session, token), "read_as": _text(case.session, other), "positions": count}
         for (token, other), count in ranked
     ]
 
 
-def _prompts(case: Case, crossing: Positions, nearest: Tensor) -> list[list[dict[str, Any]]]:
-    """Where each token crosses the bottleneck alone, `nearest` is by token, otherwise by position."""
-    ids = crossing.ids.tolist() if case.bottleneck.tokenwise else []
+def readings(
+    bottleneck: Bottleneck, session: Session, prompts: Sequence[Prompt], crossing: Positions, nearest: Tensor
+) -> list[list[dict[str, Any]]]:
+    """Each of `prompts` token by token: `original`, `nearest`, whether it `crosses`, whether they `match`.
+
+    Args:
+        bottleneck: what they went through.
+        session: whose tokens they are.
+        prompts: the first ones of those that `crossing` is of, or all.
+        crossing: what crosses in them.
+        nearest: [N] the token nearest to each of `crossing.reconstructed`.
+    """
+    # Where each token crosses the bottleneck alone, `nearest` is by token, otherwise by position.
+    ids = crossing.ids.tolist() if bottleneck.tokenwise else []
     by_token = dict(zip(ids, nearest.tolist(), strict=False))
     by_position = iter(nearest.tolist())
     shown = []
-    for prompt in case.prompts[:PROMPTS]:
+    for prompt in prompts:
         tokens = []
         for token, crosses in zip(prompt.ids, prompt.cross, strict=True):
             read = token
             if crosses:
                 read = by_token[token] if by_token else next(by_position)
-            texts = {"original": _text(case, token), "nearest": _text(case, read)}
+            texts = {"original": _text(session, token), "nearest": _text(session, read)}
             tokens.append({**texts, "crosses": crosses, "match": read == token})
         shown.append(tokens)
     return shown
 
 
-def _text(case: Case, token: int) -> str:
+def _text(session: Session, token: int) -> str:
     """The token as it stands in a text; in the tokenizer's own notation where it is no text by itself."""
-    tokenizer = case.session.tokenizer
+    tokenizer = session.tokenizer
     if token >= len(tokenizer):
         return f"<id {token}>"  # tables are often longer than the vocabulary
     own = str(tokenizer.convert_ids_to_tokens(token))

@@ -4,13 +4,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
+from stage1 import hub
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
 from stage1.files import expanded, whole_path
-from stage1.hub import download
 from stage1.llm.gguf_file import check_gguf
 from stage1.llm.table import find_table
-from stage1.llm.weights import INDEX, SINGLE, check_folder, is_gguf, read_index
+from stage1.llm.weights import INDEX, SINGLE, check_folder, is_gguf, read_index, weight_map
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 
@@ -18,13 +18,16 @@ SMALL_FILES = ["*.json", "*.jinja", "*.model", "*.txt", "*.tiktoken", "additiona
 """What a model folder holds beside its weights: configuration, tokenizer, chat templates."""
 
 
-def locate(model: ModelConfig, *, weights: Literal["table", "all"], progress: Progress) -> Path:
+def locate(
+    model: ModelConfig, *, weights: Literal["table", "all"], progress: Progress, download: bool = True
+) -> Path:
     """The model's folder or GGUF file.
 
     Args:
         model: its `name` is that of a model plugin, a folder, a GGUF file or a Hub id.
         weights: what a download must bring: the shard that holds the embedding table, or all of them.
         progress: told of a download.
+        download: False takes what is on this machine alone.
 
     Raises:
         UsageError: there is no such model, it is gated or out of reach, or it has no safe weights.
@@ -45,7 +48,7 @@ def locate(model: ModelConfig, *, weights: Literal["table", "all"], progress: Pr
         )
     if "/" not in model.name and (near := get_close_matches(model.name.lower(), names)):
         raise UsageError(f"Unknown model {model.name!r}: did you mean {near[0]!r}?", f"Or pass {kinds}.")
-    return _fetch(model, weights, progress)
+    return _fetch(model, weights, progress) if download else _cached(model)
 
 
 def found_anywhere(name: str) -> str:
@@ -78,9 +81,19 @@ def _looks_like_a_path(name: str) -> bool:
     )
 
 
+def _cached(model: ModelConfig) -> Path:
+    """The whole model in the Hub's cache."""
+    folder = hub.cached(model.name, model.revision)
+    if folder is None or not all((folder / name).is_file() for name in weight_map(folder).values()):
+        raise UsageError(
+            f"The model {model.name} is not on this machine.", "Say where it lies: --model FOLDER"
+        )
+    return folder
+
+
 def _fetch(model: ModelConfig, weights: Literal["table", "all"], progress: Progress) -> Path:
     code = ["*.py"] if model.trust_remote_code else []
-    folder = download(model.name, [*SMALL_FILES, *code], model.revision)
+    folder = hub.download(model.name, [*SMALL_FILES, *code], model.revision)
     files = {SINGLE}
     if (folder / INDEX).is_file():
         shards = read_index(folder)
@@ -89,6 +102,6 @@ def _fetch(model: ModelConfig, weights: Literal["table", "all"], progress: Progr
             files = {shards[find_table(folder, shards, model.trust_remote_code)]}
     if not all((folder / name).is_file() for name in files):
         progress.note(f"Downloading {model.name} from the Hugging Face Hub.")
-    folder = download(model.name, sorted(files), model.revision)
+    folder = hub.download(model.name, sorted(files), model.revision)
     check_folder(folder)
     return folder

@@ -7,6 +7,7 @@ from stage1.plugins.registry import Kind as Kind
 from stage1.plugins.registry import Owner as Owner
 from stage1.plugins.registry import PluginRecord as PluginRecord
 from stage1.plugins.registry import Registry as Registry
+from stage1.plugins.registry import source_sha256 as source_sha256
 from stage1.plugins.resolution import Resolved as Resolved
 from stage1.plugins.resolution import ResolvedComponent as ResolvedComponent
 from stage1.plugins.resolution import ResolvedLoss as ResolvedLoss

@@ -1,6 +1,9 @@
 """The plugins that were found: names to classes, classes to packages, events to whoever listens."""
 
+import hashlib
+import inspect
 import re
+import sys
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from pathlib import Path
@@ -26,11 +29,20 @@ NAMED = ("compressor", "adapter", "loss", "dataset", "model", "tracker", "execut
 COMMANDS = (
     *("train", "eval", "sweep", "diagnose", "score", "push"),
     *("tasks", "lm-eval", "plugins", "config", "recipes", "protocols"),
+    *("compare", "runs", "show", "verify"),
 )
 """stage1's own commands, which keep their meaning whatever a plugin adds."""
 
 HOOKS = tuple(name for name in vars(specifications) if name.startswith("stage1_"))
 """Every hook, in the order of their page."""
+
+
+def source_sha256(cls: type) -> str:
+    """The hash of the file that defines a component; empty where there is none, as at a prompt."""
+    try:
+        return hashlib.sha256(inspect.getsource(sys.modules[cls.__module__]).encode()).hexdigest()
+    except (KeyError, OSError, TypeError):
+        return ""
 
 
 class Owner(NamedTuple):

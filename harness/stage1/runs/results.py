@@ -116,6 +116,14 @@ class Verdict(_Record):
     text: str
 
 
+class Answering(_Record):
+    """What answered."""
+
+    sha256: str
+    """Of all files that decide what the model answers."""
+    dtype: str
+
+
 class Results(_Record):
     """An evaluation, as `results.json` holds it. `results["bottleneck"]` is a row."""
 
@@ -128,6 +136,7 @@ class Results(_Record):
     gate: GateResult
     verdict: Verdict
     protocol: dict[str, Any]
+    model: Answering
 
     def __getitem__(self, row: str) -> Row:
         """The row called `row`.

@@ -25,7 +25,6 @@ from stage1.config import RunConfig, read_yaml, untrusting, validate
 from stage1.data.datasets import TrainedOn
 from stage1.errors import UsageError
 from stage1.files import (
-    json_lines,
     read_bytes,
     read_record,
     remove_leftovers,
@@ -34,6 +33,7 @@ from stage1.files import (
     write_json_lines,
     write_record,
 )
+from stage1.runs.answers import Answer, read, written
 from stage1.runs.folder import FOLDERS, make_folder
 from stage1.runs.places import own_place
 from stage1.runs.provenance import provenance
@@ -46,6 +46,9 @@ TIMINGS = "timings.json"
 
 OTHERS = "evaluations"
 """Folder of what was measured under other rules, limits or on other data: in each the files of a run."""
+
+EVIDENCE = ("config.yaml", "manifest.json", "data.json", "bottleneck.json", "bottleneck.safetensors")
+"""Files that an evaluation rests on, beside the answers."""
 
 SEAL = "# sha256 of the lines above: "
 """Last line of a run's config.yaml: what was cut or edited does not count as the run's configuration."""
@@ -216,16 +219,20 @@ class Run:
         )
         return TrainedOn(tree["content"], tree["test"], frozenset(tree["passages"]))
 
-    def write_evaluation(
-        self, results: Mapping[str, Any], predictions: Mapping[str, Mapping[str, str]]
-    ) -> None:
-        """results.json, and every row's answers as predictions/<row>.jsonl."""
-        files = {}
-        for row, answers in predictions.items():
-            lines = json_lines({"id": i, "prediction": a} for i, a in answers.items())
-            write_atomic(self._predictions(row), lines)
-            files[row] = hashlib.sha256(lines).hexdigest()
-        write_record(self.path / "results.json", {**results, "predictions": files})
+    def write_evaluation(self, results: Mapping[str, Any], answers: Mapping[str, Sequence[Answer]]) -> None:
+        """results.json, and every row's answers as predictions/<row>.jsonl.
+
+        The results keep the hash of every file that they were made of.
+        """
+        for row, given in answers.items():
+            write_atomic(self._predictions(row), written(given))
+        paths = [self.path / name for name in EVIDENCE] + [self._predictions(row) for row in answers]
+        files = {
+            path.relative_to(self.path).as_posix(): hashlib.sha256(read_bytes(path)).hexdigest()
+            for path in paths
+            if path.is_file()  # an evaluation under other rules has no bottleneck of its own
+        }
+        write_record(self.path / "results.json", {**results, "files": files})
 
     def _predictions(self, row: str) -> Path:
         return self.path / "predictions" / f"{safe_name(row)}.jsonl"
@@ -265,7 +272,7 @@ class Run:
         if not os.path.lexists(self.path / "results.json"):
             return None
         results = self._results()
-        del results["predictions"]
+        del results["files"]
         return results
 
     def _results(self) -> dict[str, Any]:
@@ -275,21 +282,23 @@ class Run:
     def _evaluate_again(self) -> str:
         return f"Evaluate it again: stage1 eval {quote(str(self.path))}"
 
-    def read_predictions(self, row: str) -> dict[str, str]:
-        """A row's answer to each question, by the question's id.
+    def read_answers(self, row: str) -> list[Answer]:
+        """What was answered in a row, in the order in which it was asked.
 
         Raises:
-            UsageError: they are missing, damaged, or of another evaluation than results.json.
+            UsageError: the row was not asked, or its file is missing, damaged or of another evaluation.
         """
         path, remedy = self._predictions(row), self._evaluate_again
         try:
             content = read_bytes(path)
         except OSError as error:
             raise UsageError(f"Cannot read {path}: {error.strerror}.", remedy) from None
-        if hashlib.sha256(content).hexdigest() != self._results()["predictions"].get(row):
+        if hashlib.sha256(content).hexdigest() != self._results()["files"].get(f"predictions/{path.name}"):
             raise UsageError(f"{path} was cut or edited, or is of another evaluation.", remedy)
-        entries = map(json.loads, content.decode().splitlines())
-        return {entry["id"]: entry["prediction"] for entry in entries}
+        try:
+            return read(content)
+        except ValueError as error:
+            raise UsageError(f"{path} holds no answers: {error}.", remedy) from None
 
     def metrics(self) -> list[dict[str, Any]]:
         """The entries of metrics.jsonl; a line that a kill or a full disk cut short is left out.

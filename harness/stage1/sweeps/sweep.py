@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 from stage1.config import format_setting
 from stage1.errors import UsageError
 from stage1.evaluation.conditions import NEEDED
-from stage1.evaluation.statistics import Floats
+from stage1.evaluation.statistics import Comparison, Floats
 from stage1.files import read_record, write_atomic, write_record
 from stage1.plugins.executors import Executor, Job, JobOutcome
 from stage1.progress import Progress
 from stage1.runs.places import own_place
 from stage1.runs.run import Run
-from stage1.sweeps.compare import Comparison, asked, question_f1, same_questions
+from stage1.sweeps.compare import asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, groups, label
 from stage1.sweeps.worker import Worker, carry_out, unpack
 
@@ -237,7 +237,7 @@ class Sweep:
         if self.baseline is not None:
             settings = self.baseline.opposite(group[0].settings)
             theirs = self._by_seed([cell for cell in done if cell.settings == settings])
-            average["compared"] = comparison.difference(ours, theirs)
+            average["compared"] = comparison.compared(ours, theirs)
         return average
 
     def _by_seed(self, cells: Sequence[Cell]) -> dict[int, Floats]:
@@ -251,7 +251,7 @@ class Sweep:
         # The sweep's first seed, whichever cell failed: for a single seed, the interval in results.json.
         key = (config.data.name, config.eval.limit, config.eval.resamples, self.cells[0].seed)
         if key not in self._comparisons:
-            self._comparisons[key] = Comparison(asked(config), *key[2:])
+            self._comparisons[key] = Comparison([q.context for q in asked(config)], *key[2:])
         return self._comparisons[key]
 
 
@@ -271,7 +271,7 @@ def _marked(folder: Path) -> Iterator[str]:
 def _finished(run: Run, all_rows: bool = False) -> bool:
     results = run.read_results() if run.trained else None
     if results is not None:
-        run.read_predictions("bottleneck")  # what the comparisons are made of
+        run.read_answers("bottleneck")  # what the comparisons are made of
     # `mean` is asked in every whole evaluation, `linear` only where the compressor knows an inverse.
     return results is not None and (not all_rows or "mean" in {row["row"] for row in results["rows"]})
 

@@ -15,7 +15,7 @@ from stage1.errors import TrainingError
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
 from stage1.files import read_record, write_atomic, write_record
-from stage1.plugins import Registry, Resolved
+from stage1.plugins import Registry, Resolved, source_sha256
 from stage1.processes import from_first
 from stage1.progress import Progress
 from stage1.runs.run import METRICS, TIMINGS, Run
@@ -219,7 +219,12 @@ def _provenance(trainer: Trainer) -> dict[str, Any]:
     plugins = {}
     for part, component in trainer.components.items():
         distribution, version = registry.owner(type(component))
-        plugins[part] = {"name": component.name, "distribution": distribution, "version": version}
+        plugins[part] = {
+            "name": component.name,
+            "distribution": distribution,
+            "version": version,
+            "source_sha256": source_sha256(type(component)),
+        }
     before = Run(session.config.init).read_manifest() if session.config.init else {}
     return {
         "seed": session.config.seed,

@@ -1,0 +1,1 @@
+"""Finished runs: shown, listed, compared, verified; nothing is trained or asked here."""
