@@ -156,6 +156,24 @@ def _options(group: type[Options]) -> Iterator[Parameter]:
         )
 
 
+TrustRemoteCode = Annotated[
+    bool | None,
+    typer.Option(
+        "--trust-remote-code/--no-trust-remote-code",
+        help="Run the Python code that the model's folder brings. A file cannot say so. Default: no.",
+    ),
+    Setting("model.trust_remote_code"),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME|FILE|OWNER/NAME|train=…,test=…",
+        help="Questions: `tiny-squad` (default), `squad` or a plugin's, a file (SQuAD, MRQA, HotpotQA, "
+        "TriviaQA, JSON, JSONL, Parquet, CSV, TSV; .gz), or a data set on the Hub; train=A,test=B names "
+        "two.",
+    ),
+    Setting("data.name"),
+]
 Strict = Annotated[
     bool | None,
     typer.Option("--strict", help="Refuse data with a bad record instead of leaving the record out."),
@@ -196,27 +214,11 @@ class ModelAndData(Options):
         ),
         Setting("model.name"),
     ] = None
-    trust_remote_code: Annotated[
-        bool | None,
-        typer.Option(
-            "--trust-remote-code/--no-trust-remote-code",
-            help="Run the Python code that the model's folder brings. A file cannot say so. Default: no.",
-        ),
-        Setting("model.trust_remote_code"),
-    ] = None
+    trust_remote_code: TrustRemoteCode = None
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda, cuda:0, mps."), Setting("device")] = (
         None
     )
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME|FILE|OWNER/NAME|train=…,test=…",
-            help="Questions: `tiny-squad` (default), `squad` or a plugin's, a file (SQuAD, MRQA, HotpotQA, "
-            "TriviaQA, JSON, JSONL, Parquet, CSV, TSV; .gz), or a data set on the Hub; train=A,test=B names "
-            "two.",
-        ),
-        Setting("data.name"),
-    ] = None
+    data: Data = None
     strict: Strict = None
     limit: Annotated[
         int | None, typer.Option(min=1, help="Test questions at most."), Setting("eval.limit")

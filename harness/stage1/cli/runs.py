@@ -1,5 +1,6 @@
 """`stage1 runs` and `stage1 verify`: what lies in folders, and whether it holds."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -43,13 +44,24 @@ def runs(
         show_runs(found, folder)
 
 
+@dataclass(frozen=True)
+class Here(options.Options):
+    """Where things lie on this machine."""
+
+    model: Annotated[
+        str | None,
+        typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
+        options.Setting("model.name"),
+    ] = None
+    trust_remote_code: options.TrustRemoteCode = None
+    data: options.Data = None
+
+
+@options.grouped
 def verify(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `stage1 train` made.")],
-    model: Annotated[
-        str | None, typer.Option(help="Where the run's model lies on this machine, if elsewhere.")
-    ] = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    data: options.Data = None,
+    here: Here,
+    *,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -63,10 +75,7 @@ def verify(
     from stage1.files import to_json
     from stage1.inspection.verify import verify_run
 
-    overrides = options.flags_given(
-        model__name=model, model__trust_remote_code=trust_remote_code, data__name=data
-    )
-    verified = verify_run(run, overrides, make_progress(quiet=quiet))
+    verified = verify_run(run, here.given(), make_progress(quiet=quiet))
     if json:
         typer.echo(to_json({**verified.model_dump(mode="json"), "holds": verified.holds}), nl=False)
     else:

@@ -12,7 +12,8 @@ from pydantic import BaseModel, ConfigDict
 from stage1.config import format_setting
 from stage1.errors import Stage1Error, UsageError, suggest
 from stage1.inspection.finished import settings
-from stage1.runs.run import FOLDERS, Run
+from stage1.runs.folder import FOLDERS
+from stage1.runs.run import Run
 
 DEEPEST = 3
 """Folders between the one that is named and a run: a sweep's runs are one further down."""
