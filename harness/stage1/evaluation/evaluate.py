@@ -1,6 +1,6 @@
 """The evaluation: the same questions under every condition, and what follows."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
