@@ -4,13 +4,15 @@
     python tools/results_smollm2.py --data dev-v1.1.json --questions 500 --ratios 2,4,8,16   # with a GPU
     python tools/results_smollm2.py --render                           # only the page, from the numbers kept
 
-It goes on where it was stopped: runs lie in runs/smollm2/, numbers in docs/results-smollm2.json.
+It resumes where it was stopped: runs lie in runs/smollm2/, numbers in docs/results-smollm2.json.
 """
 
 import argparse
 import json
 import os
 import platform
+import shlex
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -188,8 +190,7 @@ def main() -> None:
         import transformers
 
         record: Entry = {
-            "command": f"python tools/results_smollm2.py --data dev-v1.1.json --questions {args.questions} "
-            f"--ratios {args.ratios}",
+            "command": shlex.join(["python", *sys.argv]),
             "date": time.strftime("%Y-%m-%d"),
             "machine": machine(),
             "versions": f"torch {torch.__version__}, transformers {transformers.__version__}",
