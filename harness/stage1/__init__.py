@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from stage1.plugins.interfaces import SizeConfig as SizeConfig
     from stage1.plugins.models import Model as Model
     from stage1.plugins.tensors import Code as Code
+    from stage1.plugins.tensors import Derived as Derived
     from stage1.plugins.tensors import LLMOutputs as LLMOutputs
     from stage1.plugins.tensors import LossInputs as LossInputs
     from stage1.plugins.tensors import TokenStats as TokenStats
@@ -85,6 +86,7 @@ _HOME = {
     "ConfigIssue": "errors",
     "Dataset": "plugins.interfaces",
     "Encode": "plugins.interfaces",
+    "Derived": "plugins.tensors",
     "Executor": "plugins.executors",
     "Job": "plugins.executors",
     "JobOutcome": "plugins.executors",

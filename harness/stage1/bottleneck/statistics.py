@@ -11,7 +11,7 @@ from torch import Tensor
 from stage1.data.prompts import Prompt
 from stage1.errors import UsageError
 from stage1.llm.table import require_rows
-from stage1.plugins.tensors import CHUNK, TokenStats, weighted_cross_moment, weighted_mean
+from stage1.plugins.tensors import CHUNK, Derived, TokenStats, weighted_cross_moment, weighted_mean
 
 
 def count_tokens(prompts: Sequence[Prompt], table: Tensor) -> TokenStats:
@@ -68,11 +68,12 @@ def training_rows(stats: TokenStats, uniform: float, table: Tensor, vocabulary: 
 
 
 def least_squares(
-    codes: Tensor, targets: Tensor, shares: Tensor, ridge: float = 0.0
+    codes: Tensor | Derived, targets: Tensor | Derived, shares: Tensor, ridge: float = 0.0
 ) -> tuple[Tensor, Tensor]:
     """Affine least squares: A [d, D] and b [D] minimising Σᵢ sᵢ ‖cᵢ A + b − tᵢ‖², in float64.
 
-    `codes` [U, d], `targets` [U, D], `shares` [U] summing to 1. `ridge` adds that share of the codes' mean
+    `codes` [U, d], `targets` [U, D], `shares` [U] summing to 1; what would not fit into the memory at once is
+    `Derived`. `ridge` adds that share of the codes' mean
     variance to every direction's; without it, directions in which the codes do not vary get no weight
     (pseudo-inverse), so duplicate or empty code dimensions do no harm.
     """

@@ -4,7 +4,7 @@ B prompts, L positions of a prompt, M vectors of its code, d dimensions of a cod
 D width of the LLM's embeddings, V entries of its vocabulary, U distinct tokens in use.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -84,22 +84,35 @@ CHUNK = 4096
 """Rows converted to float64 at a time: a float64 copy of a large table would not fit where the table does."""
 
 
-def weighted_mean(shares: Tensor, rows: Tensor) -> Tensor:
+class Derived(NamedTuple):
+    """Rows that are computed from others, some at a time: all together they might not fit into the memory."""
+
+    rows: Tensor  # [U, d]
+    function: Callable[[Tensor], Tensor]  # [N, d] → [N, H]
+
+
+def _chunks(rows: Tensor | Derived) -> Iterator[Tensor]:
+    """Some rows at a time, in float64."""
+    if isinstance(rows, Derived):
+        return (rows.function(part).double() for part in torch.split(rows.rows, CHUNK))
+    return (part.double() for part in torch.split(rows, CHUNK))
+
+
+def weighted_mean(shares: Tensor, rows: Tensor | Derived) -> Tensor:
     """[D] float64: Σᵢ sᵢ rᵢ for `shares` [U] summing to 1 and `rows` [U, D] of any dtype."""
-    parts = zip(torch.split(shares, CHUNK), torch.split(rows, CHUNK), strict=True)
-    return torch.stack([share @ part.double() for share, part in parts]).sum(0)
+    parts = zip(torch.split(shares, CHUNK), _chunks(rows), strict=True)
+    return torch.stack([share @ part for share, part in parts]).sum(0)
 
 
-def weighted_cross_moment(left: Tensor, right: Tensor, shares: Tensor) -> Tensor:
+def weighted_cross_moment(left: Tensor | Derived, right: Tensor | Derived, shares: Tensor) -> Tensor:
     """Σᵢ sᵢ (lᵢ − l̄)(rᵢ − r̄)ᵀ in float64.
 
     `left` [U, a] and `right` [U, b] of any dtype, `shares` [U] summing to 1; returns [a, b].
     """
     left_mean, right_mean = weighted_mean(shares, left), weighted_mean(shares, right)
-    total = torch.zeros(left.shape[1], right.shape[1], dtype=torch.float64, device=left.device)
-    chunks = zip(torch.split(left, CHUNK), torch.split(right, CHUNK), torch.split(shares, CHUNK), strict=True)
-    for a, b, share in chunks:
-        total.addmm_(((a.double() - left_mean) * share[:, None]).T, b.double() - right_mean)
+    total = torch.zeros(len(left_mean), len(right_mean), dtype=torch.float64, device=shares.device)
+    for a, b, share in zip(_chunks(left), _chunks(right), torch.split(shares, CHUNK), strict=True):
+        total.addmm_(((a - left_mean) * share[:, None]).T, b - right_mean)
     return total
 
 

@@ -7,7 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl, least_squares
+from stage1 import Adapter, Code, ComponentConfig, Derived, Encode, TokenStats, hookimpl, least_squares
 
 RIDGE = 1e-5
 """Share of the hidden units' mean variance that keeps the solved last layer from chasing noise."""
@@ -60,8 +60,8 @@ class MLP(Adapter):
 
     def solve(self, codes: Tensor, targets: Tensor, shares: Tensor) -> None:
         """Give the last layer its optimum for `codes` [U, d] and `targets` [U, D], given the hidden units."""
-        hidden = self.net[:-1](self._standardise(codes))
-        wanted = (targets - self.embed_mean) / self.embed_scale
+        hidden = Derived(codes, lambda part: self.net[:-1](self._standardise(part)))
+        wanted = Derived(targets, lambda part: (part - self.embed_mean) / self.embed_scale)
         weight, bias = least_squares(hidden, wanted, shares, RIDGE)
         last = self.net[-1]
         last.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})
