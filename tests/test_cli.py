@@ -51,7 +51,9 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert config["compressors"][0] == {"name": "pca", "ratio": 8.0, "dim": None}  # fully resolved
     manifest = json.loads((run / "manifest.json").read_text())
-    assert manifest["plugins"]["compressors.0"] == {
+    plugin = manifest["plugins"]["compressors.0"]
+    assert len(plugin.pop("source_sha256")) == 64
+    assert plugin == {
         "name": "pca",
         "distribution": "stage1",
         "version": "0.1.0",
@@ -156,7 +158,7 @@ def test_other_questions_leave_the_runs_results_alone(
     kept = {place.name: Run.open(place) for place in places.iterdir()}
     assert kept.keys() == {"tiny-squad", "tiny-squad-2"}
     assert kept["tiny-squad"].read_results() == seven
-    assert len(kept["tiny-squad-2"].read_predictions("bottleneck")) == 5
+    assert len(kept["tiny-squad-2"].read_answers("bottleneck")) == 5
     shutil.rmtree(places / "tiny-squad-2" / "predictions")
     (places / "tiny-squad-2" / "predictions").symlink_to(tmp_path)
     assert invoke("eval", "run", "--limit", "5").code == 2

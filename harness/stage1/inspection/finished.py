@@ -30,9 +30,9 @@ def evaluated(path: Path) -> tuple[Run, dict[str, Any]]:
         UsageError: there is none, it is damaged, or was not evaluated.
     """
     run = Run.open(path)
-    run.require_trained()
     results = run.read_results()
     if results is None:
+        run.require_trained()
         raise UsageError(f"{path} has no results.", f"Measure it: stage1 eval {quote(str(path))}")
     return run, results
 
