@@ -154,8 +154,8 @@ EVALUATED = ("run", "evaluated", True)
 
 def test_a_run_ends_after_its_evaluation(heard: Heard, tmp_path: Path) -> None:
     run = train_run(small_run(tmp_path), Progress()).run
-    assert heard == [BEGUN, *steps(0, 10, 20, 30, 40, 41), EVALUATED, DONE]
-    assert [entry["step"] for entry in run.metrics()] == [0, 10, 20, 30, 40, 41]
+    assert heard == [BEGUN, *steps(0, 10, 20, 30, 40, 40), EVALUATED, DONE]
+    assert [entry["step"] for entry in run.metrics()] == [0, 10, 20, 30, 40, 40]
     heard.clear()
     evaluate_run(run, {}, Progress())
     assert heard == [EVALUATED]
@@ -163,7 +163,7 @@ def test_a_run_ends_after_its_evaluation(heard: Heard, tmp_path: Path) -> None:
 
 def test_without_an_evaluation_it_ends_with_its_training(heard: Heard, tmp_path: Path) -> None:
     train_run(small_run(tmp_path), Progress(), with_evaluation=False)
-    assert heard == [BEGUN, *steps(0, 10, 20, 30, 40, 41), DONE]
+    assert heard == [BEGUN, *steps(0, 10, 20, 30, 40, 40), DONE]
 
 
 def test_an_interrupted_run_goes_on_after_the_step_it_came_to(heard: Heard, tmp_path: Path) -> None:
@@ -173,7 +173,7 @@ def test_an_interrupted_run_goes_on_after_the_step_it_came_to(heard: Heard, tmp_
     assert heard == [BEGUN, *steps(0, 10, 20), ("run", "end", "interrupted")]
     heard.clear()
     run = train_run(config, Progress(), resume=Run(tmp_path / "run"), with_evaluation=False).run
-    assert heard == [("run", "start", 24), *steps(30, 40, 41), DONE]
+    assert heard == [("run", "start", 24), *steps(30, 40, 40), DONE]
     whole = small_config("train.save_every=15", f"output={tmp_path / 'whole'}")
     other = train_run(whole, Progress(), with_evaluation=False).run
     assert (run.path / METRICS).read_bytes() == (other.path / METRICS).read_bytes()
@@ -183,11 +183,11 @@ def test_an_interrupted_evaluation_is_made_up_for(heard: Heard, tmp_path: Path) 
     config = small_run(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         train_run(config, CtrlC("Evaluating bottleneck", 1))
-    assert heard[-2:] == [*steps(41), ("run", "end", "interrupted")]
+    assert heard[-2:] == [*steps(40), ("run", "end", "interrupted")]
     log = (tmp_path / "run" / METRICS).read_bytes()
     heard.clear()
     train_run(config, Progress(), resume=Run(tmp_path / "run"))
-    assert heard == [("run", "start", 41), EVALUATED, DONE]
+    assert heard == [("run", "start", 40), EVALUATED, DONE]
     assert (tmp_path / "run" / METRICS).read_bytes() == log
 
 
@@ -210,8 +210,8 @@ def test_the_first_phase_is_a_run_within_the_run(heard: Heard, tmp_path: Path) -
     settings = ("then.losses.recon=auto", "then.train.steps=10", "then.below=1")
     config = small_run(tmp_path, "compressor.ratio=32", *settings)
     train_run(config, Progress(), with_evaluation=False)
-    first = [(FIRST, "start", 0), *((FIRST, *event[1:]) for event in steps(0, 10, 20, 30, 40, 41))]
-    assert heard == [BEGUN, *first, (FIRST, "end", "done"), *steps(0, 10, 11), DONE]
+    first = [(FIRST, "start", 0), *((FIRST, *event[1:]) for event in steps(0, 10, 20, 30, 40, 40))]
+    assert heard == [BEGUN, *first, (FIRST, "end", "done"), *steps(0, 10, 10), DONE]
 
 
 def test_ctrl_c_in_the_first_listener_reaches_the_others_too(site: Site, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_the_chosen_checkpoint_does_not_depend_on_the_log(
         as_json = invoke(*arguments, "json", "--json", "-q")
     assert [result.code for result in (lost, as_json, kept)] == [0, 0, 0]
     assert "Trained; there is no log of how well." in lost.out
-    assert json.loads(as_json.out) == {"run": "json", "selection": None}
+    assert json.loads(as_json.out) == {"run": "json", "selection": None, "timings": {}}
     assert "Trained; selection score 0." in kept.out
     lost_weights, kept_weights = (
         (tmp_path / name / "bottleneck.safetensors").read_bytes() for name in ("lost", "kept")
@@ -297,7 +297,7 @@ def test_a_run_goes_on_where_its_log_was_lost(tmp_path: Path) -> None:
         train_run(config, Progress(), resume=Run(path), with_evaluation=False).run
         for path in (tmp_path / "run", whole)
     )
-    assert [entry["step"] for entry in lost.metrics()] == [30, 40, 41]
-    assert [entry["step"] for entry in kept.metrics()] == [0, 10, 20, 30, 40, 41]
+    assert [entry["step"] for entry in lost.metrics()] == [30, 40, 40]
+    assert [entry["step"] for entry in kept.metrics()] == [0, 10, 20, 30, 40, 40]
     weights = [(run.path / "bottleneck.safetensors").read_bytes() for run in (lost, kept)]
     assert weights[0] == weights[1]

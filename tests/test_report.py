@@ -134,7 +134,8 @@ def test_a_report_without_the_model_keeps_the_answers(runs: tuple[Run, Run], tmp
     model = config.model.model_copy(update={"name": "/home/me/gone"})
     data = config.data.model_copy(update={"name": "train=/home/me/a.json,test=/home/me/b.json"})
     run.write_config(config.model_copy(update={"model": model, "data": data}))
-    run.write_times("train", 2.0, {f"Reading {run.config.data.name}": 0.5})
+    took = {"seconds": 2.0, "shares": {f"Reading {run.config.data.name}": 0.5}}
+    run.write_timings({"time": {"train": took}})
     text = stage1.report(run.path, output=tmp_path / "report.html").read_text(encoding="utf-8")
     assert "The prompts are not shown: " in text
     assert "/home" not in text, "a report is sent to others"
@@ -367,7 +368,7 @@ def test_nothing_that_others_wrote_is_live(runs: tuple[Run, Run], tmp_path: Path
     run.write_diagnosis(
         {"run": "x", "clean": True, "questions": 1, "findings": [{**finding, "explains": 1.0}]}
     )
-    run.write_times(plain, 1.0, {plain: 1.0})
+    run.write_timings({"time": {plain: {"seconds": 1.0, "shares": {plain: 1.0}}}})
     metrics = [{"step": step, "loss": 1.0, "terms": {plain: {"value": 1.0}}} for step in (1, 2)]
     (run.path / "metrics.jsonl").write_text("\n".join(map(json.dumps, metrics)))
     asked = collect(run, list(rows), Progress())
