@@ -16,6 +16,7 @@ from stage1.config import RunConfig, flat, merge, read_yaml, validate
 from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.diagnosis.facts import Finding
+from stage1.evaluation import conditions
 from stage1.experiment import Outcome, evaluate_run, train_run
 from stage1.inspection.compare import Compared, compare_runs
 from stage1.inspection.finished import evaluated
@@ -75,6 +76,7 @@ def train(
     recipe: str | None = None,
     protocol: str | None = None,
     with_evaluation: bool = True,
+    rows: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     session: Session | None = None,
@@ -87,6 +89,7 @@ def train(
         recipe: settings to start from, see `stage1 recipes`.
         protocol: prompt protocol, see `stage1 protocols`.
         with_evaluation: False trains only.
+        rows: those to ask in the evaluation, with those that a verdict needs; None: all there are.
         trust_remote_code: run Python code that the model's folder brings; only what is said here counts.
         progress: told of the progress; None: nobody is.
         session: an earlier call's, whose model is used on where it is the same.
@@ -101,7 +104,10 @@ def train(
     file = read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {}
     tree = from_presets(file, {}, recipe=recipe, protocol=protocol)
     chosen = _trusting(validate(merge(tree, _dotted(settings), [])), trust_remote_code)
-    outcome = train_run(chosen, progress or Progress(), with_evaluation=with_evaluation, session=session)
+    asked = None if rows is None else conditions.chosen(rows)
+    outcome = train_run(
+        chosen, progress or Progress(), with_evaluation=with_evaluation, rows=asked, session=session
+    )
     return Evaluated._of(outcome)
 
 
@@ -110,6 +116,7 @@ def evaluate(
     *,
     protocol: str | None = None,
     limit: int | None = None,
+    rows: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     **settings: Any,
@@ -120,6 +127,7 @@ def evaluate(
         run: what `train` returned, or a run's folder.
         protocol: prompt protocol, see `stage1 protocols`; None: as in the run.
         limit: test questions at most; None: as in the run.
+        rows: as for `train`.
         trust_remote_code: as for `train`.
         progress: told of the progress.
         **settings: what differs from the run's: `data="dev.json"`, `scope="context"`, `device="cuda"`.
@@ -130,7 +138,8 @@ def evaluate(
     overrides = _overrides(protocol, settings, trust_remote_code)
     if limit is not None:
         overrides["eval.limit"] = limit
-    return Evaluated._of(evaluate_run(_opened(run), overrides, progress or Progress()))
+    asked = None if rows is None else conditions.chosen(rows)
+    return Evaluated._of(evaluate_run(_opened(run), overrides, progress or Progress(), asked))
 
 
 def diagnose(

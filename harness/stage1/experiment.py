@@ -182,14 +182,16 @@ PROTOCOL = {"prompt", "scope", "raw_anchor", "keep_special", "magnitude"}
 
 
 @attributed()
-def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> Outcome:
+def evaluate_run(
+    run: Run, overrides: Mapping[str, Any], progress: Progress, rows: Collection[str] | None = None
+) -> Outcome:
     """Evaluate a trained run from its folder alone.
 
     `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size, a
-    device, or other rules for what crosses (`PROTOCOL`). Results on the run's own questions and under its
-    own rules go into its folder, others to a place of their own below RUN/evaluations. Data are the run's own
-    by their content, whatever their name; of others, questions about passages that the run was trained on are
-    left out.
+    device, or other rules for what crosses (`PROTOCOL`); `rows` are those to ask, see `evaluate`. Results on
+    the run's own questions and under its own rules go into its folder, others, and those that lack rows which
+    are there, to a place of their own below RUN/evaluations. Data are the run's own by their content, whatever
+    their name; of others, questions about passages that the run was trained on are left out.
 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
@@ -197,7 +199,14 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     progress.restart()
     config = changed(run, overrides)
     session, own = open_session(run, config, progress)
-    return _evaluate(run, session, "eval", own=own and config.eval.limit == run.config.eval.limit)
+    own = own and config.eval.limit == run.config.eval.limit and _replaceable(run, rows)
+    return _evaluate(run, session, "eval", own=own, rows=rows)
+
+
+def _replaceable(run: Run, rows: Collection[str] | None) -> bool:
+    """Whether the results in a folder have no row that an evaluation of `rows` lacks."""
+    there = run.read_results()
+    return rows is None or there is None or {row["row"] for row in there["rows"]} <= {*rows}
 
 
 ELSEWHERE: Any = {
@@ -211,7 +220,7 @@ ELSEWHERE: Any = {
 """Settings that may differ between two evaluations whose results are the same."""
 
 
-def _place_for(run: Run, session: Session) -> Run:
+def _place_for(run: Run, session: Session, asked: Collection[str] | None) -> Run:
     """The folder below `run` for an evaluation under other rules: the one that the same had, or a new one.
 
     It holds what a run's does: configuration, what the data are known by, results and answers.
@@ -223,10 +232,11 @@ def _place_for(run: Run, session: Session) -> Run:
             return True
         try:
             there, content = Run(place).config, Run(place).read_trained_on().test
+            replaceable = _replaceable(Run(place), asked)
         except UsageError:
             return False
         rules, wanted = (c.model_dump(exclude=ELSEWHERE) for c in (there, config))
-        return content == data.sha256 and rules == wanted
+        return content == data.sha256 and rules == wanted and replaceable
 
     other = Run(own_place(run.path / OTHERS, task_name(session), same))
     other.prepare(config)
@@ -311,7 +321,7 @@ def _evaluate(
         )
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
-    place = run if own else _place_for(run, session)
+    place = run if own else _place_for(run, session, rows)
     measured = {
         **timing(bottleneck, session),
         "questions_per_second": {
