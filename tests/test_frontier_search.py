@@ -35,13 +35,15 @@ class Answers:
 
     def __init__(self, shares: Callable[[int, int], float], seed: int, answerable: float = 0.85) -> None:
         self.shares, self.seed = shares, seed
-        self.text = 100.0 * (np.random.default_rng([seed, 0]).random(MOST) < answerable)
+        answered = np.random.default_rng([seed, 0]).random(MOST) < answerable
+        self.text = np.where(answered, 100.0, 0.0)
         self.asked: dict[tuple[int, int], int] = {}
 
     def __call__(self, method: int, cell: int, number: int) -> Sample:
         self.asked[method, cell] = max(number, self.asked.get((method, cell), 0))
         kept = np.random.default_rng([self.seed, 1, method, cell]).random(MOST) < self.shares(method, cell)
-        return Sample((kept * self.text)[:number], self.text[:number], ABOUT[:number])
+        f1 = np.where(kept, self.text, 0.0)
+        return Sample(f1[:number], self.text[:number], ABOUT[:number])
 
 
 def exact(shares: Callable[[int, int], float]) -> Callable[[int, int, int], Sample]:
@@ -49,13 +51,13 @@ def exact(shares: Callable[[int, int], float]) -> Callable[[int, int, int], Samp
 
     def measure(method: int, cell: int, number: int) -> Sample:
         text = np.full(number, 100.0)
-        return Sample(text * shares(method, cell), text, np.arange(number))
+        return Sample(np.full(number, 100 * shares(method, cell)), text, np.arange(number))
 
     return measure
 
 
-def grid(methods: int) -> list[list[int | None]]:
-    return [[rate] * methods for rate in range(RATES)]
+def grid(methods: int, rates: int = RATES) -> list[list[int | None]]:
+    return [[rate] * methods for rate in range(rates)]
 
 
 @pytest.mark.parametrize("border", [0, 1, 7, 20, 39])
@@ -85,8 +87,11 @@ def test_the_best_of_several_methods_is_found_and_the_others_leave() -> None:
 
 def test_a_method_without_a_setting_that_cheap_waits_for_a_larger_rate() -> None:
     cells = [[rate, rate // 10 if rate >= 10 else None] for rate in range(RATES)]  # four settings
-    kept = {0: lambda rate: share(rate, 35), 1: lambda setting: 0.99 if setting >= 2 else 0.5}
-    search = Search(cells, exact(lambda method, setting: kept[method](setting)), Rule())
+
+    def shares(method: int, setting: int) -> float:
+        return share(setting, 2, steep=2) if method else share(setting, 35)
+
+    search = Search(cells, exact(shares), Rule())
     search.run()
     assert (search.high, search.winners[search.high]) == (20, (1, True))
     assert [cell for _, _, cell in search.candidates()] == [2]  # the same setting is confirmed once
@@ -115,7 +120,7 @@ def claimed(shares: Callable[[int, int], float], seed: int, cells: list[list[int
 
 def test_the_claim_is_wrong_in_at_most_one_of_twenty_searches() -> None:
     """The worst case: every setting keeps a hair less than the share, so that any claim is wrong."""
-    wrong = sum(claimed(lambda _, rate: 0.9499, seed, grid(1)) is not None for seed in range(1000))
+    wrong = sum(claimed(lambda _, rate: 0.9499, seed, grid(1, rates=6)) is not None for seed in range(1000))
     assert wrong <= 55
     assert wrong >= 5  # or the test would be no use where something is to be found
 

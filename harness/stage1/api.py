@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stage1.config import RunConfig, flat, merge, read_yaml, validate
 from stage1.config.presets import PROTOCOLS, from_presets
@@ -25,9 +25,11 @@ from stage1.inspection.questions import questions as asked_of
 from stage1.inspection.verify import Verified, verify_run
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
+from stage1.reports.frontier import Frontier
 from stage1.runs.results import Results
 from stage1.runs.run import Run
 from stage1.session import Session, changed
+from stage1.sweeps.frontier import Explorer, Request
 from stage1.sweeps.grid import Axis, plan
 from stage1.sweeps.place import executor
 from stage1.sweeps.report import write_report
@@ -270,6 +272,38 @@ def report(
     """
     folders = [place.path if isinstance(place, Evaluated) else Path(place) for place in places]
     return write_report(folders, Path(output), progress or Progress())
+
+
+def frontier(
+    over: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    keep: float = 0.95,
+    axis: Literal["bits", "ratio"] = "bits",
+    budget: float | None = None,
+    output: str | PathLike[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Frontier:
+    """Find the smallest rate at which a bottleneck keeps a share of the text F1, as `stage1 frontier`.
+
+    Args:
+        over: what methods differ in, as for `sweep`; None: one method.
+        keep: the share.
+        axis: what is to be small (`bits`) or large (`ratio`).
+        budget: minutes; None: as many as it takes.
+        output: where runs and results go, and where the same call goes on; None: a folder under `runs/`.
+        seed: of every run.
+        progress: told what goes on.
+        **settings: for every method, as for `train`.
+
+    Raises:
+        UsageError: a method cannot be used, or nothing sets its rate; found before anything is trained.
+    """
+    axes = [Axis(key, list(values)) for key, values in (over or {}).items()]
+    tree, folder = merge({}, _dotted(settings), []), Path(output) if output else None
+    request = Request(folder, tree, [], axes, keep, axis, budget, seed)
+    return Explorer(request, progress or Progress()).run()
 
 
 def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:

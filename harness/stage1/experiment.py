@@ -55,12 +55,13 @@ def train_run(
     with_evaluation: bool = True,
     rows: Collection[str] | None = None,
     session: Session | None = None,
+    same_questions: bool = False,
 ) -> Outcome:
     """Train a bottleneck, save it in a run directory, and evaluate it.
 
     Everything that can be wrong with the request is found before anything is written. `rows` are those to
     ask in the evaluation, see `evaluate`. The model of `session`, an earlier command's, is used on where it
-    is the same.
+    is the same; its questions too, unread, where the caller knows that model and questions are the same.
 
     Raises:
         UsageError: the configuration, model, data or folder cannot be used.
@@ -77,7 +78,10 @@ def train_run(
     asks = with_evaluation or config.then is not None or any(cls.needs_llm for cls in readers)
     if resume is None and is_first():
         refuse_taken(config.output)
-    session = Session.open(config, progress, weights="all" if asks else "table", before=session)
+    if session is not None and same_questions:
+        session = session.under(config)
+    else:
+        session = Session.open(config, progress, weights="all" if asks else "table", before=session)
     if not asks:  # what an evaluation will refuse is said before the training
         local = Path(config.model.name).is_absolute()
         check_llm(session.model.folder, config.model.trust_remote_code, whole=local)

@@ -2,8 +2,8 @@
 
 Settings are *cells*: a method (compressor, adapter, …) at a rate. Two sets of questions are asked. On the
 selection questions the search looks for the smallest rate at which some method keeps the share: bisection
-over the rate, and at each rate successive halving of the methods, with more questions for those that are left.
-On the test questions, which the search has not seen, what it found is confirmed.
+over the rate, and at each rate successive halving of the methods, with more questions for those that are
+left. On the test questions, which the search has not seen, what it found is confirmed.
 """
 
 import math
@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr
+from scipy.special import stdtr  # type: ignore[import-untyped]
 
 from stage1.evaluation.statistics import Floats
 
@@ -59,6 +59,11 @@ class Rule(NamedTuple):
         return [*doubled, self.most]
 
     @property
+    def confirmable(self) -> int:
+        """Passages of test questions that a confirmation takes, were all answered as the text answers."""
+        return math.ceil(math.log(self.error / len(FURTHER)) / math.log(self.keep)) if self.keep < 1 else 1
+
+    @property
     def look_error(self) -> float:
         """The error of one look at a cell: with Bonferroni's correction, that of all looks is `error`."""
         return self.error / len(self.looks)
@@ -88,7 +93,7 @@ def p_short(sample: Sample, keep: float) -> float:
 
 def _by_passage(values: Floats, passages: NDArray[np.int64]) -> Floats:
     """[C] sums over each passage's questions."""
-    return np.bincount(np.unique(passages, return_inverse=True)[1], weights=values)
+    return np.bincount(np.unique(passages, return_inverse=True)[1], weights=values).astype(np.float64)
 
 
 def _p_positive(values: Floats) -> float:
@@ -147,8 +152,8 @@ class Search:
 
     It takes for granted that what keeps the share at a rate does so at every larger one. At each rate the
     methods that are left race: all are asked a few questions; those that surely fall short are out, of the
-    others the better half is asked twice as many (successive halving: Jamieson and Talwalkar, 2016), until one
-    is left and either is surely on one side of the border or has answered all selection questions. Where one
+    others the better half is asked twice as many (successive halving: Jamieson and Talwalkar, 2016), until
+    one is left and is surely on one side of the border, or has answered all selection questions. Where one
     keeps the share, methods that surely fall short of it, or are surely worse than that one, leave for good.
     Looks and methods are allowed for by Bonferroni's correction.
 
