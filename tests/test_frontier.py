@@ -18,12 +18,12 @@ from conftest import CtrlC, Result, small_config
 from plugin_sites import Site, compressor
 from stage1.errors import TrainingError, UsageError
 from stage1.evaluation.rate import marks
+from stage1.experiment import train_run
 from stage1.files import read_record
 from stage1.plugins import Registry
 from stage1.reports import frontier as report
 from stage1.runs.run import Run
 from stage1.session import Session
-from stage1.sweeps import frontier as module
 from stage1.sweeps import rates
 
 Invoke = Callable[..., Result]
@@ -106,12 +106,8 @@ def test_no_cheaper_point_is_as_good_as_one_of_the_frontier(
     searched: tuple[Path, stage1.Frontier],
 ) -> None:
     _, found = searched
-    for point in found.points:
-        cheaper = [p for p in found.points if p.bits_per_token < point.bits_per_token]
-        if point.frontier:
-            assert all(p.selection.f1 < point.selection.f1 for p in cheaper)
-        else:
-            assert any(p.selection.f1 >= point.selection.f1 for p in found.points if p is not point)
+    for number, point in enumerate(found.points):
+        assert point.frontier == all(cheaper.kept < point.kept for cheaper in found.points[:number])
 
 
 def test_more_bits_than_the_ids_cost_buy_the_whole_text(searched: tuple[Path, stage1.Frontier]) -> None:
@@ -197,14 +193,12 @@ def test_a_spent_budget_begins_nothing(tmp_path: Path) -> None:
 
 
 def test_a_setting_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    own = module.train_run
-
     def failing(config: Any, *args: Any, **kwargs: Any) -> Any:
         if config.compressor_names == ["pca"]:
             raise TrainingError("recon became infinite.", "Lower the learning rate.")
-        return own(config, *args, **kwargs)
+        return train_run(config, *args, **kwargs)
 
-    monkeypatch.setattr(module, "train_run", failing)
+    monkeypatch.setattr("stage1.sweeps.frontier.train_run", failing)
     found = search(tmp_path / "f")
     assert found.failed
     assert all("recon became infinite" in error for error in found.failed.values())

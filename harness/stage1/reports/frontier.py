@@ -28,7 +28,8 @@ class Measured(BaseModel):
     p_short: float
     """How probable answers as bad as these are where the share is kept."""
     truncated_f1: float
-    truncated_f1_ci95: Interval
+    truncated_share: float | None
+    truncated_share_ci95: Interval | None
 
 
 class Point(BaseModel):
@@ -45,7 +46,12 @@ class Point(BaseModel):
     test: Measured | None
     """None where it was no candidate."""
     frontier: bool = False
-    """Whether no cheaper setting has as high an F1 on the selection questions."""
+    """Whether no cheaper setting keeps as large a share of the text F1 on the selection questions."""
+
+    @property
+    def kept(self) -> float:
+        """The share of the text F1 on the selection questions; 0 where that is zero."""
+        return self.selection.share or 0.0
 
 
 class Border(BaseModel):
@@ -137,7 +143,7 @@ def _table(record: Frontier, *, detailed: bool) -> Table:
         asked = point.selection
         line = [_named(point), *([f"{point.rate:.4g}"] if ratio else [])]
         line += [f"{point.bits_per_token:.1f}", str(asked.n)]
-        line += [_share(asked), *([_of_text(asked.truncated_f1, asked.text_f1)] if detailed else [])]
+        line += [_share(asked), *([_percent(asked.truncated_share)] if detailed else [])]
         line += [_says(record, asked), _share(point.test) if point.test else ""]
         columns.add_row(*map(escape, line), style="bold" if point.frontier else "")
     return columns
@@ -149,15 +155,13 @@ def _named(point: Point) -> str:
     return " ".join(value if key in plugins else f"{key}={value}" for key, value in parts)
 
 
-def _of_text(f1: float, text: float) -> str:
-    return f"{100 * f1 / text:.1f} %" if text else ""
+def _percent(share: float | None) -> str:
+    return "" if share is None else f"{100 * share:.1f} %"
 
 
 def _share(found: Measured) -> str:
-    if found.share is None:
-        return ""
     between = found.share_ci95 and " [{:.1f}, {:.1f}]".format(*(100 * end for end in found.share_ci95))
-    return f"{100 * found.share:.1f} %{between or ''}"
+    return f"{_percent(found.share)}{between or ''}"
 
 
 def _says(record: Frontier, found: Measured) -> str:
@@ -177,9 +181,9 @@ def summary(record: Frontier) -> Iterator[str]:
     yield f"Border  {_border(record)}"
     border = record.border
     if border.confirmed and (found := record[border.confirmed].test):
-        better = found.f1_ci95[0] > found.truncated_f1_ci95[1]
+        better = found.f1_ci95[0] > found.truncated_f1
         yield (
-            f"Control the text cut to as many bits: {_of_text(found.truncated_f1, found.text_f1)} of its F1"
+            f"Control the text cut to as many bits keeps {_percent(found.truncated_share)}"
             f"{'' if better else '; the bottleneck does not beat it, and has shown nothing'}"
         )
 

@@ -267,11 +267,11 @@ class Explorer:
 
     def record(self, search: Search, confirmed: tuple[int, int, int] | None, ended: str) -> Frontier:
         """What is known now."""
-        points = sorted(self._points(), key=lambda point: (point.bits_per_token, -point.selection.f1))
+        points = sorted(self._points(), key=lambda point: (point.bits_per_token, -point.kept))
         best = -math.inf
         for point in points:  # what no cheaper one equals
-            point.frontier = point.selection.f1 > best
-            best = max(best, point.selection.f1)
+            point.frontier = point.kept > best
+            best = max(best, point.kept)
         config = self.session.config
         return Frontier(
             model=config.model.name,
@@ -323,17 +323,22 @@ class Explorer:
         resamples = self.session.config.eval.resamples
         bootstrap = ClusterBootstrap(sample.passages.tolist(), resamples, self.request.seed)
         text = float(sample.text.mean())
+
+        def share(f1: Floats) -> float | None:
+            return float(f1.mean()) / text if text else None
+
         return Measured(
             n=len(sample.f1),
             f1=float(sample.f1.mean()),
             f1_ci95=bootstrap.interval(sample.f1),
             text_f1=text,
-            share=float(sample.f1.mean()) / text if text else None,
+            share=share(sample.f1),
             share_ci95=bootstrap.ratio_interval(sample.f1, sample.text),
             p_keeps=p_keeps(sample, self.request.keep),
             p_short=p_short(sample, self.request.keep),
             truncated_f1=float(truncated.mean()),
-            truncated_f1_ci95=bootstrap.interval(truncated),
+            truncated_share=share(truncated),
+            truncated_share_ci95=bootstrap.ratio_interval(truncated, sample.text),
         )
 
     def _marks(self) -> dict[str, float]:
