@@ -190,7 +190,7 @@ def test_fewer_rows_leave_the_runs_results_alone(
     assert (run / "results.json").read_bytes() == before
     wrong = invoke("eval", "run", "--rows", "shufled")
     assert wrong.code == 2
-    assert "There is no row 'shufled'. did you mean 'shuffled'?" in wrong.err
+    assert "Unknown row 'shufled'.\ndid you mean 'shuffled'?" in wrong.err
 
 
 @pytest.mark.skipif(not SQUAD.exists(), reason="no SQuAD data beside the checkout")

@@ -60,6 +60,13 @@ def grid(methods: int, rates: int = RATES) -> list[list[int | None]]:
     return [[rate] * methods for rate in range(rates)]
 
 
+def test_looks_double_and_end_with_all_questions() -> None:
+    assert Rule(first=40, most=600).looks == [40, 80, 160, 320, 600]
+    assert Rule(first=40, most=24).looks == [24]
+    assert Rule().look_error == pytest.approx(0.01)
+    assert Rule(keep=0.95).confirmable == 86
+
+
 @pytest.mark.parametrize("border", [0, 1, 7, 20, 39])
 def test_without_chance_the_border_is_exact(border: int) -> None:
     search = Search(grid(1), exact(lambda _, rate: share(rate, border)), Rule())

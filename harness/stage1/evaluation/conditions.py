@@ -36,7 +36,7 @@ def chosen(names: Iterable[str]) -> tuple[str, ...]:
     if names == {"all"}:
         return NAMES
     if unknown := sorted(names - {*NAMES}):
-        raise UsageError(f"There is no row {unknown[0]!r}.", suggest(unknown[0], NAMES))
+        raise UsageError(f"Unknown row {unknown[0]!r}.", suggest(unknown[0], NAMES))
     return tuple(name for name in NAMES if name in {*names, *NEEDED})
 
 

@@ -233,7 +233,7 @@ class Explorer:
             BudgetSpentError: no time is left to ask.
         """
         cell = self.planned[method][number]
-        selection = self.measure(method, number, self.rule.first)  # for the table and the figure
+        selection = self.measure(method, number, self.rule.looks[0])  # for the table and the figure
         if cell.name in self.errors:
             return selection
 
@@ -248,7 +248,7 @@ class Explorer:
 
     def _tested(self, cell: Cell) -> Sample:
         f1 = {
-            row: scores(self.test, list(cell.run.read_predictions(row).values()))["f1"]
+            row: np.array([answer.f1 for answer in cell.run.read_answers(row)])
             for row in ("text", "bottleneck", "truncated")
         }
         sample = _sample(f1["bottleneck"], f1["text"], self.test)

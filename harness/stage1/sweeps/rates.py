@@ -10,6 +10,7 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig
 from stage1.errors import ConfigError, UsageError
 from stage1.plugins import Resolved, load_plugins, resolve
+from stage1.plugins.blame import attributed
 from stage1.sweeps.search import Cells
 
 FINER = 1.1
@@ -29,6 +30,7 @@ class Setting(NamedTuple):
     cost: float  # bits of a position, or the code's width
 
 
+@attributed()
 def ladder(config: RunConfig, table: Tensor, axis: Axis) -> list[Setting]:
     """The settings of the method `config`, cheapest first, each at least a tenth costlier than the last.
 
