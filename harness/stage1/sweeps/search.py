@@ -78,8 +78,7 @@ def p_keeps(sample: Sample, keep: float) -> float:
     instead of 5 % (200 questions, each answered or not). So the t statistic is corrected for skewness (Hall,
     "On the removal of skewness by transformation", 1992), and no value is believed that is smaller than the
     probability to see no failure at all, keep to the power of the questions that the text answers, one a
-    passage (the exact
-    form of the "rule of three", Hanley and Lippman-Hand, 1983).
+    passage (the exact form of the "rule of three", Hanley and Lippman-Hand, 1983).
     """
     gains = _by_passage(sample.f1 - keep * sample.text, sample.passages)
     answered = sample.text.mean() / 100 * len(gains)
