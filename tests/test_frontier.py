@@ -157,7 +157,7 @@ def test_what_is_said(searched: tuple[Path, stage1.Frontier]) -> None:
     nothing = found.model_copy(
         update={"border": report.Border(ended="found", short=None, seems=None, confirmed=None)}
     )
-    assert "No setting that was asked keeps 50 %" in "\n".join(report.summary(nothing))
+    assert "No setting that was asked is known to keep 50 %" in "\n".join(report.summary(nothing))
     few = found.model_copy(
         update={"passages_needed": 1000, "border": found.border.model_copy(update={"confirmed": None})}
     )

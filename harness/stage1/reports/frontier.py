@@ -205,7 +205,7 @@ def _border(record: Frontier) -> str:
         point = record[border.seems]
         said = f"{_named(point)}, {point.bits_per_token:.1f} bits per token, seems to keep {keep}"
         return f"{said}: {_tested(point)}. {_unconfirmed(record)}{spent}"
-    return f"No setting that was asked keeps {keep}.{spent}"
+    return f"No setting that was asked is known to keep {keep}.{spent}"
 
 
 def _unconfirmed(record: Frontier) -> str:
