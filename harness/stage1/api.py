@@ -302,7 +302,7 @@ def frontier(
     """
     axes = [Axis(key, list(values)) for key, values in (over or {}).items()]
     tree, folder = merge({}, _dotted(settings), []), Path(output) if output else None
-    request = Request(folder, tree, [], axes, keep, axis, budget, seed)
+    request = Request(folder, tree, {}, [], axes, keep, axis, budget, seed)
     return Explorer(request, progress or Progress()).run()
 
 

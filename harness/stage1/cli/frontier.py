@@ -1,24 +1,18 @@
 """`stage1 frontier`."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, cast
 
 import typer
 
 from stage1.cli import options
-from stage1.config import merge, overlay, read_yaml
-from stage1.config.presets import PROTOCOLS, RECIPES
 from stage1.errors import UsageError
 
 
+@options.grouped
 def frontier(
-    config: options.ConfigFile = None,
-    recipe: options.Recipe = None,
-    model: options.Model = None,
-    trust_remote_code: options.TrustRemoteCode = None,
-    data: options.Data = None,
-    protocol: options.Protocol = None,
-    limit: options.Limit = None,
+    chosen: options.SeededRunOptions,
+    *,
     keep: Annotated[
         float, typer.Option(metavar="SHARE", min=0.01, max=1, help="Share of the text F1 to keep.")
     ] = 0.95,
@@ -39,10 +33,6 @@ def frontier(
             metavar="MINUTES", min=0, help="Begin nothing that will not fit; the same command goes on."
         ),
     ] = None,
-    seed: options.Seed = None,
-    device: options.Device = None,
-    dtype: options.Dtype = None,
-    settings: options.Settings = None,
     output: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Where runs and results go; default: one under runs/."),
@@ -57,15 +47,6 @@ def frontier(
     """
     if axis not in ("bits", "ratio"):
         raise UsageError(f"--axis {axis!r} is neither bits nor ratio.", "Write --axis bits or --axis ratio.")
-    tree = overlay(RECIPES.find(recipe).settings if recipe else {}, {})
-    tree = overlay(tree, PROTOCOLS.find(protocol).settings if protocol else {})
-    tree = overlay(tree, read_yaml(config) if config else {})
-    flags = options.flags_given(
-        model__name=model, data__name=data, eval__limit=limit, device=device, dtype=dtype
-    )
-    tree, fixed = merge(tree, flags, []), list(settings or [])
-    if trust_remote_code is not None:
-        fixed.append(f"model.trust_remote_code={str(trust_remote_code).lower()}")
     from stage1.cli.console import make_console, print_fitting
     from stage1.cli.display import make_progress
     from stage1.files import to_json
@@ -73,8 +54,11 @@ def frontier(
     from stage1.sweeps.frontier import Explorer, Request
     from stage1.sweeps.grid import Axis
 
-    axes = [Axis.parse(text) for text in over or []]
-    request = Request(output, tree, fixed, axes, keep, axis, budget, seed or 0)  # type: ignore[arg-type]
+    axes, flags = [Axis.parse(text) for text in over or []], chosen.given()
+    seed = flags.pop("seed", 0)
+    measured = cast("Literal['bits', 'ratio']", axis)
+    tree, settings = chosen.tree(), chosen.settings or []
+    request = Request(output, tree, flags, settings, axes, keep, measured, budget, seed)
     found = Explorer(request, make_progress(quiet=quiet)).run()
     if json:
         typer.echo(to_json(found.model_dump(mode="json")), nl=False)

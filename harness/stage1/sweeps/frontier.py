@@ -48,6 +48,7 @@ class Request(NamedTuple):
     Attributes:
         folder: where runs and results go; None: a place under `runs/`, the same for the same request.
         file: settings of every method, as a configuration file holds them.
+        flags: dotted path → value of what was typed for every method.
         settings: `--set` texts for every method.
         over: what methods differ in; every combination is one.
         keep: the share of the text F1, above 0 and at most 1.
@@ -58,6 +59,7 @@ class Request(NamedTuple):
 
     folder: Path | None
     file: Mapping[str, Any]
+    flags: Mapping[str, Any]
     settings: Sequence[str]
     over: Sequence[Axis]
     keep: float = 0.95
@@ -84,7 +86,8 @@ class Request(NamedTuple):
             UsageError: it is no valid configuration, or its folder holds another run.
         """
         options = [Axis(key, [value]) for key, value in setting.options.items()] if setting else []
-        [cell] = plan(self.file, self.settings, [*method, *options], [self.seed], self.place)
+        axes = [*method, *options]
+        [cell] = plan(self.file, self.settings, axes, [self.seed], self.place, flags=self.flags)
         return cell
 
 
