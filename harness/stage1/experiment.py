@@ -194,8 +194,8 @@ def evaluate_run(
     `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size, a
     device, or other rules for what crosses (`PROTOCOL`); `rows` are those to ask, see `evaluate`. Results on
     the run's own questions and under its own rules go into its folder, others, and those that lack rows which
-    are there, to a place of their own below RUN/evaluations. Data are the run's own by their content, whatever
-    their name; of others, questions about passages that the run was trained on are left out.
+    are there, to a place of their own below RUN/evaluations. Data are the run's own by their content,
+    whatever their name; of others, questions about passages that the run was trained on are left out.
 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.

@@ -91,8 +91,8 @@ class Sweep:
         """Train and evaluate the cells; sweep.json and sweep.csv grow with each.
 
         An error of ours ends its cell alone. A cell that is finished is not run again, one that was begun
-        resumes, whatever carried it out before. `rows` are those to ask, see `evaluate`. Without an `executor`
-        this process carries out one cell after the other.
+        resumes, whatever carried it out before. `rows` are those to ask, see `evaluate`. Without an
+        `executor` this process carries out one cell after the other.
 
         Raises:
             UsageError: the folder cannot be made, or the executor cannot be used.
