@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from stage1.api import compare as compare
     from stage1.api import diagnose as diagnose
     from stage1.api import evaluate as evaluate
+    from stage1.api import frontier as frontier
     from stage1.api import questions as questions
     from stage1.api import report as report
-    from stage1.api import frontier as frontier
     from stage1.api import sweep as sweep
     from stage1.api import train as train
     from stage1.api import verify as verify
