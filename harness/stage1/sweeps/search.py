@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.special import stdtr  # type: ignore[import-untyped]
+from scipy.special import stdtr
 
 from stage1.evaluation.statistics import Floats
 
