@@ -336,6 +336,18 @@ class FitsAllTheSame(Keep):
     needs_fit = False
 
 
+class ListsRatesBackwards(Keep):
+    """The rate that costs most comes first."""
+
+    @classmethod
+    def rates(cls, config: Any, embed_dim: int) -> list[dict[str, int]]:
+        return [{"keep": 8}, {"keep": 4}]
+
+    @property
+    def kept(self) -> int:
+        return min(int(self.config.keep), self.embed_dim)
+
+
 class Pairs(Keep):
     """Honest: the mean of every two tokens of a prompt."""
 
@@ -377,6 +389,7 @@ BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (ForgetsABuffer, "save_and_load", "codes differently from the one that was saved"),
     (CheapFloats, "bits", "a vector costs 32 bits, but 8 values of torch.bfloat16 have 128"),
     (NegativeBits, "bits bits_are_honest", "bits are negative"),
+    (ListsRatesBackwards, "rates", "three of them cost"),
     (EightBitsForFour, "bits_are_honest", "cannot tell them apart"),
     (FreeScale, "bits_are_honest", "cannot tell them apart"),
     (MadeUpProbabilities, "bits_are_honest", "cannot tell them apart"),

@@ -178,6 +178,21 @@ def test_how_long_things_took_is_kept_apart(trained: tuple[Path, str, str]) -> N
     assert "Size   32 of 256 dimensions, 8×" in out
 
 
+def test_fewer_rows_leave_the_runs_results_alone(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
+) -> None:
+    run = shutil.copytree(trained[0], tmp_path / "run")
+    before = (run / "results.json").read_bytes()
+    done = invoke("eval", "run", "--rows", "truncated", "--json")
+    assert done.code == 0, done.err
+    names = [row["row"] for row in json.loads(done.out)["rows"]]
+    assert names == ["text", "raw", "bottleneck", "no_context", "truncated"]
+    assert (run / "results.json").read_bytes() == before
+    wrong = invoke("eval", "run", "--rows", "shufled")
+    assert wrong.code == 2
+    assert "Unknown row 'shufled'.\ndid you mean 'shuffled'?" in wrong.err
+
+
 @pytest.mark.skipif(not SQUAD.exists(), reason="no SQuAD data beside the checkout")
 def test_real_squad_through_the_tiny_model(trained: tuple[Path, str, str], cli: Cli, tmp_path: Path) -> None:
     shutil.copytree(trained[0], tmp_path / "run")

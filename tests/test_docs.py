@@ -108,6 +108,7 @@ def load(package: str, folder: Path) -> griffe.Module:
 FROM_PYTHON = {
     *("train", "evaluate", "diagnose", "sweep", "compare", "questions", "list_runs", "verify", "report"),
     *("Evaluated", "Results", "Diagnosis", "Compared", "Asked", "Listed", "Verified"),
+    *("frontier", "Frontier"),
 }
 """What docs/python.md shows: the commands as functions, and what they return."""
 

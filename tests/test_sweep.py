@@ -246,13 +246,13 @@ def test_a_cell_that_fails_stops_no_other(
 def test_all_rows_are_asked_where_they_are_missing(copied: Path, invoke: Invoke) -> None:
     one = ["--over", "compressor.ratio=4", "--over", "adapter=linear", "--output", "s", *settings_args(FEW)]
     before = (copied / "ratio=4_adapter=linear_seed=0/bottleneck.safetensors").read_bytes()
-    done = invoke("sweep", *one, "--all-rows", "--json")
+    done = invoke("sweep", *one, "--rows", "all", "--json")
     assert done.code == 0, done.err
     (cell,) = json.loads(done.out)["cells"]
     names = [row["row"] for row in cell["results"]["rows"]]
     assert names == ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled"]
     assert (copied / cell["run"] / "bottleneck.safetensors").read_bytes() == before
-    assert "finished already" in invoke("sweep", *one, "--all-rows").err
+    assert "finished already" in invoke("sweep", *one, "--rows", "all").err
 
 
 # -- the grid ---------------------------------------------------------------------------------------------
@@ -366,6 +366,7 @@ def test_every_bad_cell_is_named_before_anything_is_trained(invoke: Invoke) -> N
         ),
         (["--over", "eval.limit=5,6", "--compare", "eval.limit=5"], "is asked other questions"),
         (["--over", "nothing=1"], "unknown option"),
+        (["--over", "scope=prompt", "--rows", "truncate"], "did you mean 'truncated'"),
     ],
 )
 def test_bad_requests(arguments: list[str], problem: str, invoke: Invoke) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from stage1.api import compare as compare
     from stage1.api import diagnose as diagnose
     from stage1.api import evaluate as evaluate
+    from stage1.api import frontier as frontier
     from stage1.api import questions as questions
     from stage1.api import report as report
     from stage1.api import sweep as sweep
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from stage1.plugins.trackers import Tracker as Tracker
     from stage1.progress import SILENT as SILENT
     from stage1.progress import Progress as Progress
+    from stage1.reports.frontier import Frontier as Frontier
     from stage1.runs.results import Results as Results
 
 __version__ = "0.1.0"
@@ -69,6 +71,7 @@ _HOME = {
     "evaluate": "api",
     "questions": "api",
     "report": "api",
+    "frontier": "api",
     "sweep": "api",
     "train": "api",
     "verify": "api",
@@ -91,6 +94,7 @@ _HOME = {
     "Job": "plugins.executors",
     "JobOutcome": "plugins.executors",
     "JobWork": "plugins.executors",
+    "Frontier": "reports.frontier",
     "LLMOutputs": "plugins.tensors",
     "Loss": "plugins.interfaces",
     "LossInputs": "plugins.tensors",
@@ -118,8 +122,10 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "list_runs",
     "verify",
     "report",
+    "frontier",
     "Evaluated",
     "Results",
+    "Frontier",
     "Diagnosis",
     "Compared",
     "Asked",

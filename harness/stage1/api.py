@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from stage1.config import RunConfig, flat, merge, read_yaml, validate
 from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.diagnosis.facts import Finding
+from stage1.evaluation import conditions
 from stage1.experiment import Outcome, evaluate_run, train_run
 from stage1.inspection.compare import Compared, compare_runs
 from stage1.inspection.finished import evaluated
@@ -24,9 +25,11 @@ from stage1.inspection.questions import questions as asked_of
 from stage1.inspection.verify import Verified, verify_run
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
+from stage1.reports.frontier import Frontier
 from stage1.runs.results import Results
 from stage1.runs.run import Run
 from stage1.session import Session, changed
+from stage1.sweeps.frontier import Explorer, Request
 from stage1.sweeps.grid import Axis, plan
 from stage1.sweeps.place import executor
 from stage1.sweeps.report import write_report
@@ -75,6 +78,7 @@ def train(
     recipe: str | None = None,
     protocol: str | None = None,
     with_evaluation: bool = True,
+    rows: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     session: Session | None = None,
@@ -87,6 +91,7 @@ def train(
         recipe: settings to start from, see `stage1 recipes`.
         protocol: prompt protocol, see `stage1 protocols`.
         with_evaluation: False trains only.
+        rows: those to ask in the evaluation, with those that a verdict needs; None: all there are.
         trust_remote_code: run Python code that the model's folder brings; only what is said here counts.
         progress: told of the progress; None: nobody is.
         session: an earlier call's, whose model is used on where it is the same.
@@ -101,7 +106,10 @@ def train(
     file = read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {}
     tree = from_presets(file, {}, recipe=recipe, protocol=protocol)
     chosen = _trusting(validate(merge(tree, _dotted(settings), [])), trust_remote_code)
-    outcome = train_run(chosen, progress or Progress(), with_evaluation=with_evaluation, session=session)
+    asked = None if rows is None else conditions.chosen(rows)
+    outcome = train_run(
+        chosen, progress or Progress(), with_evaluation=with_evaluation, rows=asked, session=session
+    )
     return Evaluated._of(outcome)
 
 
@@ -110,6 +118,7 @@ def evaluate(
     *,
     protocol: str | None = None,
     limit: int | None = None,
+    rows: Sequence[str] | None = None,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
     **settings: Any,
@@ -120,6 +129,7 @@ def evaluate(
         run: what `train` returned, or a run's folder.
         protocol: prompt protocol, see `stage1 protocols`; None: as in the run.
         limit: test questions at most; None: as in the run.
+        rows: as for `train`.
         trust_remote_code: as for `train`.
         progress: told of the progress.
         **settings: what differs from the run's: `data="dev.json"`, `scope="context"`, `device="cuda"`.
@@ -130,7 +140,8 @@ def evaluate(
     overrides = _overrides(protocol, settings, trust_remote_code)
     if limit is not None:
         overrides["eval.limit"] = limit
-    return Evaluated._of(evaluate_run(_opened(run), overrides, progress or Progress()))
+    asked = None if rows is None else conditions.chosen(rows)
+    return Evaluated._of(evaluate_run(_opened(run), overrides, progress or Progress(), asked))
 
 
 def diagnose(
@@ -261,6 +272,38 @@ def report(
     """
     folders = [place.path if isinstance(place, Evaluated) else Path(place) for place in places]
     return write_report(folders, Path(output), progress or Progress())
+
+
+def frontier(
+    over: Mapping[str, Sequence[Any]] | None = None,
+    *,
+    keep: float = 0.95,
+    axis: Literal["bits", "ratio"] = "bits",
+    budget: float | None = None,
+    output: str | PathLike[str] | None = None,
+    seed: int = 0,
+    progress: Progress | None = None,
+    **settings: Any,
+) -> Frontier:
+    """Find the smallest rate at which a bottleneck keeps a share of the text F1, as `stage1 frontier`.
+
+    Args:
+        over: what methods differ in, as for `sweep`; None: one method.
+        keep: the share.
+        axis: what is to be small (`bits`) or large (`ratio`).
+        budget: minutes; None: as many as it takes.
+        output: where runs and results go, and where the same call goes on; None: a folder under `runs/`.
+        seed: of every run.
+        progress: told what goes on.
+        **settings: for every method, as for `train`.
+
+    Raises:
+        UsageError: a method cannot be used, or nothing sets its rate; found before anything is trained.
+    """
+    axes = [Axis(key, list(values)) for key, values in (over or {}).items()]
+    tree, folder = merge({}, _dotted(settings), []), Path(output) if output else None
+    request = Request(folder, tree, {}, [], axes, keep, axis, budget, seed)
+    return Explorer(request, progress or Progress()).run()
 
 
 def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:

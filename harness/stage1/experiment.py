@@ -55,12 +55,13 @@ def train_run(
     with_evaluation: bool = True,
     rows: Collection[str] | None = None,
     session: Session | None = None,
+    same_questions: bool = False,
 ) -> Outcome:
     """Train a bottleneck, save it in a run directory, and evaluate it.
 
     Everything that can be wrong with the request is found before anything is written. `rows` are those to
     ask in the evaluation, see `evaluate`. The model of `session`, an earlier command's, is used on where it
-    is the same.
+    is the same; its questions too, unread, where the caller knows that model and questions are the same.
 
     Raises:
         UsageError: the configuration, model, data or folder cannot be used.
@@ -77,7 +78,10 @@ def train_run(
     asks = with_evaluation or config.then is not None or any(cls.needs_llm for cls in readers)
     if resume is None and is_first():
         refuse_taken(config.output)
-    session = Session.open(config, progress, weights="all" if asks else "table", before=session)
+    if session is not None and same_questions:
+        session = session.under(config)
+    else:
+        session = Session.open(config, progress, weights="all" if asks else "table", before=session)
     if not asks:  # what an evaluation will refuse is said before the training
         local = Path(config.model.name).is_absolute()
         check_llm(session.model.folder, config.model.trust_remote_code, whole=local)
@@ -182,14 +186,16 @@ PROTOCOL = {"prompt", "scope", "raw_anchor", "keep_special", "magnitude"}
 
 
 @attributed()
-def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> Outcome:
+def evaluate_run(
+    run: Run, overrides: Mapping[str, Any], progress: Progress, rows: Collection[str] | None = None
+) -> Outcome:
     """Evaluate a trained run from its folder alone.
 
     `overrides` (dotted path → value) may name where the model lies, other data, a limit, a batch size, a
-    device, or other rules for what crosses (`PROTOCOL`). Results on the run's own questions and under its
-    own rules go into its folder, others to a place of their own below RUN/evaluations. Data are the run's own
-    by their content, whatever their name; of others, questions about passages that the run was trained on are
-    left out.
+    device, or other rules for what crosses (`PROTOCOL`); `rows` are those to ask, see `evaluate`. Results on
+    the run's own questions and under its own rules go into its folder, others, and those that lack rows which
+    are there, to a place of their own below RUN/evaluations. Data are the run's own by their content,
+    whatever their name; of others, questions about passages that the run was trained on are left out.
 
     Raises:
         UsageError: the run is not trained, its checkpoint is damaged, or an override cannot be used.
@@ -197,7 +203,14 @@ def evaluate_run(run: Run, overrides: Mapping[str, Any], progress: Progress) -> 
     progress.restart()
     config = changed(run, overrides)
     session, own = open_session(run, config, progress)
-    return _evaluate(run, session, "eval", own=own and config.eval.limit == run.config.eval.limit)
+    own = own and config.eval.limit == run.config.eval.limit and _replaceable(run, rows)
+    return _evaluate(run, session, "eval", own=own, rows=rows)
+
+
+def _replaceable(run: Run, rows: Collection[str] | None) -> bool:
+    """Whether the results in a folder have no row that an evaluation of `rows` lacks."""
+    there = run.read_results()
+    return rows is None or there is None or {row["row"] for row in there["rows"]} <= {*rows}
 
 
 ELSEWHERE: Any = {
@@ -211,7 +224,7 @@ ELSEWHERE: Any = {
 """Settings that may differ between two evaluations whose results are the same."""
 
 
-def _place_for(run: Run, session: Session) -> Run:
+def _place_for(run: Run, session: Session, asked: Collection[str] | None) -> Run:
     """The folder below `run` for an evaluation under other rules: the one that the same had, or a new one.
 
     It holds what a run's does: configuration, what the data are known by, results and answers.
@@ -223,10 +236,11 @@ def _place_for(run: Run, session: Session) -> Run:
             return True
         try:
             there, content = Run(place).config, Run(place).read_trained_on().test
+            replaceable = _replaceable(Run(place), asked)
         except UsageError:
             return False
         rules, wanted = (c.model_dump(exclude=ELSEWHERE) for c in (there, config))
-        return content == data.sha256 and rules == wanted
+        return content == data.sha256 and rules == wanted and replaceable
 
     other = Run(own_place(run.path / OTHERS, task_name(session), same))
     other.prepare(config)
@@ -311,7 +325,7 @@ def _evaluate(
         )
     evaluation.results["teacher_forced"] = manifest.get("teacher_forced", False)
     evaluation.results.update({key: manifest[key] for key in ("training", "phases") if key in manifest})
-    place = run if own else _place_for(run, session)
+    place = run if own else _place_for(run, session, rows)
     measured = {
         **timing(bottleneck, session),
         "questions_per_second": {

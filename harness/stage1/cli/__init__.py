@@ -15,6 +15,7 @@ from stage1.cli import (
     config,
     diagnose,
     evaluate,
+    frontier,
     lm_eval,
     plugins,
     presets,
@@ -123,6 +124,7 @@ app.command("show")(show.show)
 app.command("compare")(compare.compare)
 app.command("runs")(runs.runs)
 app.command("verify")(runs.verify)
+app.command("frontier")(frontier.frontier)
 app.command("tasks")(tasks.tasks)
 app.command(
     "lm-eval",

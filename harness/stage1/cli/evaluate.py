@@ -66,6 +66,7 @@ def eval_(
     output: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Also write the results to this file.")
     ] = None,
+    rows: options.Rows = None,
     fail_below: options.FailBelow = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
@@ -84,6 +85,7 @@ def eval_(
     only_without = {
         "--data": asked.data,
         "--strict": asked.strict,
+        "--rows": rows is not None,
         "--raw-anchor": asked.raw_anchor is not None,
         "--fail-below": fail_below is not None,
     }
@@ -110,7 +112,7 @@ def eval_(
     else:
         from stage1.experiment import evaluate_run
 
-        outcome = evaluate_run(opened, overrides, progress)
+        outcome = evaluate_run(opened, overrides, progress, options.rows_asked(rows))
         results = outcome.evaluation.results if outcome.evaluation else {}
         if not is_first():
             return

@@ -188,6 +188,14 @@ Settings = Annotated[
         help="Any other setting, as in `--set compressor.dim=64`; `stage1 config show` lists them.",
     ),
 ]
+Rows = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME,…|all",
+        help="Rows to ask: `truncated,shuffled`, for example; those that a verdict needs (text, raw, "
+        "bottleneck, no_context) are always among them.",
+    ),
+]
 FailBelow = Annotated[
     float | None,
     typer.Option(
@@ -430,6 +438,17 @@ class SeededRunOptions(RunOptions):
     """Settings."""
 
     seed: Annotated[int | None, typer.Option(help="Seeds everything random."), Setting("seed")] = None
+
+
+def rows_asked(text: str | None) -> tuple[str, ...] | None:
+    """What `--rows` says; None: all there are.
+
+    Raises:
+        UsageError: there is no such row.
+    """
+    from stage1.evaluation.conditions import chosen
+
+    return None if text is None else chosen(text.split(","))
 
 
 INHERITED = (

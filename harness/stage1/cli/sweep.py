@@ -46,9 +46,7 @@ def sweep(
         list[str] | None,
         typer.Option(metavar="KEY=VALUE", help="An option of --on, such as minutes=240; may be repeated."),
     ] = None,
-    all_rows: Annotated[
-        bool, typer.Option("--all-rows", help="Also evaluate the rows `linear` and `mean` in every run.")
-    ] = False,
+    rows: options.Rows = None,
     json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -62,12 +60,14 @@ def sweep(
         raise UsageError(f"--seeds {seeds!r} are not whole numbers.", "Write, for example, 0,1,2.") from None
     from stage1.cli.display import make_progress, show_sweep
     from stage1.config.presets import PRESETS
+    from stage1.evaluation.conditions import NEEDED
     from stage1.experiment import require_trackers
     from stage1.plugins import load_plugins
     from stage1.sweeps.grid import Axis, plan
     from stage1.sweeps.place import executor, read_options
     from stage1.sweeps.sweep import Baseline, Sweep
 
+    asked = options.rows_asked(rows) or NEEDED
     axes = [Axis.parse(text) for text in over]
     flags = {**chosen.given(), **{name: name for name in PRESETS if getattr(chosen, name)}}
     cells = plan(chosen.tree(), chosen.settings or [], axes, numbers, output, flags=flags)
@@ -76,7 +76,7 @@ def sweep(
     baseline = Baseline.parse(compare, cells) if compare else None
     grid = Sweep(output, axes, cells, baseline)
     place = executor(on, jobs, read_options(on_set or []), load_plugins())
-    grid.run(make_progress(quiet=quiet), place, all_rows=all_rows)
+    grid.run(make_progress(quiet=quiet), place, asked)
     show_sweep(grid.record(), grid.file, json=json)
     if grid.errors:
         raise typer.Exit(1)

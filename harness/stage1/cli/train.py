@@ -23,6 +23,7 @@ def train(
         bool,
         typer.Option("--no-eval", help="Train without evaluating; needs only the LLM's embedding table."),
     ] = False,
+    rows: options.Rows = None,
     fail_below: options.FailBelow = None,
     plot: Annotated[bool, typer.Option("--plot", help="Draw the curves of the training, too.")] = False,
     json: options.Json = False,
@@ -47,7 +48,8 @@ def train(
         run = Run.open(output) if output else Run.latest()
         config = resume_run(run, chosen.configuration(run.settings, output=run.path))
     progress = make_progress(quiet=quiet or not is_first())
-    outcome = train_run(config, progress, resume=run, with_evaluation=not no_eval)
+    asked = options.rows_asked(rows)
+    outcome = train_run(config, progress, resume=run, with_evaluation=not no_eval, rows=asked)
     if is_first():
         show_outcome(outcome, json=json, quiet=quiet)
         if plot and not json:

@@ -1,6 +1,6 @@
 """Conditions: what the LLM receives in place of a prompt."""
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +11,7 @@ from stage1.bottleneck.splice import Reconstruct
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
+from stage1.errors import UsageError, suggest
 from stage1.evaluation.controls import elsewhere, shuffled, truncated
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.reconstruction import reconstructed_rows
@@ -18,8 +19,25 @@ from stage1.plugins.tensors import Embedded, TokenStats
 from stage1.runs.journal import sha256
 from stage1.session import Session
 
+NAMES = ("text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled")
+"""All conditions, in the order in which they are asked and shown."""
+
 NEEDED = ("text", "raw", "bottleneck", "no_context")
 """The conditions that a verdict needs; `linear` and `mean` say more about one run than about differences."""
+
+
+def chosen(names: Iterable[str]) -> tuple[str, ...]:
+    """The conditions called `names`, or `all`, and with them `NEEDED`.
+
+    Raises:
+        UsageError: there is no such condition.
+    """
+    names = {name.strip() for name in names}
+    if names == {"all"}:
+        return NAMES
+    if unknown := sorted(names - {*NAMES}):
+        raise UsageError(f"Unknown row {unknown[0]!r}.", suggest(unknown[0], NAMES))
+    return tuple(name for name in NAMES if name in {*names, *NEEDED})
 
 
 class Condition(NamedTuple):
@@ -86,7 +104,7 @@ def conditions(
         embed = through(bottleneck, bottleneck.reconstruct, session, count_tokens(swapped, session.table))
         return Condition("shuffled", swapped, embed, ["shuffled", *compressed], keep=False)
 
-    makers: dict[str, Callable[[], Condition | None]] = {
+    makers: dict[str, Callable[[], Condition | None]] = {  # in the order of NAMES
         "text": lambda: Condition("text", prompts, None, ["text"]),
         "raw": lambda: Condition("raw", prompts, raw(session), ["raw"]),
         "linear": inverse,

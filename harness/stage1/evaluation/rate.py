@@ -1,5 +1,6 @@
 """What a bottleneck costs: bits, before any LLM is asked."""
 
+import gzip
 import math
 from collections.abc import Sequence
 
@@ -42,6 +43,23 @@ def rate(
         "vs_token_ids": id_bits / per_token,
         "vs_text": text_bits / per_token,
         **({} if entropy is None else {"entropy_coded": (entropy * (tokens - raw) + raw * id_bits) / tokens}),
+    }
+
+
+def marks(prompts: Sequence[Prompt], table: Tensor) -> dict[str, float]:
+    """Bits per token of ways to send prompts that need no bottleneck, each prompt by itself.
+
+    Args:
+        prompts: with nothing around the questions.
+        table: the embedding table [V, D].
+    """
+    texts = [prompt.text.encode() for prompt in prompts]
+    tokens = sum(len(prompt.ids) for prompt in prompts)
+    return {
+        "gzip": 8 * sum(len(gzip.compress(text, mtime=0)) for text in texts) / tokens,
+        "token_ids": math.log2(len(table)),
+        "utf8": 8 * sum(map(len, texts)) / tokens,
+        "bf16": 16.0 * table.shape[1],
     }
 
 

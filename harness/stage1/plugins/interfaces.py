@@ -6,7 +6,7 @@ its documentation: `--set compressor.dim=64` reaches the field `dim`.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -100,6 +100,21 @@ class Compressor(Component):
     def code_dim(self) -> int:
         """d, the width of a code vector; D unless the component says otherwise."""
         return self.embed_dim
+
+    @classmethod
+    def rates(cls, config: Any, embed_dim: int) -> Sequence[Mapping[str, Any]]:
+        """The options that set the rate: a mapping for each rate there is, from few bits to many. Optional.
+
+        `stage1 frontier` searches among them, by `code_dim` or by `bits` of the compressor as it is built. A
+        `SizeConfig` has one for each width; whoever rounds to 2^b levels returns `[{"bits": 1}, …]`.
+
+        Args:
+            config: the options as the user gave them, an instance of `Config`; those named here replace its.
+            embed_dim: D, the width of what is compressed.
+        """
+        if isinstance(config, SizeConfig):
+            return [{"dim": dim} for dim in range(1, embed_dim + 1)]
+        return []
 
     def fit(self, stats: TokenStats) -> None:
         """Learn from the training prompts' tokens, before the adapter is there. Optional.

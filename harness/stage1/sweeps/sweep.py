@@ -8,7 +8,7 @@ The runs' folders are the state: a sweep that was interrupted is started again a
 import csv
 import io
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -85,12 +85,14 @@ class Sweep:
 
     # -- running --------------------------------------------------------------------------------------
 
-    def run(self, progress: Progress, executor: Executor | None = None, *, all_rows: bool = False) -> None:
+    def run(
+        self, progress: Progress, executor: Executor | None = None, rows: Collection[str] = NEEDED
+    ) -> None:
         """Train and evaluate the cells; sweep.json and sweep.csv grow with each.
 
         An error of ours ends its cell alone. A cell that is finished is not run again, one that was begun
-        resumes, whatever carried it out before. Only the rows that a verdict needs are asked, unless
-        `all_rows`. Without an `executor` this process carries out one cell after the other.
+        resumes, whatever carried it out before. `rows` are those to ask, see `evaluate`. Without an
+        `executor` this process carries out one cell after the other.
 
         Raises:
             UsageError: the folder cannot be made, or the executor cannot be used.
@@ -102,18 +104,18 @@ class Sweep:
             raise UsageError(
                 f"Cannot make the folder {self.folder}: {error.strerror}.", "Choose another --output."
             ) from None
-        waiting = [cell for cell in self.cells if not self._settled(cell, progress, all_rows)]
+        waiting = [cell for cell in self.cells if not self._settled(cell, progress, rows)]
         if waiting:
             try:
-                self._carry_out(waiting, executor, progress, None if all_rows else NEEDED)
+                self._carry_out(waiting, executor, progress, tuple(rows))
             except KeyboardInterrupt:
                 raise KeyboardInterrupt("Resume with the same `stage1 sweep` command.") from None
         self.write()
 
-    def _settled(self, cell: Cell, progress: Progress, all_rows: bool) -> bool:
+    def _settled(self, cell: Cell, progress: Progress, rows: Collection[str]) -> bool:
         """Whether there is nothing to do for it: it is finished, or its folder is damaged."""
         try:
-            finished = _finished(cell.run, all_rows)
+            finished = _finished(cell.run, rows)
         except UsageError as error:
             self._failed(cell, str(error), progress)
             return True
@@ -126,7 +128,7 @@ class Sweep:
         cells: Sequence[Cell],
         executor: Executor | None,
         progress: Progress,
-        rows: tuple[str, ...] | None,
+        rows: tuple[str, ...],
     ) -> None:
         folder = self.folder.resolve()
         with _marked(folder) as mark:
@@ -268,12 +270,12 @@ def _marked(folder: Path) -> Iterator[str]:
         mark.unlink(missing_ok=True)
 
 
-def _finished(run: Run, all_rows: bool = False) -> bool:
+def _finished(run: Run, rows: Collection[str] = ()) -> bool:
     results = run.read_results() if run.trained else None
     if results is not None:
         run.read_answers("bottleneck")  # what the comparisons are made of
-    # `mean` is asked in every whole evaluation, `linear` only where the compressor knows an inverse.
-    return results is not None and (not all_rows or "mean" in {row["row"] for row in results["rows"]})
+    # `linear` is asked only where the compressor knows an inverse.
+    return results is not None and {*rows} - {"linear"} <= {row["row"] for row in results["rows"]}
 
 
 def _csv(record: dict[str, Any], folder: Path) -> str:

@@ -220,6 +220,20 @@ class CompressorSuite(ComponentSuite):
 
     # -- bits ----------------------------------------------------------------------------------------------
 
+    def test_rates(self) -> None:
+        """`rates` are options of its own with which it can be built, from few bits to many."""
+        own = self._build(WIDTH).config
+        rates = self.component.rates(own, WIDTH)
+        if not rates:
+            raise SkipTest("nothing is said to set its rate")
+        costs = []
+        _, embeds, mask = make_batch(make_sample().table)
+        for options in (rates[0], rates[len(rates) // 2], rates[-1]):
+            config = self.component.Config.model_validate({**own.model_dump(), **options})
+            built = self.component(config, WIDTH).eval()
+            costs.append(float(built.bits(encoded(built, embeds, mask))[mask].sum()))
+        expect(costs == sorted(costs), f"rates go from few bits to many, but three of them cost {costs} bits")
+
     def test_bits(self) -> None:
         """What each vector costs is said, [B, M], and is no less than the type it is sent in."""
         made = self._fitted()

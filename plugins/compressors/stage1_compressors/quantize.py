@@ -57,6 +57,10 @@ class Quantize(Compressor):
         self.register_buffer("low", torch.zeros(embed_dim))  # [d]
         self.register_buffer("step", torch.ones(embed_dim))  # [d] > 0
 
+    @classmethod
+    def rates(cls, config: QuantizeConfig, embed_dim: int) -> list[dict[str, int]]:
+        return [{"bits": bits} for bits in range(1, 17)]
+
     def fit(self, stats: TokenStats) -> None:
         if self.config.group:
             return

@@ -62,6 +62,12 @@ class RVQ(Compressor):
         self.scale: Tensor
         self.register_buffer("scale", torch.ones(()))
 
+    @classmethod
+    def rates(cls, config: RVQConfig, embed_dim: int) -> list[dict[str, int]]:
+        """One stage with more and more codewords, then more stages with as many as were asked for."""
+        coarse = [{"stages": 1, "bits": bits} for bits in range(1, config.bits)]
+        return [*coarse, *({"stages": stages, "bits": config.bits} for stages in range(1, 17))]
+
     def fit(self, stats: TokenStats, *, seed: int = 0) -> None:
         self.scale.fill_(max(stats.variance, 1e-30) ** 0.5)
         rest = (stats.embeds / self.scale).cpu()  # [U, d] what the stages so far leave
