@@ -67,6 +67,7 @@ def test_results_have_their_schema(session: Session, squeezed: Evaluation) -> No
         "rows",
         "rate",
         "reconstruction",
+        "size",
         "gate",
         "verdict",
     ]
@@ -87,6 +88,9 @@ def test_results_have_their_schema(session: Session, squeezed: Evaluation) -> No
         "relative_error",
         "norm_ratio",
         "token_recovery",
+        "token_recovery_seen",
+        "token_recovery_unseen",
+        "unseen",
     ]
     passages = len({question.context for question in spread(session.data.test, 30)})
     counted = {"n": 30, "passages": passages, "truncated_prompts": 0, "truncated_tokens": 0}

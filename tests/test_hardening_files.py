@@ -59,7 +59,7 @@ def test_a_task_of_any_name_stays_in_its_folder(tmp_path: Path) -> None:
     run = Run.create(small_config(f"output={tmp_path / 'run'}"))
     before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     for name in ("..", "../..", "/etc/x", "a\x1bb", "t" * 300):
-        run.write_tasks({"tasks": [{"task": name}]}, {name: {"text": [], "../up": []}})
+        run.write_tasks({"protocol": {}, "tasks": [{"task": name}]}, {name: {"text": [], "../up": []}})
     for path in tmp_path.rglob("*"):
         if path.is_file() and path not in before:
             assert path.parent.parent == run.path / "tasks"

@@ -57,7 +57,7 @@ EVERYTHING = (
     compressor("keep")
     + '''
 from pathlib import Path
-from stage1 import Adapter, Dataset, Loss, Model, Tracker
+from stage1 import Adapter, Dataset, Executor, Loss, Model, Tracker
 
 heard = []
 
@@ -119,6 +119,17 @@ class Diary(Tracker):
 def stage1_trackers():
     return Diary
 
+class Anywhere(Executor):
+    """Carries out nothing."""
+    name = "anywhere"
+
+    def carry_out(self, work, jobs):
+        return iter(())
+
+@hookimpl
+def stage1_executors():
+    return Anywhere
+
 @hookimpl
 def stage1_tasks():
     return Path(__file__).parent / "whole_tasks"
@@ -165,6 +176,7 @@ def test_one_module_may_implement_every_hook(everything: Site, tmp_path: Path) -
         ("dataset", "nothing", "ok"),
         ("model", "here", "ok"),
         ("tracker", "diary", "ok"),
+        ("executor", "anywhere", "ok"),
         ("tasks", "all", "ok"),
         ("command", "greet", "ok"),
         ("events", "all", "ok"),

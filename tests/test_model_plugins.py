@@ -91,7 +91,7 @@ BROKEN = [
     ("raise UsageError('Not here.', 'pip install it')", UsageError, "^Not here.\npip install it$"),
     ("return Path('relative')", PluginError, "its path is .*relative.*, which is not an absolute path"),
     ("return '/tmp'", PluginError, "its path is '/tmp', which is not an absolute path"),
-    ("return Path('/nowhere/at/all')", PluginError, "no absolute path of a folder or file"),
+    ("return Path('/nowhere/at/all')", PluginError, "not an absolute path of a folder or file"),
     ("return Path(__file__).parent", UsageError, "is not a model folder"),
 ]
 

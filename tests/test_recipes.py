@@ -150,7 +150,7 @@ def test_a_run_that_starts_from_another_is_like_it_where_nothing_else_is_said(in
     more = ("--init", "one", "--keep-special", "--loss", "cosine", "--adapter", "residual")
     assert invoke("train", *more, "--output", "two", *common).code == 0
     one, two = (Run(Path(name)).config for name in ("one", "two"))
-    assert two.init == Path("one")
+    assert two.init == Path("one").resolve()
     assert (one.keep_special, two.keep_special) == (False, True)
     assert (two.compressors, two.adapter, two.data) == (one.compressors, one.adapter, one.data)
     other = invoke("train", "--init", "one", "--compressor", "pca", *common)

@@ -301,7 +301,7 @@ class Bottleneck(nn.Module):
             bottleneck.freeze(record["frozen"])
         except (RuntimeError, ConfigError) as error:
             raise damaged(folder, str(error).splitlines()[0]) from None
-        if len(bottleneck.seen) != len(table):
+        if len(bottleneck.seen) not in (0, len(table)):
             raise damaged(folder, f"it knows {len(bottleneck.seen)} tokens, the table has {len(table)}.")
         bottleneck.receive_table(table)
         return bottleneck.requires_grad_(False).eval()

@@ -29,7 +29,7 @@ NAMED = ("compressor", "adapter", "loss", "dataset", "model", "tracker", "execut
 COMMANDS = (
     *("train", "eval", "sweep", "diagnose", "score", "push"),
     *("tasks", "lm-eval", "plugins", "config", "recipes", "protocols"),
-    *("compare", "runs", "show", "verify", "report"),
+    *("compare", "runs", "show", "verify", "report", "frontier"),
 )
 """stage1's own commands, which keep their meaning whatever a plugin adds."""
 
