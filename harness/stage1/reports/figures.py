@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 from xml.etree.ElementTree import Element
 
+from stage1.reports.frontier import Frontier
 from stage1.reports.report import ROWS
 from stage1.reports.svg import Bar, Point, Series, intervals, plot
 
@@ -140,4 +141,39 @@ def f1_against_bits(measured: Sequence[Measured], levels: Mapping[str, float]) -
         y_range=(0, 100),
         levels=levels,
         height=max(360, 60 + 18 * len(lines)),
+    )
+
+
+HIGHEST = 110.0
+"""Per cent at the upper edge of `frontier`; intervals are cut there."""
+
+
+def frontier(record: Frontier) -> Element:
+    """Share of the text F1 against bits per token, beside the text cut to as many bits.
+
+    Shares are drawn, not F1: settings that were asked different numbers of questions then compare.
+    """
+
+    def point(bits: float, share: float | None, ends: Sequence[float] | None, says: str) -> Point:
+        interval = [min(100 * end, HIGHEST) for end in ends or ()]
+        return Point(bits, min(100 * (share or 0.0), HIGHEST), interval, f"{says}, {bits:.1f} bits per token")
+
+    lines: dict[str, list[Point]] = {"on the frontier": [], "other settings": [], "truncated text": []}
+    for one in record.points:
+        found, bits = one.test or one.selection, one.bits_per_token
+        says = f"{one.run}, {found.n} {'test' if one.test else 'selection'} questions"
+        name = "on the frontier" if one.frontier else "other settings"
+        lines[name].append(point(bits, found.share, found.share_ci95, says))
+        cut = point(bits, found.truncated_share, found.truncated_share_ci95, "truncated")
+        lines["truncated text"].append(cut)
+    return plot(
+        f"Share of the text F1 against bits per token: {record.model}, {record.data}",
+        [Series(name, points, line=name != "other settings") for name, points in lines.items() if points],
+        "bits per token (logarithmic)",
+        "% of the text F1",
+        log_x=True,
+        y_range=(0, HIGHEST),
+        levels={f"{100 * record.keep:g} %": 100 * record.keep},
+        marks=record.marks,
+        height=400,
     )

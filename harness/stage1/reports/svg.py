@@ -100,6 +100,7 @@ def plot(
     log_y: bool = False,
     y_range: tuple[float, float] | None = None,
     levels: Mapping[str, float] | None = None,
+    marks: Mapping[str, float] | None = None,
     height: float = 340.0,
 ) -> Element:
     """Points, their intervals and the lines through them, over two axes.
@@ -113,11 +114,12 @@ def plot(
         log_y: likewise.
         y_range: the ends of the y axis; None: what there is.
         levels: name → height of a line from side to side.
+        marks: name → place of a line from top to bottom.
         height: in pixels; the width is always 760.
     """
-    levels = levels or {}
+    levels, marks = levels or {}, marks or {}
     points = [point for one in series for point in one.points]
-    xs = [point.x for point in points]
+    xs = [*(point.x for point in points), *marks.values()]
     ys = [value for point in points for value in (point.y, *point.interval)] + list(levels.values())
     low, high = y_range or (min(ys), max(ys))
     x_axis = _Axis(min(xs), max(xs), LEFT + 14, WIDTH - RIGHT - 14, log=log_x)
@@ -128,6 +130,12 @@ def plot(
         y = y_axis.at(level)
         _line(figure, "level", LEFT, y, WIDTH - RIGHT, y)
         _text(figure, name, WIDTH - RIGHT - 4, y - 4, "end")
+    for number, (name, value) in enumerate(sorted(marks.items(), key=lambda item: item[1])):
+        x = x_axis.at(value)
+        _line(figure, "level", x, TOP, x, height - BOTTOM)
+        left = x < (LEFT + WIDTH - RIGHT) / 2
+        place, anchor = (x + 4, "start") if left else (x - 4, "end")
+        _text(figure, name, place, height - BOTTOM - 8 - 14 * (number % 3), anchor)
     for number, one in enumerate(series):
         _series(figure, number, one, x_axis, y_axis)
     return figure

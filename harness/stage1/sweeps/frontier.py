@@ -25,8 +25,9 @@ from stage1.evaluation.statistics import ClusterBootstrap, Floats
 from stage1.experiment import train_run
 from stage1.files import default_cache, read_record, write_atomic, write_record
 from stage1.progress import Progress
-from stage1.reports.curve import draw
+from stage1.reports.figures import frontier as figure
 from stage1.reports.frontier import Border, Frontier, Measured, Point, table
+from stage1.reports.svg import standalone
 from stage1.runs.journal import sha256
 from stage1.runs.run import Run
 from stage1.session import Session
@@ -265,7 +266,7 @@ class Explorer:
         folder = self.request.place
         write_record(folder / "frontier.json", record.model_dump(mode="json"))
         write_atomic(folder / "frontier.csv", table(record).encode())
-        write_atomic(folder / "frontier.svg", draw(record).encode())
+        write_atomic(folder / "frontier.svg", standalone(figure(record)))
         return record
 
     def record(self, search: Search, confirmed: tuple[int, int, int] | None, ended: str) -> Frontier:
