@@ -23,7 +23,7 @@ PACKAGES = (
     "stage1",
     *(
         f"stage1_{family}"
-        for family in ("compressors", "adapters", "losses", "models", "datasets", "loggers")
+        for family in ("compressors", "adapters", "losses", "models", "datasets", "loggers", "executors")
     ),
 )
 
