@@ -147,6 +147,15 @@ def test_what_is_written(searched: tuple[Path, stage1.Frontier]) -> None:
     assert sum(label.startswith("truncated") for label in labels) == len(found.points)
 
 
+def test_it_has_a_report(searched: tuple[Path, stage1.Frontier], tmp_path: Path) -> None:
+    folder, found = searched
+    text = stage1.report(folder, output=tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "Border  " in text
+    assert "token ids, log₂ of the vocabulary" in text
+    assert text.count("falls short") + text.count("keeps it") + text.count("near") >= len(found.points)
+    assert text.count("<circle") == 2 * len(found.points)  # bottleneck and truncated
+
+
 def test_what_is_said(searched: tuple[Path, stage1.Frontier]) -> None:
     _, found = searched
     said = "\n".join(report.summary(found))

@@ -129,6 +129,16 @@ def test_the_curves_of_a_training_in_the_terminal(invoke: Callable[..., Result])
     assert re.search("[\u2801-\u28ff]{10}", drawn)
 
 
+def test_the_curves_of_several_trainings_in_the_terminal(
+    runs: tuple[Run, Run], invoke: Callable[..., Result]
+) -> None:
+    done = invoke("compare", *(str(run.path) for run in runs), "--force", "--plot")
+    assert done.code == 0, done.err
+    drawn = done.out.partition("Selection score")[2]
+    assert all(run.path.name in drawn for run in runs)
+    assert re.search("[\u2801-\u28ff]{10}", drawn)
+
+
 def test_a_report_without_the_model_keeps_the_answers(runs: tuple[Run, Run], tmp_path: Path) -> None:
     run = Run(Path(shutil.copytree(runs[0].path, tmp_path / "moved")))
     config = run.config

@@ -25,6 +25,7 @@ def compare(
     prompts: Annotated[
         bool, typer.Option("--prompts", help="Show their prompts as either bottleneck reconstructs them.")
     ] = False,
+    plot: Annotated[bool, typer.Option("--plot", help="Draw the curves of their trainings, too.")] = False,
     trust_remote_code: options.TrustRemoteCode = None,
     json: options.Json = False,
     csv: Annotated[bool, typer.Option("--csv", help="A line for each pair and metric.")] = False,
@@ -39,11 +40,13 @@ def compare(
         raise UsageError(f"--by {by!r} is not known.", "Write --by seed.")
     if json + csv + latex > 1:
         raise UsageError("--json, --csv and --latex are different outputs.", "Choose one.")
-    from stage1.cli.display import make_progress
+    from stage1.cli.display import make_progress, show_curves
     from stage1.cli.inspected import show_compared
     from stage1.files import to_json
     from stage1.inspection.compare import compare_runs, with_prompts
     from stage1.reports import comparison
+    from stage1.reports.figures import side_by_side
+    from stage1.runs.run import Run
 
     compared = compare_runs(runs, by_seed=by == "seed", force=force)
     if prompts:
@@ -56,3 +59,5 @@ def compare(
         typer.echo((comparison.to_csv if csv else comparison.to_latex)(record), nl=False)
     else:
         show_compared(record, number)
+        if plot:
+            show_curves(side_by_side({str(run): Run.open(run).metrics() for run in runs}))

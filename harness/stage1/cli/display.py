@@ -4,7 +4,7 @@ Progress goes to standard error, so that standard output holds the result alone.
 """
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,7 +29,6 @@ from stage1.cli.console import make_console, print_fitting
 from stage1.files import to_json
 from stage1.progress import Advance, Progress
 from stage1.reports import commands, figures, report
-from stage1.runs.run import Run
 from stage1.text import visible
 
 if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
@@ -71,12 +70,12 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
-def show_curves(run: Run) -> None:
-    """The curves of a training, drawn in the terminal."""
+def show_curves(curves: Mapping[str, Sequence[figures.Series]]) -> None:
+    """Curves of trainings, drawn in the terminal."""
     import plotille
 
     console = make_console()
-    for title, series in figures.curves(run.metrics()).items():
+    for title, series in curves.items():
         points = [point for one in series for point in one.points]
         drawing = plotille.Figure()
         drawing.width, drawing.height = max(20, min(console.width, 120) - 30), 12

@@ -11,9 +11,7 @@ from stage1.cli import options
 def report(
     places: Annotated[
         list[Path],
-        typer.Argument(
-            metavar="RUN|SWEEP …", help="The folder of a run or a sweep, or those of several runs."
-        ),
+        typer.Argument(metavar="RUN|SWEEP|FRONTIER …", help="The folder of one, or those of several runs."),
     ],
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="FILE", help="The HTML file; it is replaced.")

@@ -41,6 +41,7 @@ def train(
         resolve(config, load_plugins())
     from stage1.cli.display import end_by, make_progress, show_curves, show_outcome
     from stage1.experiment import resume_run, train_run
+    from stage1.reports.figures import curves
     from stage1.runs.run import Run
 
     run = None
@@ -53,5 +54,5 @@ def train(
     if is_first():
         show_outcome(outcome, json=json, quiet=quiet)
         if plot and not json:
-            show_curves(outcome.run)
+            show_curves(curves(outcome.run.metrics()))
         end_by(outcome, fail_below)

@@ -75,6 +75,17 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[Series]]:
     return {title: series for title, series in found.items() if series}
 
 
+def side_by_side(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Series]]:
+    """Title → a curve for each of several runs, by its name and log: what chose its checkpoint, and F1."""
+    lines = {"Selection score": "score", F1_CURVE: "f1"}
+    found = {
+        title: [Series(name, _thinned(_numbers(log, "selection", key))) for name, log in runs.items()]
+        for title, key in lines.items()
+    }
+    drawn = {title: [one for one in series if len(one.points) > 1] for title, series in found.items()}
+    return {title: series for title, series in drawn.items() if series}
+
+
 def curve(title: str, series: Sequence[Series]) -> Element:
     """One of `curves` as a figure, logarithmic where it falls far."""
     f1, values = title == F1_CURVE, [point.y for one in series for point in one.points]

@@ -134,19 +134,28 @@ def tables(record: Frontier) -> Iterator[Table]:
 
 def _table(record: Frontier, *, detailed: bool) -> Table:
     columns = Table(box=None, pad_edge=False, header_style="bold")
-    ratio = record.axis == "ratio"
-    heads = ["setting", *(["ratio"] if ratio else []), "bits/token", "n", "of text [95 %]"]
-    heads += [*(["truncated"] if detailed else []), "", "of text, test [95 %]"]
-    for number, head in enumerate(heads):
+    for number, head in enumerate(heads(record, detailed=detailed)):
         columns.add_column(head, no_wrap=True, justify="right" if number else "left")
     for point in record.points:
-        asked = point.selection
-        line = [_named(point), *([f"{point.rate:.4g}"] if ratio else [])]
-        line += [f"{point.bits_per_token:.1f}", str(asked.n)]
-        line += [_share(asked), *([_percent(asked.truncated_share)] if detailed else [])]
-        line += [_says(record, asked), _share(point.test) if point.test else ""]
+        line = cells(record, point, detailed=detailed)
         columns.add_row(*map(escape, line), style="bold" if point.frontier else "")
     return columns
+
+
+def heads(record: Frontier, *, detailed: bool) -> list[str]:
+    """What the columns of the table are."""
+    ratio, truncated = record.axis == "ratio", ["truncated"] if detailed else []
+    first = ["setting", *(["ratio"] if ratio else []), "bits/token", "n", "of text [95 %]"]
+    return [*first, *truncated, "", "of text, test [95 %]"]
+
+
+def cells(record: Frontier, point: Point, *, detailed: bool) -> list[str]:
+    """One line of the table."""
+    asked = point.selection
+    line = [_named(point), *([f"{point.rate:.4g}"] if record.axis == "ratio" else [])]
+    line += [f"{point.bits_per_token:.1f}", str(asked.n)]
+    line += [_share(asked), *([_percent(asked.truncated_share)] if detailed else [])]
+    return [*line, _says(record, asked), _share(point.test) if point.test else ""]
 
 
 def _named(point: Point) -> str:

@@ -1,4 +1,4 @@
-"""`stage1 report`: a run, several runs or a sweep as one HTML file."""
+"""`stage1 report`: a run, several runs, a sweep or a frontier as one HTML file."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -11,6 +11,7 @@ from stage1.progress import Progress
 from stage1.reports import figures
 from stage1.reports.figures import Measured
 from stage1.reports.html.facts import Facts
+from stage1.reports.html.frontier import frontier_page
 from stage1.reports.html.page import number, render
 from stage1.reports.html.questions import Asked
 from stage1.reports.html.run import browser, markup, run_page, section
@@ -39,7 +40,7 @@ def write_report(places: Sequence[Path], output: Path, progress: Progress) -> Pa
     """Write a report of what lies at `places` to `output`, and say where that is.
 
     Args:
-        places: the folder of a run or of a sweep, or those of several runs.
+        places: the folder of a run, a sweep or a frontier, or those of several runs.
         output: the HTML file, which is replaced.
         progress: told what is read.
 
@@ -60,8 +61,8 @@ def _page(places: Sequence[Path], progress: Progress) -> str:
         if (place / file).exists():
             return make(place, progress)
     raise UsageError(
-        f"{place} holds neither a run nor a sweep ({', '.join(KINDS)}).",
-        "Pass the folder that `stage1 train` or `stage1 sweep` printed.",
+        f"{place} holds neither a run nor a sweep nor a frontier ({', '.join(KINDS)}).",
+        "Pass the folder that `stage1 train`, `stage1 sweep` or `stage1 frontier` printed.",
     )
 
 
@@ -78,6 +79,7 @@ def _sweep_page(folder: Path) -> str:
 
 KINDS: Mapping[str, Callable[[Path, Progress], str]] = {
     "sweep.json": lambda place, progress: _sweep_page(place),
+    "frontier.json": lambda place, progress: frontier_page(place),
     "config.yaml": lambda place, progress: run_page(Run.open(place), progress),
 }
 """File that says what a folder is → its report."""
