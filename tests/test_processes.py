@@ -33,7 +33,7 @@ def test_two_processes_share_an_evaluation(tmp_path: Path, monkeypatch: pytest.M
 
 @pytest.mark.slow
 def test_two_processes_train_two_phases(tmp_path: Path) -> None:
-    settings = [*FEW, "then.below=1", "then.train.steps=2", "then.train.check_every=2"]
+    settings = [*FEW, "compressor.ratio=32", "then.below=1", "then.train.steps=2", "then.train.check_every=2"]
     path = tmp_path / "run"
     launched("train", "--recipe", "two_phase", "--output", str(path), *settings_args(settings))
     run = Run(path)

@@ -231,7 +231,8 @@ class CompressorSuite(ComponentSuite):
         for options in (rates[0], rates[len(rates) // 2], rates[-1]):
             config = self.component.Config.model_validate({**own.model_dump(), **options})
             built = self.component(config, WIDTH).eval()
-            costs.append(float(built.bits(encoded(built, embeds, mask))[mask].sum()))
+            code = encoded(built, embeds, mask)
+            costs.append(float(built.bits(code)[code.mask].sum()))
         expect(costs == sorted(costs), f"rates go from few bits to many, but three of them cost {costs} bits")
 
     def test_bits(self) -> None:

@@ -151,6 +151,7 @@ class Training:
                     if name == METRICS and not (first.path / name).exists():
                         continue
                     write_atomic(run.path / name, (first.path / name).read_bytes())
+            from_first(None, self.session.device)  # the others read it next
             return
         self.progress.note(f"{reason}: phase 2 runs.")
         # The path is made up anew each time: the run's folder may have been moved.
