@@ -9,6 +9,7 @@ given each. It must end with 0, 1, 2 or 130, and with a short message of plain t
 import argparse
 import contextlib
 import io
+import json
 import os
 import random
 import shutil
