@@ -82,7 +82,7 @@ def _writes(event: str, args: tuple[Any, ...]) -> bool:
     return event != "open" or bool(args[2] & (os.O_WRONLY | os.O_RDWR))
 
 
-def found(run: Path) -> dict[str, Any]:
+def outcome(run: Path) -> dict[str, Any]:
     """What must not depend on kills: the weights, and the results but for the hashes of files with a date."""
     results = json.loads((run / "results.json").read_text())
     numbers = {key: value for key, value in results.items() if key not in ("files", "sha256")}
@@ -100,7 +100,7 @@ def kills(most: int, generator: random.Random, folder: Path) -> Counter[str]:
 
     whole = folder / "whole"
     resume(whole)
-    wanted = found(whole)
+    wanted = outcome(whole)
     nth, run = 0, folder / "run"
     while counts["kills"] < most:
         shutil.rmtree(run, ignore_errors=True)
@@ -115,7 +115,7 @@ def kills(most: int, generator: random.Random, folder: Path) -> Counter[str]:
         if ended(fork(lambda: resume(run))) != 0:
             counts["broken: cannot resume"] += 1
             continue
-        for name, content in found(run).items():
+        for name, content in outcome(run).items():
             counts[f"broken: other {name}"] += wanted[name] != content
         counts["broken: left over"] += any(folder.rglob(f"*{TEMPORARY}"))
     return +counts

@@ -28,7 +28,8 @@ from rich.text import Text
 from stage1.cli.console import make_console, print_fitting
 from stage1.files import to_json
 from stage1.progress import Advance, Progress
-from stage1.reports import commands, figures, report
+from stage1.reports import commands, report
+from stage1.reports.svg import Series
 from stage1.text import visible
 
 if TYPE_CHECKING:  # it loads transformers, which checking a plugin need not wait for
@@ -70,7 +71,7 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
         console.print(f"  {command}", markup=False, soft_wrap=True)
 
 
-def show_curves(curves: Mapping[str, Sequence[figures.Series]]) -> None:
+def show_curves(curves: Mapping[str, Sequence[Series]]) -> None:
     """Curves of trainings, drawn in the terminal."""
     import plotille
 
