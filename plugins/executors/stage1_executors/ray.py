@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
+from contextlib import redirect_stdout
 from typing import Any
 
 from pydantic import Field
@@ -48,7 +50,8 @@ class Ray(Executor):
         if ours:
             self._connect(ray)
         try:
-            yield from self._tasks(ray, work, jobs)
+            with redirect_stdout(sys.stderr):  # it tells of lost nodes; the result is alone on stdout
+                yield from self._tasks(ray, work, jobs)
         finally:
             if ours:
                 ray.shutdown()
