@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, Result, settings_args
+from conftest import SMALL, Notes, Result, settings_args
 from stage1 import Executor, Job, JobOutcome, JobWork, UsageError
 from stage1.errors import ConfigError, Stage1Error
 from stage1.files import read_record
@@ -65,15 +65,6 @@ def test_processes_find_the_same_and_resume_what_another_place_began(here: Path,
     assert numbers(folder) == numbers(here)
     assert first.run.path.is_dir()
     assert not list(folder.glob(".*"))
-
-
-class Notes(Progress):
-    def __init__(self) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 def lethal(job: Job) -> JobOutcome:

@@ -24,7 +24,6 @@ from stage1.runs.places import own_place
 from stage1.runs.run import OTHERS, Run
 from stage1.session import Session, changed, found_anywhere
 from stage1.training.phases import Training, announced
-from stage1.training.trainer import make_accelerator
 
 if TYPE_CHECKING:  # lm-eval takes a second to load, which only its own tasks need
     from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions
@@ -91,7 +90,7 @@ def train_run(
         progress.note(f"{resume.path} is trained already.")
         if not with_evaluation:
             return Outcome(resume, None, session)
-        with announced(resume, config, registry, main=make_accelerator(session.device).is_main_process):
+        with announced(resume, config, registry, main=is_first()):
             return _evaluate(resume, session, "train", rows=rows)
     training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume, session.device)

@@ -223,6 +223,20 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
     write_json(path, {**record, "sha256": _digest(record)})
 
 
+def make_output(folder: Path) -> None:
+    """Make the folder that a command was told to write to, where it is not there.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(
+            f"Cannot make the folder {folder}: {error.strerror}.", "Choose another --output."
+        ) from None
+
+
 def read_record(path: Path, remedy: str) -> dict[str, Any]:
     """A record that `write_record` wrote.
 

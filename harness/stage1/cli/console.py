@@ -37,6 +37,14 @@ def print_fitting(console: Console, tables: Iterable[Table]) -> None:
         console.print(table)
 
 
+def print_report(console: Console, tables: Iterable[Table], lines: Iterable[str]) -> None:
+    """Print the widest of `tables` that fits, and what is said below it."""
+    print_fitting(console, tables)
+    console.print()
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+
+
 def make_console(*, stderr: bool = False) -> Console:
     """Standard output or error: coloured on a terminal, plain text elsewhere."""
     console = _Console(highlight=False, stderr=stderr)

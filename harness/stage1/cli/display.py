@@ -25,7 +25,7 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
-from stage1.cli.console import make_console, print_fitting
+from stage1.cli.console import make_console, print_fitting, print_report
 from stage1.files import to_json
 from stage1.progress import Advance, Progress
 from stage1.reports import commands, report
@@ -50,10 +50,7 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     console = make_console()
     results = evaluation.results if evaluation else None
     if results is not None:
-        print_fitting(console, report.tables(results))
-        console.print()
-        for line in report.summary(results):
-            console.print(line, markup=False, soft_wrap=True)
+        print_report(console, report.tables(results), report.summary(results))
         if not quiet:
             console.print(report.timings(outcome.timings), markup=False, soft_wrap=True)
             console.print(_times(outcome.session.progress), markup=False, soft_wrap=True)
@@ -119,10 +116,7 @@ def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool
         typer.echo(to_json({"run": str(run), **results}), nl=False)
         return
     console = make_console()
-    print_fitting(console, report.tasks_tables(results))
-    console.print()
-    for line in report.tasks_summary(results):
-        console.print(line, markup=False, soft_wrap=True)
+    print_report(console, report.tasks_tables(results), report.tasks_summary(results))
     console.print(f"\nRun: {run}", markup=False, soft_wrap=True)
     if not quiet:
         console.print(f"Samples: {run / 'tasks'}", markup=False, soft_wrap=True)
@@ -151,10 +145,7 @@ def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
         typer.echo(to_json(diagnosis), nl=False)
         return
     console = make_console()
-    print_fitting(console, show.stages(diagnosis))
-    console.print()
-    for text in show.numbers(diagnosis):
-        console.print(text, markup=False, soft_wrap=True)
+    print_report(console, show.stages(diagnosis), show.numbers(diagnosis))
     console.print()
     if tokens := diagnosis["measured"]["tokens"]:
         console.print(

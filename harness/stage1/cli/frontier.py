@@ -47,7 +47,7 @@ def frontier(
     """
     if axis not in ("bits", "ratio"):
         raise UsageError(f"--axis {axis!r} is neither bits nor ratio.", "Write --axis bits or --axis ratio.")
-    from stage1.cli.console import make_console, print_fitting
+    from stage1.cli.console import make_console, print_report
     from stage1.cli.display import make_progress
     from stage1.files import to_json
     from stage1.reports import frontier as report
@@ -64,8 +64,5 @@ def frontier(
         typer.echo(to_json(found.model_dump(mode="json")), nl=False)
         return
     console = make_console()
-    print_fitting(console, report.tables(found))
-    console.print()
-    for line in report.summary(found):
-        console.print(line, markup=False, soft_wrap=True)
+    print_report(console, report.tables(found), report.summary(found))
     console.print(f"\nFrontier: {request.place}", markup=False, soft_wrap=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.prompts import Prompt
 from stage1.diagnosis.case import Case
-from stage1.evaluation.reconstruction import Positions, nearest
+from stage1.evaluation.reconstruction import Positions, nearest, read_as
 from stage1.llm.tokenizer import token_text
 from stage1.plugins.tensors import TokenStats
 from stage1.session import Session
@@ -108,18 +108,13 @@ def readings(
         crossing: what crosses in them.
         nearest: [N] the token nearest to each of `crossing.reconstructed`.
     """
-    # Where each token crosses the bottleneck alone, `nearest` is by token, otherwise by position.
-    ids = crossing.ids.tolist() if bottleneck.tokenwise else []
-    by_token = dict(zip(ids, nearest.tolist(), strict=False))
-    by_position = iter(nearest.tolist())
     text, shown = partial(token_text, session.tokenizer), []
-    for prompt in prompts:
-        tokens = []
-        for token, crosses in zip(prompt.ids, prompt.cross, strict=True):
-            read = token
-            if crosses:
-                read = by_token[token] if by_token else next(by_position)
-            texts = {"original": text(token), "nearest": text(read)}
-            tokens.append({**texts, "crosses": crosses, "match": read == token})
-        shown.append(tokens)
+    for prompt, read in zip(prompts, read_as(bottleneck, prompts, crossing, nearest), strict=True):
+        tokens = zip(prompt.ids, read, prompt.cross, strict=True)
+        shown.append(
+            [
+                {"original": text(own), "nearest": text(other), "crosses": crosses, "match": other == own}
+                for own, other, crosses in tokens
+            ]
+        )
     return shown

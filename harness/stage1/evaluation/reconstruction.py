@@ -1,7 +1,7 @@
 """What a bottleneck loses, before any LLM is asked: the reconstructed vectors beside the originals."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -139,3 +139,26 @@ def nearest(reconstructed: Tensor, ids: Tensor, table: Tensor) -> Nearest:
     tied = (own >= best - TIED * scale) & torch.stack([torch.ones_like(lengths), lengths]).bool()
     euclidean, cosine = torch.where(tied, ids, found)
     return Nearest(euclidean, cosine)
+
+
+def read_as(
+    bottleneck: Bottleneck, prompts: Sequence[Prompt], crossing: Positions, found: Tensor
+) -> Iterator[list[int]]:
+    """Each prompt's token ids as they may be read: what crosses as the nearest token, the rest as itself.
+
+    Args:
+        bottleneck: what they went through.
+        prompts: the first ones of those that `crossing` is of, or all.
+        crossing: what crosses in them.
+        found: [N] the token nearest to each of `crossing.reconstructed`.
+    """
+    # Where each token crosses the bottleneck alone, `found` is by token, otherwise by position.
+    ids = crossing.ids.tolist() if bottleneck.tokenwise else []
+    by_token = dict(zip(ids, found.tolist(), strict=False))
+    by_position = iter(found.tolist())
+    for prompt in prompts:
+        pairs = zip(prompt.ids, prompt.cross, strict=True)
+        if by_token:
+            yield [by_token[token] if crosses else token for token, crosses in pairs]
+        else:
+            yield [next(by_position) if crosses else token for token, crosses in pairs]

@@ -95,6 +95,15 @@ class Run:
         run.settings  # noqa: B018 - refuses one that is damaged
         return run
 
+    @classmethod
+    def begun(cls, path: Path) -> "Run | None":
+        """The run in `path`, if one was begun there.
+
+        Raises:
+            UsageError: as `open`.
+        """
+        return cls.open(path) if (path / "config.yaml").exists() else None
+
     def _refuse_links(self) -> None:
         """Nothing of ours is written through a link, or into a pipe."""
         for run in (self.path, self.path / "phase1", *(self.path / OTHERS).glob("*")):

@@ -23,7 +23,7 @@ from stage1.evaluation.conditions import NEEDED, conditions
 from stage1.evaluation.rate import marks, rate
 from stage1.evaluation.statistics import ClusterBootstrap, Floats
 from stage1.experiment import train_run
-from stage1.files import default_cache, read_record, write_atomic, write_record
+from stage1.files import default_cache, make_output, read_record, write_atomic, write_record
 from stage1.progress import Progress
 from stage1.reports.figures import frontier as figure
 from stage1.reports.frontier import Border, Frontier, Measured, Point, table
@@ -147,12 +147,7 @@ class Explorer:
         Raises:
             KeyboardInterrupt: the same call goes on.
         """
-        try:
-            self.request.place.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot make the folder {self.request.place}: {error.strerror}.", "Choose another --output."
-            ) from None
+        make_output(self.request.place)
         search, confirmed, ended = Search(self.cells, self.measure, self.rule), None, "found"
         try:
             try:
@@ -202,7 +197,7 @@ class Explorer:
 
     def _ask(self, cell: Cell, wanted: int) -> None:
         """Train the cell where that is not done, ask the questions that are new, and keep the answers."""
-        begun = Run.open(cell.run.path) if (cell.run.path / "config.yaml").exists() else None
+        begun = Run.begun(cell.run.path)
         if begun is None or not begun.trained:
             self.progress.note(cell.name)
             self._train(cell, begun, with_evaluation=False)

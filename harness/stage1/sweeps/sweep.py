@@ -18,7 +18,7 @@ from stage1.config import format_setting
 from stage1.errors import UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Comparison, Floats
-from stage1.files import read_record, write_atomic, write_record
+from stage1.files import make_output, read_record, write_atomic, write_record
 from stage1.plugins.executors import Executor, Job, JobOutcome
 from stage1.progress import Progress
 from stage1.runs.places import own_place
@@ -98,12 +98,7 @@ class Sweep:
             UsageError: the folder cannot be made, or the executor cannot be used.
             KeyboardInterrupt: the same call resumes.
         """
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UsageError(
-                f"Cannot make the folder {self.folder}: {error.strerror}.", "Choose another --output."
-            ) from None
+        make_output(self.folder)
         waiting = [cell for cell in self.cells if not self._settled(cell, progress, rows)]
         if waiting:
             try:
@@ -120,7 +115,7 @@ class Sweep:
             self._failed(cell, str(error), progress)
             return True
         if finished:
-            progress.note(f"{self._place(cell)}: finished already.")
+            progress.note(f"{self._place(cell.name)}: finished already.")
         return finished
 
     def _carry_out(
@@ -147,24 +142,23 @@ class Sweep:
                     if outcome.error is not None:
                         self._failed(cell, outcome.error, progress)
                     elif executor is not None:
-                        progress.note(f"{self._place(cell)}: done.")
+                        progress.note(f"{self._place(job.name)}: done.")
                     self.write()
                     advance(1)
 
     def _in_turn(self, jobs: Sequence[Job], progress: Progress) -> Iterator[tuple[Job, JobOutcome]]:
         """One after the other in this process, which shows what they do."""
         worker = Worker(progress)
-        cells = {cell.name: cell for cell in self.cells}
         for job in jobs:
-            progress.note(self._place(cells[job.name]))
+            progress.note(self._place(job.name))
             yield job, worker(job)
 
     def _failed(self, cell: Cell, error: str, progress: Progress) -> None:
         self.errors[cell.name] = error
         progress.note(f"{cell.name} failed: {error}")
 
-    def _place(self, cell: Cell) -> str:
-        return f"{self.cells.index(cell) + 1} of {len(self.cells)}: {cell.name}"
+    def _place(self, name: str) -> str:
+        return f"{[cell.name for cell in self.cells].index(name) + 1} of {len(self.cells)}: {name}"
 
     def write(self) -> None:
         """Replace sweep.json and sweep.csv by what is there now."""

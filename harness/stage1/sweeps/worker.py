@@ -27,10 +27,11 @@ class Worker:
 
     def __call__(self, job: Job) -> JobOutcome:
         """Carry out a job in the folder that it names; an error of ours ends the job alone."""
-        run, config = Run(job.run), job.config.model_copy(update={"output": job.run})
+        config = job.config.model_copy(update={"output": job.run})
         try:
-            begun = Run.open(run.path) if (run.path / "config.yaml").exists() else None
-            outcome = train_run(config, self.progress, resume=begun, rows=job.rows, session=self._session)
+            outcome = train_run(
+                config, self.progress, resume=Run.begun(job.run), rows=job.rows, session=self._session
+            )
         except Stage1Error as error:
             return JobOutcome(str(error))
         self._session = outcome.session

@@ -16,11 +16,11 @@ from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
 from stage1.files import read_record, write_atomic, write_record
 from stage1.plugins import Registry, Resolved, source_sha256
-from stage1.processes import from_first
+from stage1.processes import from_first, is_first
 from stage1.progress import Progress
 from stage1.runs.run import METRICS, TIMINGS, Run
 from stage1.session import Session
-from stage1.training.trainer import Trainer, make_accelerator
+from stage1.training.trainer import Trainer
 
 FIRST = "phase1"
 """Folder of the first of two phases, inside the run's own."""
@@ -104,7 +104,7 @@ class Training:
     ) -> None:
         self.config, self.resolved, self.session = config, resolved, session
         self.registry, self.progress, self.ask = registry, progress, ask
-        self.main = make_accelerator(session.device).is_main_process
+        self.main = is_first()
         self._opening: Trainer | None = None
         if resume is None or config.then is None or not Run(resume.path / FIRST).trained:
             self._opening = self._trainer(config.model_copy(update={"then": None}), resolved)

@@ -19,6 +19,7 @@ from stage1.data.prompts import Prompt, note_truncation
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Registry, Resolved
 from stage1.plugins.interfaces import Component
+from stage1.processes import several
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
@@ -35,7 +36,7 @@ from stage1.training.state import restore_bottleneck
 
 def make_accelerator(device: torch.device) -> Accelerator:
     """Accelerate's handle on the device, or on this process's share under `accelerate launch`."""
-    if "LOCAL_RANK" not in os.environ:
+    if not several():
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     return Accelerator(cpu=device.type == "cpu")
 

@@ -1,7 +1,7 @@
 """Prompts over their reconstruction: each token, and which token its reconstructed vector is nearest to."""
 
 import gzip
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import takewhile
 from typing import Any, NamedTuple
 
@@ -9,7 +9,7 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
-from stage1.evaluation.reconstruction import nearest, positions
+from stage1.evaluation.reconstruction import nearest, positions, read_as
 from stage1.llm.tokenizer import token_text
 from stage1.session import Session
 
@@ -53,27 +53,19 @@ def read_prompts(bottleneck: Bottleneck, session: Session, questions: Sequence[Q
     stats = count_tokens(shown, session.table)
     crossing = positions(bottleneck, shown, stats, session.table)
     note = ""
-    read: Iterator[int] = iter(())
-    by_token: dict[int, int] = {}
+    read: Iterable[Sequence[int]] = [prompt.ids for prompt in shown]
     if crossing is None:
         note = "This compressor changes the number of vectors: no token stands over its reconstruction."
     else:
-        found = nearest(crossing.reconstructed, crossing.ids, session.table).euclidean.tolist()
-        if bottleneck.tokenwise:
-            by_token = dict(zip(crossing.ids.tolist(), found, strict=True))
-        else:
-            read = iter(found)
-            if len(shown) < len(prompts):
-                note = f"The first {len(shown)} prompts are shown over their reconstruction."
+        found = nearest(crossing.reconstructed, crossing.ids, session.table).euclidean
+        read = read_as(bottleneck, shown, crossing, found)
+        if len(shown) < len(prompts):
+            note = f"The first {len(shown)} prompts are shown over their reconstruction."
     numbers: dict[Pair, int] = {}
-
-    def number(token: int, crosses: bool) -> int:
-        other = token
-        if crosses and crossing is not None:
-            other = by_token[token] if by_token else next(read)
-        return numbers.setdefault((token, other), len(numbers))
-
-    lines = [[number(*pair) for pair in zip(p.ids, p.cross, strict=True)] for p in shown]
+    lines = [
+        [numbers.setdefault(pair, len(numbers)) for pair in zip(prompt.ids, other, strict=True)]
+        for prompt, other in zip(shown, read, strict=True)
+    ]
     texts = {token: token_text(session.tokenizer, token) for pair in numbers for token in pair}
     return Reading(
         pairs=[(texts[own], texts[other] if other != own else None) for own, other in numbers],
