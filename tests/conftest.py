@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,17 @@ class CtrlC(Progress):
         yield advance
 
 
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Files of this process may grow to `size` bytes, a real limit of the operating system."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
 class Result(NamedTuple):
     """What a command did."""
 
@@ -174,10 +186,11 @@ class Result(NamedTuple):
     err: str
 
 
+Invoke = Callable[..., Result]
+
+
 @pytest.fixture
-def invoke(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Result]:
+def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
     """Run a command in this process, in an empty folder: the same code without the seconds of start-up."""
     from stage1.cli import main
 
@@ -199,13 +212,14 @@ def small_config(*settings: str) -> RunConfig:
 
 
 @cache
-def _embedded() -> Session:
+def embedded() -> Session:
+    """The embedded model, loaded once in a process."""
     return Session.open(small_config(), Progress(), data="none")
 
 
 def opened(*settings: str, progress: Progress | None = None) -> Session:
     """A session on the embedded model, which all of them share."""
-    return Session.open(small_config(*settings), progress or Progress(), before=_embedded())
+    return Session.open(small_config(*settings), progress or Progress(), before=embedded())
 
 
 def with_settings(session: Session, *settings: str) -> Session:
@@ -253,6 +267,12 @@ def fitted(session: Session, *options: str) -> Bottleneck:
 def bottleneck(session: Session) -> Bottleneck:
     """A bottleneck of a quarter of the width, by which the embedded model loses nothing."""
     return fitted(session, "compressor.ratio=4", "adapter=linear")
+
+
+@pytest.fixture
+def few_prompts_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A diagnosis fits the compressor anew on a few prompts; on ten thousand it takes seconds."""
+    monkeypatch.setattr("stage1.diagnosis.ablation.PLENTY", 400)
 
 
 @pytest.fixture

@@ -12,14 +12,13 @@ import pytest
 
 import stage1
 import stage1.evaluation.lm_eval.tasks
-from conftest import Result, once
+from conftest import Invoke, once
 from plugin_sites import Site
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import LM_EVAL, everything, find, hint, select
 from stage1.plugins import Registry, load_plugins
 from stage1.progress import Progress
 
-Invoke = Callable[..., Result]
 OURS = f"stage1 {stage1.__version__}"
 FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
 PLUGIN = dedent("""

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from stage1.cli.options import SeededRunOptions, Setting
+from stage1.cli.groups import Setting
+from stage1.cli.options import SeededRunOptions
 from stage1.config import (
     ComponentChoice,
     DataConfig,

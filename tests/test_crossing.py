@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Result, opened, settings_args, small_config
+from conftest import Invoke, opened, settings_args, small_config
 from stage1.bottleneck.splice import rms
 from stage1.data.datasets import spread
 from stage1.evaluation.answers import Answering
@@ -25,7 +24,6 @@ from stage1.training.inputs import RoundTrip
 from stage1.training.trainer import Trainer
 from stage1_compressors.pca import PCA
 
-Invoke = Callable[..., Result]
 FEW = (
     "data.train=40",
     "data.selection=8",

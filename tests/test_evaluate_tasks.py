@@ -86,7 +86,7 @@ def selected(tasks: list[str]) -> Selection:
     return select(tasks, load_plugins(), Progress())
 
 
-@pytest.mark.parametrize("shots", [0, 2])
+@pytest.mark.parametrize("shots", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_lossless_equals_stock_lm_eval_in_every_type(shots: int, runs: dict[str, Run]) -> None:
     ours = asked(runs["identity"], num_fewshot=shots)
     expected = stock(SMALL_TASKS, num_fewshot=shots)
