@@ -33,6 +33,7 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, validate
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.evaluation.lm_eval.catalogue import everything
 from stage1.experiment import train_run
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
@@ -57,6 +58,9 @@ SMALL = (
     "eval.limit=24",
 )
 """Settings that make a whole run on the embedded model a matter of seconds."""
+
+NARROW = "adapter.expansion=1"
+"""Makes training the default adapter a matter of half as many."""
 
 GENERATED = {"compressor": "top_k", "adapter": "ridge", "loss": "huber", "task": "passages"}
 """Kind → name of the plugins that `generated` writes."""
@@ -334,6 +338,24 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
             make(folder)
             made.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def indexed(common: Path) -> Path:
+    """A cache with lm-eval's list of tasks, whose reading takes seconds."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STAGE1_CACHE", str(folder))
+            everything(load_plugins(), Progress())
+
+    return once(common / "catalogue", make)
+
+
+@pytest.fixture
+def catalogued(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of this test is one with lm-eval's list of tasks."""
+    monkeypatch.setenv("STAGE1_CACHE", str(indexed))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from conftest import SMALL, CtrlC, Invoke, full_disk, settings_args, small_config
+from conftest import NARROW, SMALL, CtrlC, Invoke, full_disk, settings_args, small_config
 from plugin_sites import HOOK, Site, of
 from stage1.config import RunConfig
 from stage1.errors import TrainingError, UsageError
@@ -139,7 +139,8 @@ def heard(site: Site) -> Iterator[Heard]:
 
 
 def small_run(folder: Path, *settings: str) -> RunConfig:
-    return small_config("train.save_every=15", "eval.limit=6", f"output={folder / 'run'}", *settings)
+    few = ("train.save_every=15", "eval.limit=6", NARROW)
+    return small_config(*few, f"output={folder / 'run'}", *settings)
 
 
 def steps(*numbers: int) -> Heard:
@@ -172,7 +173,7 @@ def test_an_interrupted_run_goes_on_after_the_step_it_came_to(heard: Heard, tmp_
     heard.clear()
     run = train_run(config, Progress(), resume=Run(tmp_path / "run"), with_evaluation=False).run
     assert heard == [("run", "start", 24), *steps(30, 40, 40), DONE]
-    whole = small_config("train.save_every=15", f"output={tmp_path / 'whole'}")
+    whole = small_config("train.save_every=15", NARROW, f"output={tmp_path / 'whole'}")
     other = train_run(whole, Progress(), with_evaluation=False).run
     assert (run.path / METRICS).read_bytes() == (other.path / METRICS).read_bytes()
 
@@ -258,8 +259,9 @@ def test_a_full_disk_costs_the_log_and_not_the_run(tmp_path: Path, caplog: pytes
 
 def test_the_chosen_checkpoint_does_not_depend_on_the_log(site: Site, tmp_path: Path, invoke: Invoke) -> None:
     thief = HOOK + f"def stage1_step(run):\n    (run / {METRICS!r}).unlink()\n"
-    phases = ("compressor.ratio=32", "eval.limit=6", "then.losses.recon=1", "then.below=0.001")
-    arguments = ("train", "--no-eval", *settings_args([*SMALL, *phases]), "--output")
+    few = (*SMALL, "eval.limit=6", "train.steps=20", NARROW)
+    phases = ("compressor.ratio=32", "then.losses.recon=1", "then.below=0.001")
+    arguments = ("train", "--no-eval", *settings_args([*few, *phases]), "--output")
     kept = invoke(*arguments, "kept")
     with plugged(site, "thief", thief):
         lost = invoke(*arguments, "lost")

@@ -42,6 +42,7 @@ def tokenizer(source: Any) -> Any:
     return load_tokenizer(source)
 
 
+@pytest.mark.slow
 def test_the_table_alone_is_the_models(source: Any, llm: Any) -> None:
     table = load_table(source)
     assert table.shape == (49_152, 576)

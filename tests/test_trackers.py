@@ -16,7 +16,7 @@ import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-from conftest import SMALL, CtrlC, Invoke, settings_args, small_config
+from conftest import NARROW, SMALL, CtrlC, Invoke, settings_args, small_config
 from plugin_sites import Site
 from stage1.cli import main
 from stage1.config import RunConfig
@@ -37,7 +37,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tracked(path: Path, *settings: str, log_with: str = "tensorboard, wandb") -> RunConfig:
-    more = ("train.save_every=15", "eval.limit=6", f"log_with=[{log_with}]", f"output={path}")
+    more = (NARROW, "train.save_every=15", "eval.limit=6", f"log_with=[{log_with}]", f"output={path}")
     return small_config(*more, *settings)
 
 
