@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import SMALL, SQUAD, Cli, CtrlC, Invoke, settings_args
+from conftest import NARROW, SMALL, SQUAD, Cli, CtrlC, Invoke, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.cli import completion
 from stage1.reports import publish
@@ -24,7 +24,7 @@ ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A small run made by the command, with what it printed."""
     folder = tmp_path_factory.mktemp("work")
-    command = [sys.executable, "-m", "stage1", "train", "--output", "run", *settings_args()]
+    command = [sys.executable, "-m", "stage1", "train", "--output", "run", *settings_args([*SMALL, NARROW])]
     env = {**os.environ, "STAGE1_CACHE": str(folder / "cache")}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

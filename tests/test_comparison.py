@@ -90,7 +90,7 @@ def test_holm_corrects_as_published() -> None:
 
 @pytest.mark.parametrize(("passages", "seeds"), [(12, 1), (40, 1), (40, 3)])
 def test_equals_are_rarely_told_apart(passages: int, seeds: int) -> None:
-    assert alarms(passages, seeds, 0.15, 400)[0] <= 0.055
+    assert alarms(passages, seeds, 0.15, 1_000)[0] <= 0.055
 
 
 def test_what_is_called_detectable_is_found_four_times_in_five() -> None:

@@ -22,7 +22,7 @@ from stage1.session import Session
 from stage1.training.trainer import Trainer
 from test_bad_input import refused
 
-LIMIT = 12
+LIMIT = 6
 SETTINGS = ("data.train=300", "data.selection=60", "train.steps=20", "eval.max_new_tokens=8")
 
 pytestmark = pytest.mark.usefixtures("few_prompts_suffice")

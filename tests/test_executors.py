@@ -54,6 +54,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "s"
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_and_resume_what_another_place_began(here: Path, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     shutil.copytree(here, folder)

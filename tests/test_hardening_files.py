@@ -181,28 +181,34 @@ DAMAGE: list[Callable[[Path], object]] = [
 ]
 
 
+READS: dict[str, Callable[[Path], Any]] = {
+    "config.yaml": Run.open,
+    "manifest.json": lambda path: evaluate_run(Run.open(path), {}, Progress()),
+    "results.json": lambda path: Run.open(path).read_results(),
+    "predictions/bottleneck.jsonl": lambda path: Run.open(path).read_answers("bottleneck"),
+    "bottleneck.json": lambda path: evaluate_run(Run.open(path), {}, Progress()),
+    "bottleneck.safetensors": lambda path: evaluate_run(Run.open(path), {}, Progress()),
+}
+
+
+def test_what_is_whole_is_read(spoilt: Path) -> None:
+    for read in READS.values():
+        read(spoilt)
+
+
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_what_is_damaged_is_named_and_not_believed(spoilt: Path, damage: Callable[[Path], object]) -> None:
-    reads: dict[str, Callable[[], Any]] = {
-        "config.yaml": lambda: Run.open(spoilt),
-        "manifest.json": lambda: evaluate_run(Run.open(spoilt), {}, Progress()),
-        "results.json": lambda: Run.open(spoilt).read_results(),
-        "predictions/bottleneck.jsonl": lambda: Run.open(spoilt).read_answers("bottleneck"),
-        "bottleneck.json": lambda: evaluate_run(Run.open(spoilt), {}, Progress()),
-        "bottleneck.safetensors": lambda: evaluate_run(Run.open(spoilt), {}, Progress()),
-    }
-    for name, read in reads.items():
+    for name, read in READS.items():
         kept = (spoilt / name).read_bytes()
         damage(spoilt / name)
         with pytest.raises(UsageError) as caught:
-            read()
+            read(spoilt)
         message = str(caught.value)
         assert Path(name).stem in message or str(spoilt) in message, message
         assert caught.value.remedy
         assert len(message.splitlines()) <= 2
         shutil.rmtree(spoilt / name) if (spoilt / name).is_dir() else (spoilt / name).unlink()
         (spoilt / name).write_bytes(kept)
-    evaluate_run(Run.open(spoilt), {}, Progress())
 
 
 def test_every_flipped_bit_of_a_state_is_noticed(tmp_path: Path) -> None:
@@ -402,7 +408,7 @@ def test_output_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
 
 def test_a_terminal_without_unicode(cli: Cli) -> None:
     plain = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
-    for command in (["--help"], ["config", "show", "--set", "data.name=ü漢"]):
+    for command in (["--help"], ["recipes", "copy", "phase1", "ü漢.yaml"]):
         done = cli(*command, env=plain)
         assert done.returncode == 0, done.stderr
         assert done.stdout.isascii()

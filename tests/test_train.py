@@ -18,6 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from conftest import (
+    NARROW,
     SMALL,
     CtrlC,
     Invoke,
@@ -26,8 +27,8 @@ from conftest import (
     full_disk,
     launched,
     settings_args,
-    small_config,
 )
+from conftest import small_config as any_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig
@@ -41,6 +42,13 @@ from stage1.session import Session
 from stage1.training.course import GAIN, Course, told, unimproved
 from stage1.training.schedule import LATE, Mean, learning_rate
 from stage1.training.trainer import Trainer
+
+WIDE = "adapter.expansion=4"
+
+
+def small_config(*settings: str) -> RunConfig:
+    """A small run with a narrow adapter, unless `settings` name another."""
+    return any_config(NARROW, *settings)
 
 
 def trainer_for(
@@ -78,7 +86,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 def test_training_starts_at_the_linear_optimum_and_only_gets_better(tmp_path: Path) -> None:
     linear = trained(tmp_path / "linear", "adapter=linear", "train.steps=0")
-    residual = trained(tmp_path / "residual", "train.steps=60")
+    residual = trained(tmp_path / "residual", WIDE, "train.steps=60")
     [closed_form] = linear.metrics()
     first = residual.metrics()[0]
     last = next(entry for entry in residual.metrics() if entry["step"] == 60)
@@ -97,13 +105,15 @@ def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path
         assert solved["selection"]["recon"] < 0.9 * gradient["selection"]["recon"]
         assert run.best_selection() == solved
     for name, losses in (("other", "{cosine: 1}"), ("contrastive", "{recon: 1, contrast: 0.1}")):
-        other = trained(tmp_path / name, f"losses={losses}")
+        other = trained(tmp_path / name, f"losses={losses}", "train.steps=4")
         assert not any("solved" in entry for entry in other.metrics())
 
 
 def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
     """At the least-squares optimum the gradient of the training objective for that layer vanishes."""
-    trainer = trainer_for(small_config(f"output={tmp_path / 'run'}", "train.steps=5", "data.train=1000"))
+    trainer = trainer_for(
+        small_config(WIDE, f"output={tmp_path / 'run'}", "train.steps=5", "data.train=1000")
+    )
     trainer.train(Run.create(trainer.config))
     batch = trainer.batches.batch(0)
     inputs = LossInputs(
@@ -220,7 +230,7 @@ def test_tokens_that_no_prompt_holds_are_trained_on_too(tmp_path: Path) -> None:
     """The closed form of the last layer overfits where it is solved on the training prompts' tokens alone."""
     errors = {}
     for vocabulary in ("all", "seen"):
-        run = trained(tmp_path / vocabulary, f"train.vocabulary={vocabulary}", "data.train=100")
+        run = trained(tmp_path / vocabulary, WIDE, f"train.vocabulary={vocabulary}", "data.train=100")
         session = Session.open(run.config, Progress(), before=embedded())
         seen = count_tokens(session.prompts(session.data.train), session.table).ids
         asked = count_tokens(session.prompts(session.data.test), session.table)
@@ -548,7 +558,7 @@ def test_training_that_only_gets_worse_says_so(tmp_path: Path) -> None:
 def test_two_processes_train_one_run(settings: list[str], tmp_path: Path) -> None:
     """The run of one process that has all of each batch, but for the order in which float32 is summed."""
     run = tmp_path / "run"
-    args = ["train", "--no-eval", "--json", "--output", str(run), *settings_args([*SMALL, *settings])]
+    args = ["train", "--no-eval", "--json", "--output", str(run), *settings_args([*SMALL, NARROW, *settings])]
     shown = json.loads(launched(*args))  # one process speaks, and speaks JSON
     assert shown["run"] == str(run)
     manifest = Run(run).read_manifest()

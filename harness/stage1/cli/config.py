@@ -15,7 +15,10 @@ def show(chosen: options.SeededRunOptions, *, json: options.Json = False) -> Non
 
     config = chosen.configuration()
     whole = fully_resolved(config, resolve(config, load_plugins()))
-    options.print_json(whole.model_dump(mode="json")) if json else whole.to_yaml()
+    if json:
+        options.print_json(whole.model_dump(mode="json"))
+    else:
+        typer.echo(whole.to_yaml(), nl=False)
 
 
 @app.command()
