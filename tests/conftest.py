@@ -28,6 +28,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from plugin_sites import RICH, Site, compressor
+from random_llama import random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, validate
@@ -255,6 +256,12 @@ def session() -> Session:
 def model(session: Session) -> PreTrainedModel:
     """The embedded LLM, frozen. A test that hangs hooks on a model loads its own."""
     return session.model.llm
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small Llama with random weights. Copy it before writing to it."""
+    return random_llama(tmp_path_factory.mktemp("llama"))
 
 
 def fitted(session: Session, *options: str) -> Bottleneck:

@@ -55,6 +55,8 @@ def configured(file: dict[str, Any], flags: dict[str, Any], *settings: str) -> R
     [
         ("import stage1.config as c; c.RunConfig().to_yaml()", ["torch", "transformers", "stage1.plugins"]),
         ("import stage1.cli", ["torch", "stage1.plugins", "pydantic", "yaml"]),
+        ("from stage1.config.presets import RECIPES; [r.settings for r in RECIPES.all()]", ["torch"]),
+        ("import stage1.data.datasets, stage1.evaluation.squad", ["torch"]),
     ],
 )
 def test_nothing_heavy_is_imported(code: str, heavy: list[str]) -> None:

@@ -23,11 +23,6 @@ from stage1.llm.table import load_table
 from stage1.llm.tokenizer import load_tokenizer
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_llama(tmp_path_factory.mktemp("llama"))
-
-
 @pytest.fixture
 def folder(llama: Path, tmp_path: Path) -> Path:
     """A copy of the model that a test may damage."""

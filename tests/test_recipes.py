@@ -4,13 +4,12 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
 
-from conftest import ROOT, SMALL, Invoke, full_disk, settings_args
+from conftest import SMALL, Invoke, full_disk, settings_args
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.config.presets import RECIPES, Preset
 from stage1.errors import UsageError
@@ -166,23 +165,6 @@ def test_shell_completion_knows_the_recipes() -> None:
     program = str(Path(sys.executable).with_name("stage1"))
     done = subprocess.run([program], env={**os.environ, **words}, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["phase1", "phase2"], done.stderr
-
-
-# -- packaging ----------------------------------------------------------------------------------------
-
-
-def test_reading_them_loads_no_torch() -> None:
-    code = "import sys; from stage1.config.presets import RECIPES; [r.settings for r in RECIPES.all()]; "
-    code += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_wheel_contains_them(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
-    assert {f"stage1/config/recipes/{name}.yaml" for name in NAMES} <= set(zipfile.ZipFile(wheel).namelist())
 
 
 def test_a_copy_on_a_full_disk_leaves_no_file(tmp_path: Path, invoke: Invoke) -> None:

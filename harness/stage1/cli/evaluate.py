@@ -15,11 +15,7 @@ from stage1.processes import is_first
 class Asked(options.Protocol, options.ModelAndData):
     """What is asked, and how."""
 
-    model: Annotated[
-        str | None,
-        typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
-        groups.Setting("model.name"),
-    ] = None
+    model: options.ModelHere = None
     scope: Annotated[
         str | None,
         typer.Option(

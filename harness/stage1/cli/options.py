@@ -40,6 +40,11 @@ TrustRemoteCode = Annotated[
     ),
     Setting("model.trust_remote_code"),
 ]
+ModelHere = Annotated[
+    str | None,
+    typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
+    Setting("model.name"),
+]
 Data = Annotated[
     str | None,
     typer.Option(

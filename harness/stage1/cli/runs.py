@@ -47,11 +47,7 @@ def runs(
 class Here(groups.Options):
     """Where things lie on this machine."""
 
-    model: Annotated[
-        str | None,
-        typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
-        groups.Setting("model.name"),
-    ] = None
+    model: options.ModelHere = None
     trust_remote_code: options.TrustRemoteCode = None
     data: options.Data = None
 
