@@ -2,6 +2,7 @@
 
 import math
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -27,11 +28,13 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from plugin_sites import RICH, Site, compressor
+from random_llama import random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, validate
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.evaluation.lm_eval.catalogue import everything
 from stage1.experiment import train_run
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
@@ -56,6 +59,9 @@ SMALL = (
     "eval.limit=24",
 )
 """Settings that make a whole run on the embedded model a matter of seconds."""
+
+NARROW = "adapter.expansion=1"
+"""Makes training the default adapter a matter of half as many."""
 
 GENERATED = {"compressor": "top_k", "adapter": "ridge", "loss": "huber", "task": "passages"}
 """Kind → name of the plugins that `generated` writes."""
@@ -166,6 +172,17 @@ class CtrlC(Progress):
         yield advance
 
 
+@contextmanager
+def full_disk(size: int) -> Iterator[None]:
+    """Files of this process may grow to `size` bytes, a real limit of the operating system."""
+    before, most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
+
+
 class Result(NamedTuple):
     """What a command did."""
 
@@ -174,10 +191,11 @@ class Result(NamedTuple):
     err: str
 
 
+Invoke = Callable[..., Result]
+
+
 @pytest.fixture
-def invoke(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> Callable[..., Result]:
+def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Invoke:
     """Run a command in this process, in an empty folder: the same code without the seconds of start-up."""
     from stage1.cli import main
 
@@ -199,13 +217,14 @@ def small_config(*settings: str) -> RunConfig:
 
 
 @cache
-def _embedded() -> Session:
+def embedded() -> Session:
+    """The embedded model, loaded once in a process."""
     return Session.open(small_config(), Progress(), data="none")
 
 
 def opened(*settings: str, progress: Progress | None = None) -> Session:
     """A session on the embedded model, which all of them share."""
-    return Session.open(small_config(*settings), progress or Progress(), before=_embedded())
+    return Session.open(small_config(*settings), progress or Progress(), before=embedded())
 
 
 def with_settings(session: Session, *settings: str) -> Session:
@@ -239,6 +258,12 @@ def model(session: Session) -> PreTrainedModel:
     return session.model.llm
 
 
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a small Llama with random weights. Copy it before writing to it."""
+    return random_llama(tmp_path_factory.mktemp("llama"))
+
+
 def fitted(session: Session, *options: str) -> Bottleneck:
     """A bottleneck with everything that needs no gradient."""
     config = small_config(*options)
@@ -253,6 +278,12 @@ def fitted(session: Session, *options: str) -> Bottleneck:
 def bottleneck(session: Session) -> Bottleneck:
     """A bottleneck of a quarter of the width, by which the embedded model loses nothing."""
     return fitted(session, "compressor.ratio=4", "adapter=linear")
+
+
+@pytest.fixture
+def few_prompts_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A diagnosis fits the compressor anew on a few prompts; on ten thousand it takes seconds."""
+    monkeypatch.setattr("stage1.diagnosis.ablation.PLENTY", 400)
 
 
 @pytest.fixture
@@ -314,6 +345,24 @@ def once(folder: Path, make: Callable[[Path], None]) -> Path:
             make(folder)
             made.touch()
     return folder
+
+
+@pytest.fixture(scope="session")
+def indexed(common: Path) -> Path:
+    """A cache with lm-eval's list of tasks, whose reading takes seconds."""
+
+    def make(folder: Path) -> None:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STAGE1_CACHE", str(folder))
+            everything(load_plugins(), Progress())
+
+    return once(common / "catalogue", make)
+
+
+@pytest.fixture
+def catalogued(indexed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache of this test is one with lm-eval's list of tasks."""
+    monkeypatch.setenv("STAGE1_CACHE", str(indexed))
 
 
 @pytest.fixture(scope="session")

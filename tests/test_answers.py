@@ -23,20 +23,15 @@ Batches = list[list[str]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_llama(tmp_path_factory.mktemp("llama"))
-
-
-@pytest.fixture(scope="module")
-def gibberish(folder: Path) -> Session:
+def gibberish(llama: Path) -> Session:
     """A random Llama: it answers nothing, but quickly, and differently to every change of its input."""
-    return Session.open(small_config(f"model={folder}", "eval.max_new_tokens=6"), Progress())
+    return Session.open(small_config(f"model={llama}", "eval.max_new_tokens=6"), Progress())
 
 
 @pytest.fixture(scope="module")
-def half(folder: Path) -> Session:
+def half(llama: Path) -> Session:
     """The same in half precision."""
-    config = small_config(f"model={folder}", "eval.max_new_tokens=6", "dtype=bfloat16")
+    config = small_config(f"model={llama}", "eval.max_new_tokens=6", "dtype=bfloat16")
     return Session.open(config, Progress())
 
 
@@ -186,10 +181,10 @@ def test_what_decides_an_answer_decides_where_it_is_kept(
     assert again(gibberish, key=None) == again(gibberish, key=None) == N  # nothing is kept without a key
 
 
-def test_another_model_is_another_file(folder: Path, asked: Batches, tmp_path: Path) -> None:
+def test_another_model_is_another_file(llama: Path, asked: Batches, tmp_path: Path) -> None:
     other = random_llama(tmp_path / "other", seed=1)
     config = small_config("eval.max_new_tokens=6")
-    for path in (folder, other):
+    for path in (llama, other):
         asked.clear()
         named = config.model_copy(update={"model": config.model.model_copy(update={"name": str(path)})})
         ask(Session.open(named, Progress()), tmp_path / "cache")

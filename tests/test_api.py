@@ -54,6 +54,7 @@ def test_evaluating_again_gives_the_same_and_other_settings_something_else(run: 
     assert (run.path / "results.json").read_bytes() == before
 
 
+@pytest.mark.usefixtures("few_prompts_suffice")
 def test_a_diagnosis_of_other_rules_leaves_the_runs_own_alone(run: stage1.Evaluated) -> None:
     own = stage1.diagnose(run, limit=12)
     assert isinstance(own.clean, bool)
@@ -67,6 +68,7 @@ def test_a_diagnosis_of_other_rules_leaves_the_runs_own_alone(run: stage1.Evalua
     assert "adapter" not in {stage["name"] for stage in own.measured["ablation"]["stages"]}
 
 
+@pytest.mark.usefixtures("few_prompts_suffice")
 def test_a_diagnosis_asks_all_of_another_file(run: stage1.Evaluated, tmp_path: Path) -> None:
     records = [
         {

@@ -1,7 +1,6 @@
 """Models of other families: what the bottleneck sees, what embeddings mean, and whose logits losses read."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +8,7 @@ import pytest
 import torch
 from transformers import BertConfig, BertLMHeadModel
 
-from conftest import Result, settings_args
+from conftest import Invoke, settings_args
 from random_models import FAMILIES, random_model
 from stage1.errors import UsageError
 from stage1.llm.architecture import Head, align_embeddings, find_decoder
@@ -175,9 +174,7 @@ def test_a_model_that_is_no_row_of_layers_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize("name", ["gemma2", "bloom", "granite"])
-def test_a_whole_run_with_a_loss_that_reads_the_llm(
-    name: str, invoke: Callable[..., Result], tmp_path: Path
-) -> None:
+def test_a_whole_run_with_a_loss_that_reads_the_llm(name: str, invoke: Invoke, tmp_path: Path) -> None:
     folder = random_model(tmp_path / name, name)
     few = ("train.steps=3", "train.batch_prompts=2", "train.check_questions=2", "train.check_every=3")
     small = ("data.train=20", "data.selection=8", "eval.limit=4", "eval.max_new_tokens=3")

@@ -3,17 +3,14 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import Result, settings_args
+from conftest import Invoke, Result, settings_args
 from stage1_models.tiny import MODEL_DIR
-
-Invoke = Callable[..., Result]
 
 RECORD = {
     "id": "q1",

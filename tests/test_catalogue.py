@@ -12,14 +12,13 @@ import pytest
 
 import stage1
 import stage1.evaluation.lm_eval.tasks
-from conftest import Result, once
+from conftest import Invoke
 from plugin_sites import Site
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import LM_EVAL, everything, find, hint, select
 from stage1.plugins import Registry, load_plugins
 from stage1.progress import Progress
 
-Invoke = Callable[..., Result]
 OURS = f"stage1 {stage1.__version__}"
 FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
 PLUGIN = dedent("""
@@ -65,23 +64,7 @@ class Told(Progress):
         self.notes.append(message)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def indexed(common: Path) -> Path:
-    """lm-eval's list in the cache that the tests of this file share: they read its files at most once."""
-
-    def make(folder: Path) -> None:
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setenv("STAGE1_CACHE", str(folder))
-            told = Told()
-            everything(load_plugins(), told)
-        assert told.work == ["Reading lm-eval's task files"]
-
-    return once(common / "catalogue", make)
-
-
-@pytest.fixture(autouse=True)
-def _cache(indexed: Path, _own_cache: None, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STAGE1_CACHE", str(indexed))
+pytestmark = pytest.mark.usefixtures("catalogued")
 
 
 def write(folder: Path, name: str, more: str = "") -> Path:

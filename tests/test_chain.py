@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from chain_toys import installed
-from conftest import SMALL, Result, settings_args, small_config
+from conftest import SMALL, Invoke, settings_args, small_config
 from plugin_sites import Site
 from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.bottleneck import Bottleneck
@@ -30,8 +30,6 @@ from stage1.reports import publish
 from stage1.reports.commands import train_command
 from stage1.runs.run import Run
 from stage1.training.step import Stepper
-
-Invoke = Callable[..., Result]
 
 
 @pytest.fixture

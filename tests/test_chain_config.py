@@ -1,14 +1,14 @@
 """Several compressors as they are written: files, flags, `--set`, the schema, sweeps, and what is refused."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from chain_toys import installed
-from conftest import Result
+from conftest import Invoke
 from plugin_sites import Site, configured, issues
 from stage1.cli.options import BottleneckParts
 from stage1.config import RunConfig, merge, overlay, validate
@@ -16,8 +16,6 @@ from stage1.errors import ConfigError, UsageError
 from stage1.plugins import Registry, fully_resolved, resolve
 from stage1.runs.run import Run
 from stage1.sweeps.grid import Axis, plan
-
-Invoke = Callable[..., Result]
 
 
 @pytest.fixture

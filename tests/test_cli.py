@@ -5,20 +5,18 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from conftest import SQUAD, Cli, CtrlC, Result, settings_args
+from conftest import NARROW, SMALL, SQUAD, Cli, CtrlC, Invoke, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.cli import options
+from stage1.cli import completion
 from stage1.reports import publish
 from stage1.runs.run import Run
 
-Invoke = Callable[..., Result]
 ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled"]
 
 
@@ -26,7 +24,7 @@ ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A small run made by the command, with what it printed."""
     folder = tmp_path_factory.mktemp("work")
-    command = [sys.executable, "-m", "stage1", "train", "--output", "run", *settings_args()]
+    command = [sys.executable, "-m", "stage1", "train", "--output", "run", *settings_args([*SMALL, NARROW])]
     env = {**os.environ, "STAGE1_CACHE": str(folder / "cache")}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -89,12 +87,13 @@ def test_the_closing_words(trained: tuple[Path, str, str]) -> None:
     assert results_of(run)["verdict"]["text"] in out
 
 
-def test_json_alone_on_standard_output(cli: Cli, invoke: Invoke) -> None:
-    done = cli("train", "--json", "--quiet", "--output", "run", "--adapter", "linear", *settings_args())
-    assert done.returncode == 0, done.stderr
-    assert [row["row"] for row in json.loads(done.stdout)["rows"]] == ROWS
-    assert done.stderr == ""
-    unasked = invoke("train", "--no-eval", "--json", "--output", "two", *settings_args())
+def test_json_alone_on_standard_output(invoke: Invoke) -> None:
+    few = [*SMALL, "train.steps=2", "eval.limit=2"]
+    done = invoke("train", "--json", "--quiet", "--output", "run", "--adapter", "linear", *settings_args(few))
+    assert done.code == 0, done.err
+    assert [row["row"] for row in json.loads(done.out)["rows"]] == ROWS
+    assert done.err == ""
+    unasked = invoke("train", "--no-eval", "--json", "--output", "two", *settings_args(few))
     assert json.loads(unasked.out)["run"] == "two"
 
 
@@ -131,8 +130,8 @@ def test_eval_gives_the_same_numbers_from_the_folder_alone(
     moved = shutil.copytree(trained[0], tmp_path / "elsewhere")
     before = (moved / "results.json").read_bytes()
     (moved / "results.json").unlink()
-    done = cli("eval", "elsewhere", "--json", env={"STAGE1_CACHE": str(tmp_path / "fresh")})
-    assert done.returncode == 0, done.stderr
+    done = cli("eval", "elsewhere", "--json", "--quiet", env={"STAGE1_CACHE": str(tmp_path / "fresh")})
+    assert (done.returncode, done.stderr) == (0, "")
     assert (moved / "results.json").read_bytes() == before
     shown = json.loads(done.stdout)
     assert (shown.pop("run"), shown.pop("timings") != {}) == ("elsewhere", True)
@@ -194,14 +193,18 @@ def test_fewer_rows_leave_the_runs_results_alone(
 
 
 @pytest.mark.skipif(not SQUAD.exists(), reason="no SQuAD data beside the checkout")
-def test_real_squad_through_the_tiny_model(trained: tuple[Path, str, str], cli: Cli, tmp_path: Path) -> None:
+def test_real_squad_through_the_tiny_model(
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
+) -> None:
     shutil.copytree(trained[0], tmp_path / "run")
     data = str(SQUAD / "dev-v1.1-part.json")
-    done = cli("eval", "run", "--data", data, "--limit", "8", "--json")
-    assert done.returncode == 0, done.stderr
-    assert {row["task"] for row in json.loads(done.stdout)["rows"]} == {"dev-v1.1-part.json"}
-    own = cli("train", "--data", data, "--no-eval", "--quiet", "--json", "--output", "own", *settings_args())
-    assert own.returncode == 0, own.stderr
+    done = invoke("eval", "run", "--data", data, "--limit", "8", "--json")
+    assert done.code == 0, done.err
+    assert {row["task"] for row in json.loads(done.out)["rows"]} == {"dev-v1.1-part.json"}
+    own = invoke(
+        "train", "--data", data, "--no-eval", "--quiet", "--json", "--output", "own", *settings_args()
+    )
+    assert own.code == 0, own.err
 
 
 def test_what_kills_left_is_gone_after_the_next_success(
@@ -266,19 +269,20 @@ def test_what_the_shell_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "config.yaml").touch()
     (tmp_path / "runs" / "no-run").mkdir()
-    assert options.complete_run("") == ["elsewhere", "runs/one", "runs/two"]
-    assert options.complete_run("runs/t") == ["runs/two"]
-    keys = dict(options.complete_setting("train.lr"))
+    assert completion.run("") == ["elsewhere", "runs/one", "runs/two"]
+    assert completion.run("runs/t") == ["runs/two"]
+    keys = dict(completion.setting("train.lr"))
     assert keys == {"train.lr=": "default: 0.003"}
-    assert "compressor.ratio=" in dict(options.complete_setting("comp"))
-    assert options.complete_choice("free", "vocab")("v") == ["vocab"]
+    assert "compressor.ratio=" in dict(completion.setting("comp"))
+    assert completion.choice("free", "vocab")("v") == ["vocab"]
+    assert [name for name, _ in completion.plugin("adapter")("re")] == ["residual"]
 
 
-def test_the_help_of_lm_eval_says_what_a_run_is(cli: Cli) -> None:
-    done = cli("lm-eval", "--help")
-    assert done.returncode == 0
+def test_the_help_of_lm_eval_says_what_a_run_is(invoke: Invoke) -> None:
+    done = invoke("lm-eval", "--help")
+    assert done.code == 0
     for word in ("run=RUN", "row=bottleneck|text", "scope=prompt|all", "usage: lm-eval"):
-        assert word in done.stdout
+        assert word in done.out
 
 
 # -- the rest -----------------------------------------------------------------------------------------
@@ -310,17 +314,6 @@ def test_plugins_are_listed_and_shown(invoke: Invoke) -> None:
     unknown = invoke("plugins", "show", "pac")
     assert unknown.code == 2
     assert "'pca'" in unknown.err
-
-
-def test_shell_completion_knows_the_plugins() -> None:
-    program = str(Path(sys.executable).with_name("stage1"))
-    words = {
-        "_STAGE1_COMPLETE": "complete_bash",
-        "COMP_WORDS": "stage1 train --adapter re",
-        "COMP_CWORD": "3",
-    }
-    done = subprocess.run([program], env={**os.environ, **words}, capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["residual"], done.stderr
 
 
 def test_version_and_module_are_the_same_program(cli: Cli, invoke: Invoke) -> None:

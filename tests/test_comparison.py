@@ -4,7 +4,6 @@ import csv
 import io
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +12,7 @@ from false_alarms import alarms, equals
 from scipy import stats
 
 import stage1
-from conftest import Result
+from conftest import Invoke
 from edited_runs import answers_of, copied, said, write
 from stage1.config import merge, validate
 from stage1.errors import UsageError
@@ -24,9 +23,6 @@ from stage1.inspection.compare import compare_runs
 from stage1.progress import Progress
 from stage1.runs.answers import Answer
 from stage1.runs.run import Run
-
-Invoke = Callable[..., Result]
-
 
 # -- statistics -------------------------------------------------------------------------------------------
 
@@ -100,7 +96,7 @@ def test_equals_are_rarely_told_apart(passages: int, seeds: int) -> None:
 def test_what_is_called_detectable_is_found_four_times_in_five() -> None:
     rng = np.random.default_rng(1)
     found = []
-    for _ in range(600):
+    for _ in range(300):
         passages, values = equals(rng, 40, 1)
         first = Comparison(passages, 2, 0).difference(values)
         _, again = equals(rng, 40, 1)

@@ -12,7 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from stage1.cli.options import SeededRunOptions, Setting
+from stage1.cli.groups import Setting
+from stage1.cli.options import SeededRunOptions
 from stage1.config import (
     ComponentChoice,
     DataConfig,
@@ -54,6 +55,8 @@ def configured(file: dict[str, Any], flags: dict[str, Any], *settings: str) -> R
     [
         ("import stage1.config as c; c.RunConfig().to_yaml()", ["torch", "transformers", "stage1.plugins"]),
         ("import stage1.cli", ["torch", "stage1.plugins", "pydantic", "yaml"]),
+        ("from stage1.config.presets import RECIPES; [r.settings for r in RECIPES.all()]", ["torch"]),
+        ("import stage1.data.datasets, stage1.evaluation.squad", ["torch"]),
     ],
 )
 def test_nothing_heavy_is_imported(code: str, heavy: list[str]) -> None:

@@ -1,21 +1,18 @@
 """The family of data sets: found, isolated and named like the other plugins; and those of the Hub."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 import pytest
 
-from conftest import Result
+from conftest import Invoke
 from plugin_sites import Site
 from stage1.config import DataConfig
 from stage1.data.datasets import QAData, load_qa
 from stage1.errors import PluginError, UsageError
 from stage1.plugins import load_plugins
-
-Invoke = Callable[..., Result]
 
 HEAD = '''
     """A module of data sets."""

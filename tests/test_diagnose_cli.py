@@ -2,14 +2,13 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Result, fitted, opened, settings_args
+from conftest import Invoke, fitted, opened, settings_args
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.datasets import spread
@@ -23,9 +22,10 @@ from stage1.session import Session
 from stage1.training.trainer import Trainer
 from test_bad_input import refused
 
-Invoke = Callable[..., Result]
-LIMIT = 12
+LIMIT = 6
 SETTINGS = ("data.train=300", "data.selection=60", "train.steps=20", "eval.max_new_tokens=8")
+
+pytestmark = pytest.mark.usefixtures("few_prompts_suffice")
 
 
 @pytest.fixture(scope="module")
@@ -48,12 +48,6 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def run(trained: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(trained, tmp_path / "run"))
-
-
-@pytest.fixture(autouse=True)
-def _few_prompts_suffice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fitting anew on ten thousand prompts is tested elsewhere."""
-    monkeypatch.setattr("stage1.diagnosis.ablation.PLENTY", 400)
 
 
 # -- on a run -----------------------------------------------------------------------------------------------

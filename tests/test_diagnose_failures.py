@@ -131,6 +131,7 @@ def test_prompts_put_wrongly(sound: Case, kind: type[Faulty], cause: str) -> Non
     assert f"→ {sound.text.mean:.1f}" in top["evidence"][1]
 
 
+@pytest.mark.slow
 def test_no_stop_at_the_newline(sound: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     built = GreedyDecoder.__init__
 
@@ -159,6 +160,7 @@ def test_vectors_120_times_too_long(sound: Case) -> None:
     assert "--magnitude vocab" in top["command"]
 
 
+@pytest.mark.slow
 def test_an_adapter_that_says_the_mean(sound: Case) -> None:
     bottleneck = fitted_on(sound.session)
     weight, bias = bottleneck.adapter.parameters()

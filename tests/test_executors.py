@@ -6,12 +6,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, Notes, Result, settings_args
+from conftest import SMALL, Invoke, Notes, settings_args
 from stage1 import Executor, Job, JobOutcome, JobWork, UsageError
 from stage1.errors import ConfigError, Stage1Error
 from stage1.files import read_record
@@ -22,7 +22,6 @@ from stage1.sweeps.place import executor
 from stage1.sweeps.sweep import Sweep
 from stage1.sweeps.worker import unpack
 
-Invoke = Callable[..., Result]
 FEW = (
     *SMALL,
     "data.train=60",
@@ -55,6 +54,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder / "s"
 
 
+@pytest.mark.slow
 def test_processes_find_the_same_and_resume_what_another_place_began(here: Path, tmp_path: Path) -> None:
     folder = tmp_path / "s"
     shutil.copytree(here, folder)
@@ -74,6 +74,7 @@ def lethal(job: Job) -> JobOutcome:
     return JobOutcome("was here")
 
 
+@pytest.mark.slow
 def test_a_killed_process_fails_its_own_run_alone(tmp_path: Path) -> None:
     jobs = [
         Job(cell.name, cell.config, cell.run.path, tmp_path, "", None) for cell in sweep(tmp_path / "s").cells
@@ -132,6 +133,7 @@ def test_the_command_takes_a_place(here: Path, invoke: Invoke, tmp_path: Path) -
     assert "local" in wrong.err
 
 
+@pytest.mark.slow
 def test_an_interrupt_stops_the_processes_and_the_same_command_resumes(here: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stage1", "sweep", "--over", "compressor.ratio=4,16", "--output", "s"]
     command += [*settings_args(FEW), "--jobs", "2"]

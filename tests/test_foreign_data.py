@@ -9,8 +9,6 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa  # type: ignore[import-untyped]
-import pyarrow.parquet as pq  # type: ignore[import-untyped]
 import pytest
 
 from stage1.config import DataConfig, validate
@@ -65,39 +63,12 @@ def squad(qas: list[Record], **outer: Any) -> str:
 # --- Formats ------------------------------------------------------------------------------------------------
 
 
-def separated(records: list[Record], delimiter: str) -> str:
+def separated(records: list[Record]) -> str:
     text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), delimiter=delimiter)
+    writer = csv.DictWriter(text, fieldnames=list(records[0]))
     writer.writeheader()
     writer.writerows([{**r, "answers": json.dumps(r["answers"])} for r in records])
     return text.getvalue()
-
-
-def parquet(records: list[Record]) -> bytes:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records), sink)
-    return sink.getvalue()
-
-
-FORMATS: dict[str, str | bytes] = {
-    "h.json": json.dumps(RECORDS),
-    "h.jsonl": lines(RECORDS),
-    "h.ndjson": lines(RECORDS),
-    "h.csv": separated(RECORDS, ","),
-    "h.tsv": separated(RECORDS, "\t"),
-    "h.parquet": parquet(RECORDS),
-}
-
-
-@pytest.mark.parametrize("name", FORMATS)
-@pytest.mark.parametrize("packed", [False, True], ids=["plain", "gz"])
-def test_every_format_also_gzipped(tmp_path: Path, name: str, packed: bool) -> None:
-    content = FORMATS[name]
-    content = content.encode() if isinstance(content, str) else content
-    path = file_of(tmp_path, f"{name}.gz" if packed else name, gzip.compress(content) if packed else content)
-    data = load(path)
-    assert data.test == EXPECTED
-    assert (data.left_out, data.notes) == ({}, ())
 
 
 @pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(lines(RECORDS).encode())[:-20]])
@@ -109,7 +80,7 @@ def test_a_damaged_gzip_file_is_said_in_a_line(tmp_path: Path, content: bytes) -
 def test_fields_of_any_length(tmp_path: Path) -> None:
     long = "word " * 40_000  # longer than the csv module's own limit of 131,072 characters
     before = csv.field_size_limit()
-    data = load(file_of(tmp_path, "long.csv", separated([record(1, context=long), record(2)], ",")))
+    data = load(file_of(tmp_path, "long.csv", separated([record(1, context=long), record(2)])))
     assert data.test[0].context == long
     assert csv.field_size_limit() == before, "other code's limit was changed"
 
@@ -411,7 +382,7 @@ def test_the_split_has_a_seed_of_its_own(tmp_path: Path) -> None:
 def test_a_data_set_is_known_whatever_its_name_format_and_order(tmp_path: Path) -> None:
     rows = [record(n) for n in range(40)]
     own = load(file_of(tmp_path, "a.json", json.dumps(rows)), everything_is_test=False)
-    copy = file_of(tmp_path, "copy.csv", separated(rows, ","))
+    copy = file_of(tmp_path, "copy.csv", separated(rows))
     again = load_qa(DataConfig(name=str(copy)), trained_on=own.trained_on)
     assert (again.test, again.sha256, again.notes) == (own.test, own.sha256, ())
 

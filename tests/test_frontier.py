@@ -5,7 +5,7 @@ import gzip
 import json
 import math
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 import stage1
-from conftest import CtrlC, Result, small_config
+from conftest import CtrlC, Invoke, small_config
 from plugin_sites import Site, compressor
 from stage1.errors import TrainingError, UsageError
 from stage1.evaluation.rate import marks
@@ -26,7 +26,6 @@ from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.sweeps import rates
 
-Invoke = Callable[..., Result]
 QUICK: dict[str, Any] = {
     "data": {"train": 100, "selection": 60},
     "train": {"steps": 0},

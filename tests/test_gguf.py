@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import Result, settings_args
+from conftest import Invoke, settings_args
 from random_llama import VOCABULARY, WIDTH
 from small_gguf import llama_with_bpe, write_gguf
 from stage1.config import ModelConfig
@@ -109,7 +109,7 @@ def test_loading_says_nothing(file: Path, capfd: pytest.CaptureFixture[str]) -> 
     assert capfd.readouterr() == ("", "")
 
 
-def test_a_whole_run_is_bound_to_its_file(file: Path, invoke: Callable[..., Result], tmp_path: Path) -> None:
+def test_a_whole_run_is_bound_to_its_file(file: Path, invoke: Invoke, tmp_path: Path) -> None:
     mine = Path(shutil.copy(file, tmp_path / "mine.gguf"))
     small = ("data.train=60", "data.selection=8", "train.steps=5", "eval.limit=6", "eval.max_new_tokens=3")
     done = invoke("train", "--model", str(mine), "--output", "run", *settings_args(small))

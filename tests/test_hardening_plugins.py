@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 
@@ -10,7 +9,7 @@ import pytest
 import yaml
 from torch import Tensor
 
-from conftest import Notes, Result, settings_args, small_config
+from conftest import Invoke, Notes, settings_args, small_config
 from plugin_sites import Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.checkpoint import digest
@@ -53,7 +52,7 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_compressor_is_named_and_nothing_is_called_done(
-    fault: str, site: Site, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    fault: str, site: Site, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     body, said = FAULTS[fault]
     site.install("strange", {"point": compressor("strange", body=body)})
@@ -156,7 +155,7 @@ def test_a_name_does_not_break_out_of_the_card(trained: Path) -> None:
 
 
 def test_push_dry_run_writes_the_card_and_lists_the_files(
-    trained: Path, invoke: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    trained: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("huggingface_hub.HfApi.create_repo", None)
     done = invoke("push", str(trained), "me/it", "--dry-run")

@@ -103,6 +103,7 @@ def test_nothing_in_python_runs_a_strangers_code(stranger: tuple[Path, Path], co
     assert not marker.exists()
 
 
+@pytest.mark.usefixtures("few_prompts_suffice")
 def test_what_is_typed_is_run(stranger: tuple[Path, Path], copy: Path) -> None:
     run, marker = stranger
     entries: list[Callable[[], Any]] = [

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import stage1
-from conftest import Result, small_config
+from conftest import Invoke, small_config
 from edited_runs import answers_of, copied, reseal, said, write
 from plugin_sites import Site, compressor
 from stage1.config import ModelConfig
@@ -27,8 +27,6 @@ from stage1.progress import Progress
 from stage1.runs.answers import Answer, read, written
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
-
-Invoke = Callable[..., Result]
 
 
 @pytest.fixture

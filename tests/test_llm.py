@@ -37,11 +37,6 @@ def find(name: str, weights: Any = "all") -> Path:
     return locate(ModelConfig.model_validate({"name": name}), weights=weights, progress=Progress())
 
 
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_llama(tmp_path_factory.mktemp("llama"))
-
-
 @pytest.fixture
 def broken(llama: Path, tmp_path: Path) -> Path:
     """A copy of the model that a test may damage."""

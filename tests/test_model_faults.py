@@ -15,17 +15,12 @@ import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer
 
-from conftest import Result, settings_args
+from conftest import Invoke, settings_args
 from random_llama import random_llama
 from stage1.errors import UsageError
 from stage1.llm.model import check_llm, load_llm
 from stage1.llm.table import load_table
 from stage1.llm.tokenizer import load_tokenizer
-
-
-@pytest.fixture(scope="module")
-def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return random_llama(tmp_path_factory.mktemp("llama"))
 
 
 @pytest.fixture
@@ -105,7 +100,7 @@ def test_malformed_generation_settings_are_blamed(content: str, reason: str, fol
 
 
 def test_training_alone_refuses_what_an_evaluation_would(
-    folder: Path, invoke: Callable[..., Result], tmp_path: Path
+    folder: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
     (folder / "generation_config.json").write_text("[1]")
     done = invoke("train", "--model", str(folder), "--no-eval", "--output", "run", "--steps", "0")
@@ -182,7 +177,7 @@ def asked(folder: Path, tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("scope", ["prompt", "context"])
 def test_a_token_without_a_row_is_refused_wherever_it_stands(
-    scope: str, asked: Path, folder: Path, invoke: Callable[..., Result]
+    scope: str, asked: Path, folder: Path, invoke: Invoke
 ) -> None:
     done = invoke(
         *("train", "--model", str(folder), "--data", str(asked), "--scope", scope, "--output", "run"),
@@ -207,7 +202,7 @@ metric_list: [{{metric: {metric}}}]
 
 @pytest.mark.parametrize("kind", ["generate_until", "multiple_choice"])
 def test_a_task_with_a_token_without_a_row_is_refused(
-    kind: str, asked: Path, folder: Path, invoke: Callable[..., Result], tmp_path: Path
+    kind: str, asked: Path, folder: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
     plain = ("data.train=40", "data.selection=8", "train.steps=2")
     trained = ("train", "--model", str(folder), "--no-eval", "--output", "run", *settings_args(plain))

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Result
+from conftest import Invoke
 from plugin_sites import Site, of
 from random_llama import random_llama
 from stage1.config import ModelConfig
@@ -68,7 +68,7 @@ def test_the_built_in_ones_register_as_any_other() -> None:
 
 
 def test_a_strangers_model_is_used_by_its_name(
-    plugins: Callable[..., Registry], invoke: Callable[..., Result], tmp_path: Path
+    plugins: Callable[..., Registry], invoke: Invoke, tmp_path: Path
 ) -> None:
     folder = random_llama(tmp_path / "weights")
     registry = plugins(f"return Path({str(folder)!r})")

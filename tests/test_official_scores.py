@@ -6,15 +6,13 @@ plausible answers and questions without an answer.
 
 import json
 import string
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Result
+from conftest import Invoke
 
-Invoke = Callable[..., Result]
 Article = dict[str, Any]
 
 # --- The scripts, from their published rules ----------------------------------------------------------------

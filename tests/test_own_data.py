@@ -3,20 +3,18 @@
 import csv
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from conftest import Notes, Result, small_config
+from conftest import Invoke, Notes, small_config
 from stage1.errors import UsageError
 from stage1.experiment import evaluate_run, train_run
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
 
-Invoke = Callable[..., Result]
 PASSAGES = 30
 OWN = 18
 """Test questions of the run: a tenth of the passages, six questions each."""

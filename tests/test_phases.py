@@ -12,7 +12,7 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from conftest import small_config
+from conftest import NARROW, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig, validate
 from stage1.errors import ConfigError, TrainingError, UsageError
@@ -24,6 +24,7 @@ from stage1.runs.run import Run
 from stage1.training.phases import FIRST, Decision
 
 PHASES = (
+    NARROW,
     "train.save_every=10",
     "train.check_questions=4",
     "eval.limit=9",
@@ -173,7 +174,7 @@ def test_a_run_whose_first_phase_suffices_takes_it_over(
     for name in ("bottleneck.safetensors", "bottleneck.json", "metrics.jsonl"):
         assert (run.path / name).read_bytes() == (first.path / name).read_bytes()
     assert any("not under 0.1 %: training ends here" in note for note in notes)
-    alone = train_run(small_config(f"output={tmp_path / 'alone'}", *PHASES[:4]), Progress())
+    alone = train_run(small_config(f"output={tmp_path / 'alone'}", *PHASES[:5]), Progress())
     assert same(weights(run.path), weights(alone.run.path))
     results, expected = run.read_results(), alone.run.read_results()
     assert results is not None
@@ -202,7 +203,7 @@ def test_the_first_phase_is_a_run_that_others_start_from(both: Path, tmp_path: P
     assert evaluation is not None
     assert "phases" not in evaluation.results
     settings = (f"init={both / FIRST}", f"output={tmp_path / 'next'}", "train.steps=0")
-    config = small_config(*PHASES[:4], *settings)
+    config = small_config(*PHASES[:5], *settings)
     after = train_run(config, Progress(), with_evaluation=False).run
     assert same(weights(after.path), weights(both / FIRST))
 
@@ -212,7 +213,7 @@ def test_a_start_that_cannot_be_used_is_refused_before_anything_is_written(
     both: Path, tmp_path: Path, setting: str
 ) -> None:
     settings = (f"init={both / FIRST}", setting, f"output={tmp_path / 'run'}")
-    config = small_config(*PHASES[:4], *settings)
+    config = small_config(*PHASES[:5], *settings)
     with pytest.raises(UsageError, match=r"compressor|nowhere"):
         train_run(config, Progress(), with_evaluation=False)
     assert not (tmp_path / "run").exists()

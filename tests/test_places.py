@@ -3,12 +3,11 @@
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import Result, settings_args, small_config
+from conftest import Invoke, settings_args, small_config
 from random_llama import random_llama
 from stage1 import Bottleneck
 from stage1.errors import UsageError
@@ -18,8 +17,6 @@ from stage1.runs.run import Run
 from stage1.session import found_anywhere
 from stage1.sweeps.grid import Axis, plan
 from stage1_datasets.tiny_squad import tiny_squad
-
-Invoke = Callable[..., Result]
 
 FEW = ("train.steps=2", "eval.limit=4", "eval.max_new_tokens=4", "data.train=60", "data.selection=20")
 
@@ -34,6 +31,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "home"
 
 
+@pytest.mark.usefixtures("few_prompts_suffice")
 def test_what_was_typed_as_a_relative_path_is_found_from_another_folder(
     home: Path, invoke: Invoke, tmp_path: Path
 ) -> None:

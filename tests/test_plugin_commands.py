@@ -4,20 +4,17 @@ And what `stage1 plugins` says of all that is no component.
 
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import typer
 
-from conftest import Result
+from conftest import Invoke
 from plugin_sites import HOOK, Site, of
 from stage1.cli import app
 from stage1.plugins import hooks as specifications
 from stage1.plugins import load_plugins
 from stage1.plugins.registry import COMMANDS
-
-Invoke = Callable[..., Result]
 
 COMMANDS_OF_ITS_OWN = '''
     """Says things."""

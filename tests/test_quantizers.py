@@ -1,6 +1,5 @@
 """`quantize` and `rvq`: what they send, what that costs, and how far off it is."""
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -8,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from conftest import SMALL, Result, settings_args
+from conftest import SMALL, Invoke, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import nearest_rows
 from stage1.evaluation.rate import symbol_entropy
@@ -217,7 +216,7 @@ def test_nearest_rows_are_those_of_a_plain_search() -> None:
     assert int(nearest_rows(rows[7:8], rows)[0]) == 3
 
 
-def test_a_report_shows_the_entropy_coded_rate_beside(invoke: Callable[..., Result]) -> None:
+def test_a_report_shows_the_entropy_coded_rate_beside(invoke: Invoke) -> None:
     settings = settings_args([*SMALL, "train.steps=0", "compressor.bits=5"])
     result = invoke("train", "--compressor", "rvq", "--adapter", "linear", "--output", "run", *settings)
     assert result.code == 0, result.err

@@ -2,24 +2,20 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
-import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
-from conftest import ROOT, SMALL, Result, settings_args
+from conftest import SMALL, Invoke, full_disk, settings_args
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.config.presets import RECIPES, Preset
 from stage1.errors import UsageError
 from stage1.plugins import load_plugins, resolve
 from stage1.runs.run import Run
 
-Invoke = Callable[..., Result]
 NAMES = ["distill", "distill_answers", "phase1", "phase2", "teacher_forced", "two_phase"]
 
 
@@ -171,34 +167,9 @@ def test_shell_completion_knows_the_recipes() -> None:
     assert done.stdout.split() == ["phase1", "phase2"], done.stderr
 
 
-# -- packaging ----------------------------------------------------------------------------------------
-
-
-def test_reading_them_loads_no_torch() -> None:
-    code = "import sys; from stage1.config.presets import RECIPES; [r.settings for r in RECIPES.all()]; "
-    code += "sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_the_wheel_contains_them(tmp_path: Path) -> None:
-    pytest.importorskip("hatchling")
-    command = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    [wheel] = tmp_path.glob("*.whl")
-    assert {f"stage1/config/recipes/{name}.yaml" for name in NAMES} <= set(zipfile.ZipFile(wheel).namelist())
-
-
-def test_a_copy_on_a_full_disk_leaves_no_file(tmp_path: Path) -> None:
-    """The disk is 'full' at 16 bytes: a real limit of the operating system."""
-
-    def fill_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (16, 16))
-
-    command = [sys.executable, "-m", "stage1", "recipes", "copy", "phase2"]
-    env = {**os.environ, "PYTHONDONTWRITEBYTECODE": "1"}
-    done = subprocess.run(
-        command, cwd=tmp_path, env=env, preexec_fn=fill_disk, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "Cannot write phase2.yaml" in done.stderr
+def test_a_copy_on_a_full_disk_leaves_no_file(tmp_path: Path, invoke: Invoke) -> None:
+    with full_disk(16):
+        done = invoke("recipes", "copy", "phase2")
+    assert done.code == 1
+    assert "Cannot write phase2.yaml" in done.err
     assert list(tmp_path.iterdir()) == []

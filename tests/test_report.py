@@ -4,7 +4,7 @@ import gzip
 import json
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 
 import stage1
 from browser import chromium, console, script, show
-from conftest import SMALL, Result, fitted, once, settings_args, with_settings
+from conftest import SMALL, Invoke, fitted, once, settings_args, with_settings
 from large_report import QUESTIONS, large_page
 from pairs import pairs
 from stage1.evaluation.conditions import NAMES
@@ -120,7 +120,7 @@ def test_examples_in_front_cost_no_bits_of_the_gzipped_text_either(session: Sess
     assert shots.gzip_bits == pytest.approx(plain, rel=0.15)
 
 
-def test_the_curves_of_a_training_in_the_terminal(invoke: Callable[..., Result]) -> None:
+def test_the_curves_of_a_training_in_the_terminal(invoke: Invoke) -> None:
     losses = ("--loss", "recon=1", "--loss", "cosine=1")
     done = invoke("train", "--no-eval", "--plot", "--quiet", *losses, *settings_args())
     assert done.code == 0, done.err
@@ -129,9 +129,7 @@ def test_the_curves_of_a_training_in_the_terminal(invoke: Callable[..., Result])
     assert re.search("[\u2801-\u28ff]{10}", drawn)
 
 
-def test_the_curves_of_several_trainings_in_the_terminal(
-    runs: tuple[Run, Run], invoke: Callable[..., Result]
-) -> None:
+def test_the_curves_of_several_trainings_in_the_terminal(runs: tuple[Run, Run], invoke: Invoke) -> None:
     done = invoke("compare", *(str(run.path) for run in runs), "--force", "--plot")
     assert done.code == 0, done.err
     drawn = done.out.partition("Selection score")[2]
@@ -215,9 +213,7 @@ def test_a_sweep_shows_its_own_averages(runs: tuple[Run, Run], tmp_path: Path, b
     assert float(script(browser, bits)) > float(fewest)
 
 
-def test_places_that_are_no_runs(
-    runs: tuple[Run, Run], tmp_path: Path, invoke: Callable[..., Result]
-) -> None:
+def test_places_that_are_no_runs(runs: tuple[Run, Run], tmp_path: Path, invoke: Invoke) -> None:
     for places, said in {
         (tmp_path,): "holds neither a run nor a sweep",
         (runs[0].path, tmp_path / "no"): "does not exist",

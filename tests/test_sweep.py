@@ -5,14 +5,14 @@ import json
 import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from conftest import SMALL, Result, settings_args, small_config
+from conftest import SMALL, Invoke, settings_args, small_config
 from stage1.bottleneck.batches import Batch
 from stage1.config.presets import RECIPES
 from stage1.errors import ConfigError, TrainingError, UsageError
@@ -29,7 +29,6 @@ from stage1.sweeps.grid import Axis, Cell, folder_name, label, plan
 from stage1.sweeps.sweep import Baseline, Sweep
 from stage1.training.step import Stepper
 
-Invoke = Callable[..., Result]
 FEW = (*SMALL, "data.train=100", "train.steps=4", "train.check_every=4", "train.check_questions=1")
 AXES = ("compressor.ratio=4,16", "adapter=linear,residual")
 OPTIONS = [

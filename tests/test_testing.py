@@ -1,7 +1,6 @@
 """The conformance suites, on components that break one promise each."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -21,7 +20,7 @@ from broken_compressors import (
     ReadsPadding,
     TrainsInFit,
 )
-from conftest import Cli, Result
+from conftest import Invoke, Result
 from plugin_sites import Site, compressor
 from stage1.plugins import PluginRecord, load_plugins
 from stage1.plugins.interfaces import Adapter, Compressor, Loss
@@ -208,9 +207,7 @@ def test_suites_know_nothing_of_pytest() -> None:
 
 
 @pytest.fixture
-def check_cli(
-    site: Site, monkeypatch: pytest.MonkeyPatch, invoke: Callable[..., Result]
-) -> Callable[..., Result]:
+def check_cli(site: Site, monkeypatch: pytest.MonkeyPatch, invoke: Invoke) -> Invoke:
     """`stage1 plugins check …` with the plugins of the site."""
 
     def run(*args: str) -> Result:
@@ -220,14 +217,14 @@ def check_cli(
     return run
 
 
-def test_the_command_passes_a_good_plugin(check_cli: Callable[..., Result]) -> None:
+def test_the_command_passes_a_good_plugin(check_cli: Invoke) -> None:
     result = check_cli("identity")
     assert result.code == 0
     assert result.out.count("determinism") == 2  # the compressor and the adapter of that name
     assert "0 failed" in result.out
 
 
-def test_the_command_fails_a_broken_plugin(site: Site, check_cli: Callable[..., Result]) -> None:
+def test_the_command_fails_a_broken_plugin(site: Site, check_cli: Invoke) -> None:
     body = """
         @property
         def code_dim(self):
@@ -255,7 +252,7 @@ def test_the_command_fails_a_broken_plugin(site: Site, check_cli: Callable[..., 
 
 
 def test_the_command_shows_where_a_check_failed(
-    site: Site, check_cli: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+    site: Site, check_cli: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site.install("strange", {"odd": compressor("odd", body="def fit(self, stats):\n    1 / 0\n")})
     assert "ZeroDivisionError: division by zero" in check_cli("odd").out
@@ -274,14 +271,14 @@ def test_the_command_shows_where_a_check_failed(
         (["jsonl"], "is of kind events, which has no suite"),
     ],
 )
-def test_the_command_refuses(args: list[str], message: str, check_cli: Callable[..., Result]) -> None:
+def test_the_command_refuses(args: list[str], message: str, check_cli: Invoke) -> None:
     result = check_cli(*args)
     assert result.code == 2
     assert message in result.err
     assert "Traceback" not in result.err
 
 
-def test_options_without_a_default_are_asked_for(site: Site, check_cli: Callable[..., Result]) -> None:
+def test_options_without_a_default_are_asked_for(site: Site, check_cli: Invoke) -> None:
     source = compressor("must", body="Config = MustConfig").replace(
         "class Keep",
         "class MustConfig(SizeConfig):\n    must: int = Field(description='Something.')\n\nclass Keep",
@@ -307,8 +304,8 @@ def test_a_check_that_does_not_apply_says_why() -> None:
         suite().test_gradients()
 
 
-def test_checking_tasks_says_nothing_but_the_result(cli: Cli) -> None:
+def test_checking_tasks_says_nothing_but_the_result(invoke: Invoke) -> None:
     """lm-eval warns of a task whenever it loads one."""
-    result = cli("plugins", "check", "tasks")
-    assert result.returncode == 0
-    assert [line for line in result.stderr.splitlines() if not line.startswith("Checking")] == []
+    result = invoke("plugins", "check", "tasks")
+    assert result.code == 0
+    assert [line for line in result.err.splitlines() if not line.startswith("Checking")] == []

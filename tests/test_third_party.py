@@ -3,18 +3,15 @@ run that uses it.
 """
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, Result, settings_args
+from conftest import SMALL, Invoke, settings_args
 from plugin_sites import Site
 from stage1.errors import PluginError
 from stage1.plugins import load_plugins
 from wheels import PLUGIN
-
-Invoke = Callable[..., Result]
 
 
 @pytest.fixture

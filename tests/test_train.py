@@ -4,7 +4,6 @@ import json
 import math
 import os
 import random
-import resource
 import signal
 import subprocess
 import sys
@@ -18,7 +17,18 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from conftest import SMALL, Cli, CtrlC, Notes, launched, settings_args, small_config
+from conftest import (
+    NARROW,
+    SMALL,
+    CtrlC,
+    Invoke,
+    Notes,
+    embedded,
+    full_disk,
+    launched,
+    settings_args,
+)
+from conftest import small_config as any_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig
@@ -33,11 +43,22 @@ from stage1.training.course import GAIN, Course, told, unimproved
 from stage1.training.schedule import LATE, Mean, learning_rate
 from stage1.training.trainer import Trainer
 
+WIDE = "adapter.expansion=4"
+
+
+def small_config(*settings: str) -> RunConfig:
+    """A small run with a narrow adapter, unless `settings` name another."""
+    return any_config(NARROW, *settings)
+
 
 def trainer_for(
-    config: RunConfig, *, loss: type[Loss] | None = None, progress: Progress | None = None
+    config: RunConfig,
+    *,
+    loss: type[Loss] | None = None,
+    progress: Progress | None = None,
+    session: Session | None = None,
 ) -> Trainer:
-    session = Session.open(config, Progress(), weights="table")
+    session = session or Session.open(config, Progress(), before=embedded())
     resolved: Resolved = resolve(config, load_plugins())
     if loss is not None:
         resolved = resolved._replace(losses={"test": ResolvedLoss(loss, loss.Config(), 1.0)})
@@ -65,7 +86,7 @@ def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
 
 def test_training_starts_at_the_linear_optimum_and_only_gets_better(tmp_path: Path) -> None:
     linear = trained(tmp_path / "linear", "adapter=linear", "train.steps=0")
-    residual = trained(tmp_path / "residual", "train.steps=60")
+    residual = trained(tmp_path / "residual", WIDE, "train.steps=60")
     [closed_form] = linear.metrics()
     first = residual.metrics()[0]
     last = next(entry for entry in residual.metrics() if entry["step"] == 60)
@@ -78,19 +99,21 @@ def test_training_starts_at_the_linear_optimum_and_only_gets_better(tmp_path: Pa
 def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path: Path) -> None:
     """It is far better than what the gradient reached, and only taken where least squares was the aim."""
     for adapter in ("residual", "mlp"):
-        run = trained(tmp_path / adapter, f"adapter={adapter}", "data.train=6000")
+        run = trained(tmp_path / adapter, f"adapter={adapter}", "data.train=1000")
         *_, gradient, solved = run.metrics()
         assert solved["solved"] is True
         assert solved["selection"]["recon"] < 0.9 * gradient["selection"]["recon"]
         assert run.best_selection() == solved
     for name, losses in (("other", "{cosine: 1}"), ("contrastive", "{recon: 1, contrast: 0.1}")):
-        other = trained(tmp_path / name, f"losses={losses}")
+        other = trained(tmp_path / name, f"losses={losses}", "train.steps=4")
         assert not any("solved" in entry for entry in other.metrics())
 
 
 def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
     """At the least-squares optimum the gradient of the training objective for that layer vanishes."""
-    trainer = trainer_for(small_config(f"output={tmp_path / 'run'}", "train.steps=5", "data.train=6000"))
+    trainer = trainer_for(
+        small_config(WIDE, f"output={tmp_path / 'run'}", "train.steps=5", "data.train=1000")
+    )
     trainer.train(Run.create(trainer.config))
     batch = trainer.batches.batch(0)
     inputs = LossInputs(
@@ -113,8 +136,7 @@ def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
     run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0", "losses={cosine: 1}")
     best = run.best_selection()
     assert best["step"] == 0
-    session = Session.open(run.config, Progress(), weights="table")
-    adapter: Any = Bottleneck.from_pretrained(run.path, table=session.table).adapter
+    adapter: Any = Bottleneck.from_pretrained(run.path, table=embedded().table).adapter
     assert float(adapter.correction.net[-1].weight.abs().max()) == 0
 
 
@@ -208,8 +230,8 @@ def test_tokens_that_no_prompt_holds_are_trained_on_too(tmp_path: Path) -> None:
     """The closed form of the last layer overfits where it is solved on the training prompts' tokens alone."""
     errors = {}
     for vocabulary in ("all", "seen"):
-        run = trained(tmp_path / vocabulary, f"train.vocabulary={vocabulary}", "data.train=100")
-        session = Session.open(run.config, Progress(), weights="table")
+        run = trained(tmp_path / vocabulary, WIDE, f"train.vocabulary={vocabulary}", "data.train=100")
+        session = Session.open(run.config, Progress(), before=embedded())
         seen = count_tokens(session.prompts(session.data.train), session.table).ids
         asked = count_tokens(session.prompts(session.data.test), session.table)
         unseen = asked.embeds[~torch.isin(asked.ids, seen)][None]
@@ -259,14 +281,15 @@ def test_a_loss_through_the_llm_trains_the_bottleneck_and_leaves_the_llm_alone(t
     assert loss.teacher_has_gradient is False
 
 
-def test_token_wise_training_never_loads_the_llm(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_token_wise_training_never_loads_the_llm(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any, **__: Any) -> None:
         raise AssertionError("the LLM was loaded")
 
     monkeypatch.setattr("stage1.session.load_llm", refuse)
-    assert trainer_for(small_config()).llm is None
+    session = Session.open(small_config(), Progress(), weights="table")
+    assert trainer_for(session.config, session=session).llm is None
     with pytest.raises(AssertionError, match="was loaded"):
-        trainer_for(small_config(), loss=NextToken)
+        trainer_for(session.config, session=session, loss=NextToken)
 
 
 # -- trouble ------------------------------------------------------------------------------------------
@@ -321,24 +344,17 @@ def test_out_of_memory_halves_the_batch_and_changes_nothing_else(tmp_path: Path)
         torch.testing.assert_close(value, plain[name], rtol=1e-2, atol=1e-4)
 
 
-def test_a_full_disk_is_said_and_leaves_a_run_that_goes_on(tmp_path: Path) -> None:
-    """Files may grow to 200 kB, a real limit of the operating system: the resumable state does not fit."""
-
-    def fill_disk() -> None:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
-
-    command = [sys.executable, "-m", "stage1", "train", "--no-eval", "--output", "run"]
-    command += settings_args([*SMALL, "train.save_every=5"])
-    done = subprocess.run(
-        command, cwd=tmp_path, preexec_fn=fill_disk, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 1
-    assert "Cannot write run/state/state.safetensors" in done.stderr
-    assert "--resume" in done.stderr
-    assert "Traceback" not in done.stderr
+def test_a_full_disk_is_said_and_leaves_a_run_that_goes_on(tmp_path: Path, invoke: Invoke) -> None:
+    """The resumable state does not fit."""
+    command = ("train", "--no-eval", "--output", "run")
+    with full_disk(200_000):
+        done = invoke(*command, *settings_args([*SMALL, "train.save_every=5"]))
+    assert done.code == 1
+    assert "Cannot write run/state/state.safetensors" in done.err
+    assert "--resume" in done.err
+    assert "Traceback" not in done.err
     assert not list((tmp_path / "run" / "state").iterdir())
-    resumed = [*command[:4], "--no-eval", "--quiet", "--resume", "--output", "run"]
-    assert subprocess.run(resumed, cwd=tmp_path, check=False).returncode == 0
+    assert invoke(*command, "--quiet", "--resume").code == 0
 
 
 # -- kill, interrupt, resume --------------------------------------------------------------------------
@@ -422,14 +438,14 @@ def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
     assert same(weights(Run(run)), uninterrupted)
 
 
-def test_resuming_with_other_settings_is_refused(tmp_path: Path, cli: Cli) -> None:
-    run = trained(tmp_path / "run")
+def test_resuming_with_other_settings_is_refused(tmp_path: Path, invoke: Invoke) -> None:
+    run = Run.create(small_config(f"output={tmp_path / 'run'}"))
     other = ("--compressor", "random_projection", "--seed", "4")
-    result = cli("train", "--resume", "--output", str(run.path), *other)
-    assert result.returncode == 2
-    assert "compressors: " in result.stderr
-    assert "seed" in result.stderr
-    assert "Traceback" not in result.stderr
+    result = invoke("train", "--resume", "--output", str(run.path), *other)
+    assert result.code == 2
+    assert "compressors: " in result.err
+    assert "seed" in result.err
+    assert "Traceback" not in result.err
 
 
 # -- which parameters are trained ---------------------------------------------------------------------
@@ -529,6 +545,7 @@ def test_training_that_only_gets_worse_says_so(tmp_path: Path) -> None:
 # -- several processes --------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
     [
@@ -541,7 +558,7 @@ def test_training_that_only_gets_worse_says_so(tmp_path: Path) -> None:
 def test_two_processes_train_one_run(settings: list[str], tmp_path: Path) -> None:
     """The run of one process that has all of each batch, but for the order in which float32 is summed."""
     run = tmp_path / "run"
-    args = ["train", "--no-eval", "--json", "--output", str(run), *settings_args([*SMALL, *settings])]
+    args = ["train", "--no-eval", "--json", "--output", str(run), *settings_args([*SMALL, NARROW, *settings])]
     shown = json.loads(launched(*args))  # one process speaks, and speaks JSON
     assert shown["run"] == str(run)
     manifest = Run(run).read_manifest()

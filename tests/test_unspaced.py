@@ -1,12 +1,11 @@
 """Texts without spaces between words: a warning of word-level F1, and a character-level one beside it."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from conftest import Notes, Result, small_config
+from conftest import Invoke, Notes, small_config
 from stage1.evaluation.squad import character_f1, is_unspaced
 from stage1.experiment import train_run
 from stage1.reports.report import summary
@@ -48,7 +47,7 @@ def test_the_scripts(text: str, unspaced: bool) -> None:
     assert is_unspaced([text]) == unspaced
 
 
-def test_score_gives_it_beside_the_official_number(tmp_path: Path, invoke: Callable[..., Result]) -> None:
+def test_score_gives_it_beside_the_official_number(tmp_path: Path, invoke: Invoke) -> None:
     data = tmp_path / "zh.json"
     data.write_text(json.dumps(records(4)), encoding="utf-8")
     given = {"q0": "北京市", "q1": "上海市中心"}

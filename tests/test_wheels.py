@@ -11,7 +11,7 @@ from zipfile import ZipFile
 
 import pytest
 
-from conftest import GENERATED, ROOT, SMALL, Result, settings_args
+from conftest import GENERATED, ROOT, SMALL, Invoke, settings_args
 from stage1.scaffold import named
 from wheels import Environment
 
@@ -210,9 +210,7 @@ def test_tasks_of_the_wheels_are_asked_through_it(trained: Path, stage1: Stage1)
         assert read(trained / "tasks" / name / "results.json")
 
 
-def test_where_a_plugin_is_missing_the_run_says_what_to_install(
-    trained: Path, invoke: Callable[..., Result]
-) -> None:
+def test_where_a_plugin_is_missing_the_run_says_what_to_install(trained: Path, invoke: Invoke) -> None:
     result = invoke("eval", str(trained), "--limit", "4")  # here, where the example is not installed
     assert result.code == 2
     assert "pip install stage1-additive" in result.err

@@ -1,8 +1,10 @@
 """Files that are either whole or absent, under names that stay in their folder, known again by their hash."""
 
 import contextlib
+import csv
 import errno
 import hashlib
+import io
 import json
 import os
 import re
@@ -200,6 +202,13 @@ def to_json(value: Any) -> str:
     if any(ord(c) > 0xFFFF and not c.isprintable() for c in text):  # JSON has no short form for these
         text = json.dumps(value, indent=2, allow_nan=False)
     return "\n".join(map(visible, text.split("\n"))) + "\n"
+
+
+def to_csv(lines: Iterable[Iterable[Any]]) -> str:
+    """Lines of cells as CSV."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(lines)
+    return text.getvalue()
 
 
 def write_json_lines(path: Path, values: Iterable[Any], default: Callable[[Any], Any] | None = None) -> None:

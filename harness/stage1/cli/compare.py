@@ -42,7 +42,7 @@ def compare(
         raise UsageError("--json, --csv and --latex are different outputs.", "Choose one.")
     from stage1.cli.display import make_progress, show_curves
     from stage1.cli.inspected import show_compared
-    from stage1.files import to_json
+    from stage1.files import to_csv
     from stage1.inspection.compare import compare_runs, with_prompts
     from stage1.reports import comparison
     from stage1.reports.figures import side_by_side
@@ -54,9 +54,9 @@ def compare(
         compared = with_prompts(compared, number, progress, trust_remote_code=bool(trust_remote_code))
     record = compared.model_dump(mode="json")
     if json:
-        typer.echo(to_json(record), nl=False)
+        options.print_json(record)
     elif csv or latex:
-        typer.echo((comparison.to_csv if csv else comparison.to_latex)(record), nl=False)
+        typer.echo(to_csv(comparison.table(record)) if csv else comparison.to_latex(record), nl=False)
     else:
         show_compared(record, number)
         if plot:

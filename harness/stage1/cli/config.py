@@ -2,27 +2,28 @@
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import groups, options
 
 app = typer.Typer(no_args_is_help=True, help="Show the resolved configuration, or its schema.")
 
 
 @app.command()
-@options.grouped
+@groups.grouped
 def show(chosen: options.SeededRunOptions, *, json: options.Json = False) -> None:
     """Print the resolved configuration: every setting with its value, as YAML that `stage1 train` takes."""
-    from stage1.files import to_json
     from stage1.plugins import fully_resolved, load_plugins, resolve
 
     config = chosen.configuration()
     whole = fully_resolved(config, resolve(config, load_plugins()))
-    typer.echo(to_json(whole.model_dump(mode="json")) if json else whole.to_yaml(), nl=False)
+    if json:
+        options.print_json(whole.model_dump(mode="json"))
+    else:
+        typer.echo(whole.to_yaml(), nl=False)
 
 
 @app.command()
 def schema() -> None:
     """Print the JSON Schema of the configuration, with the options of the installed plugins."""
-    from stage1.files import to_json
     from stage1.plugins import config_schema, load_plugins
 
-    typer.echo(to_json(config_schema(load_plugins())), nl=False)
+    options.print_json(config_schema(load_plugins()))

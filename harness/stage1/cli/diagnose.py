@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import groups, options
 from stage1.errors import UsageError
 
 
@@ -17,7 +17,7 @@ class Diagnosed(options.Protocol, options.BottleneckParts, options.ModelAndData)
     limit: Annotated[int, typer.Option(min=1, help="Test questions asked, spread over passages.")] = 200
 
 
-@options.grouped
+@groups.grouped
 def diagnose(
     chosen: Diagnosed,
     *,

@@ -25,8 +25,8 @@ from rich.progress import (
 from rich.progress import Progress as Bars
 from rich.text import Text
 
+from stage1.cli import options
 from stage1.cli.console import make_console, print_fitting, print_report
-from stage1.files import to_json
 from stage1.progress import Advance, Progress
 from stage1.reports import commands, report
 from stage1.reports.svg import Series
@@ -45,7 +45,7 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     run, evaluation = outcome.run, outcome.evaluation
     if json:
         shown = evaluation.results if evaluation else {"selection": run.best_selection() or None}
-        typer.echo(to_json({"run": str(run.path), **shown, "timings": dict(outcome.timings)}), nl=False)
+        options.print_json({"run": str(run.path), **shown, "timings": dict(outcome.timings)})
         return
     console = make_console()
     results = evaluation.results if evaluation else None
@@ -113,7 +113,7 @@ def _times(progress: Progress) -> str:
 def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool) -> None:
     """The closing word of `eval --tasks`: JSON alone, or the table and where the samples are."""
     if json:
-        typer.echo(to_json({"run": str(run), **results}), nl=False)
+        options.print_json({"run": str(run), **results})
         return
     console = make_console()
     print_report(console, report.tasks_tables(results), report.tasks_summary(results))
@@ -125,7 +125,7 @@ def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool
 def show_sweep(record: Mapping[str, Any], file: Path, *, json: bool) -> None:
     """The closing word of `sweep`: JSON alone, or a line for each cell and what failed."""
     if json:
-        typer.echo(to_json(record), nl=False)
+        options.print_json(record)
         return
     console = make_console()
     print_fitting(console, report.sweep_tables(record))
@@ -142,7 +142,7 @@ def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
     from stage1.diagnosis import show
 
     if json:
-        typer.echo(to_json(diagnosis), nl=False)
+        options.print_json(diagnosis)
         return
     console = make_console()
     print_report(console, show.stages(diagnosis), show.numbers(diagnosis))

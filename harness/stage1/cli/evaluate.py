@@ -6,40 +6,29 @@ from typing import Annotated, Any
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import groups, options
 from stage1.errors import UsageError
 from stage1.processes import is_first
-
-RunFolder = Annotated[
-    Path,
-    typer.Argument(
-        metavar="RUN", autocompletion=options.complete_run, help="The folder that `stage1 train` made."
-    ),
-]
 
 
 @dataclass(frozen=True)
 class Asked(options.Protocol, options.ModelAndData):
     """What is asked, and how."""
 
-    model: Annotated[
-        str | None,
-        typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
-        options.Setting("model.name"),
-    ] = None
+    model: options.ModelHere = None
     scope: Annotated[
         str | None,
         typer.Option(
             metavar="prompt|context|all",
             help="Which part of the prompt is compressed; all: with --tasks, the scored continuations too.",
         ),
-        options.Setting("scope"),
+        groups.Setting("scope"),
     ] = None
 
 
-@options.grouped
+@groups.grouped
 def eval_(
-    run: RunFolder,
+    run: options.RunFolder,
     asked: Asked,
     *,
     tasks: Annotated[
@@ -156,7 +145,7 @@ def _metadata(text: str | None) -> dict[str, Any]:
 
 
 def push(
-    run: RunFolder,
+    run: options.RunFolder,
     repo_id: Annotated[
         str, typer.Argument(metavar="REPO_ID", help="Hub repository, as in me/my-bottleneck.")
     ],

@@ -5,11 +5,11 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import groups, options
 from stage1.errors import UsageError
 
 
-@options.grouped
+@groups.grouped
 def frontier(
     chosen: options.SeededRunOptions,
     *,
@@ -49,7 +49,6 @@ def frontier(
         raise UsageError(f"--axis {axis!r} is neither bits nor ratio.", "Write --axis bits or --axis ratio.")
     from stage1.cli.console import make_console, print_report
     from stage1.cli.display import make_progress
-    from stage1.files import to_json
     from stage1.reports import frontier as report
     from stage1.sweeps.frontier import Explorer, Request
     from stage1.sweeps.grid import Axis
@@ -61,7 +60,7 @@ def frontier(
     request = Request(output, tree, flags, settings, axes, keep, measured, budget, seed)
     found = Explorer(request, make_progress(quiet=quiet)).run()
     if json:
-        typer.echo(to_json(found.model_dump(mode="json")), nl=False)
+        options.print_json(found.model_dump(mode="json"))
         return
     console = make_console()
     print_report(console, report.tables(found), report.summary(found))

@@ -1,85 +1,17 @@
-"""Options that several commands share: groups of them, each a class whose fields are the options.
+"""The options that several commands share, in groups (`stage1.cli.groups`)."""
 
-A command takes such a class as a parameter, see `grouped`; the object that it is given knows which settings
-were typed (`given`). A field's `Setting` says which one it is.
-"""
-
-import glob
-from collections.abc import Callable, Iterator
-from copy import copy
-from dataclasses import dataclass, fields
-from functools import wraps
-from inspect import Parameter, get_annotations, isclass, signature
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, get_args
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from typer.models import OptionInfo
 
+from stage1.cli import completion
+from stage1.cli.groups import Options, Setting
 from stage1.errors import UsageError
 
 if TYPE_CHECKING:  # pydantic takes longer to load than `--help` may
     from stage1.config import RunConfig
-
-
-def complete(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
-    """Shell completion with the installed plugins of a kind, or of all."""
-
-    def names(incomplete: str) -> list[tuple[str, str]]:
-        from stage1.plugins import load_plugins
-
-        records = load_plugins().components
-        usable = [r for r in records if r.status == "ok" and kind in (None, r.kind)]
-        return [(r.name, r.summary) for r in usable if r.name.startswith(incomplete)]
-
-    return names
-
-
-def complete_preset(kind: str) -> Callable[[str], list[tuple[str, str]]]:
-    """Shell completion with recipes or protocols."""
-
-    def names(incomplete: str) -> list[tuple[str, str]]:
-        from stage1.config.presets import PRESETS
-
-        return [(p.name, p.summary) for p in PRESETS[kind].all() if p.name.startswith(incomplete)]
-
-    return names
-
-
-def complete_choice(*choices: str) -> Callable[[str], list[str]]:
-    """Shell completion with one of `choices`."""
-
-    def matching(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
-
-    return matching
-
-
-def complete_run(incomplete: str) -> list[str]:
-    """Shell completion with runs: those under runs/, and whatever else begins like what is typed."""
-    places = {*Path("runs").glob("*"), *Path().glob(f"{glob.escape(incomplete)}*")}
-    found = [str(p) for p in places if (p / "config.yaml").is_file() or p.suffix in (".yaml", ".yml")]
-    return sorted(name for name in found if name.startswith(incomplete))
-
-
-def complete_setting(incomplete: str) -> list[tuple[str, str]]:
-    """Shell completion with the settings, `KEY=`, those of the default's plugins among them."""
-    from stage1.config import RunConfig, flat
-    from stage1.plugins import fully_resolved, load_plugins, resolve
-
-    default = RunConfig()
-    whole = fully_resolved(default, resolve(default, load_plugins()))
-    tree = whole.model_dump(mode="json", exclude={"compressors"})
-    first = {f"compressor.{key}": value for key, value in whole.compressors[0].options.items()}
-    known = {**first, **flat(tree)}
-    return [(f"{key}=", f"default: {value}") for key, value in known.items() if key.startswith(incomplete)]
-
-
-class Setting(NamedTuple):
-    """The setting that an option stands for, by its dotted path, and how the option's text is read."""
-
-    path: str
-    read: Callable[[Any], Any] = lambda value: value
 
 
 def _losses(texts: list[str]) -> dict[str, Any]:
@@ -96,66 +28,10 @@ def _batch_size(text: str) -> int | str:
     return int(text)
 
 
-@dataclass(frozen=True)
-class Options:
-    """A group of options."""
-
-    def given(self) -> dict[str, Any]:
-        """Dotted path → value of the settings that the user typed.
-
-        Raises:
-            UsageError: what was typed cannot be read.
-        """
-        found = {}
-        for field in fields(self):
-            for mark in getattr(field.type, "__metadata__", ()):
-                value = getattr(self, field.name)
-                if isinstance(mark, Setting) and value is not None and value != []:
-                    found[mark.path] = mark.read(value)
-        return found
-
-
-def grouped(command: Callable[..., None]) -> Callable[..., None]:
-    """`command` as typer takes it: in place of a parameter that is a group, an option for each field.
-
-    Help lists the options of a class under the first line of its documentation.
-    """
-    own = signature(command, eval_str=True)
-    groups: dict[str, type[Options]] = {
-        name: parameter.annotation
-        for name, parameter in own.parameters.items()
-        if isclass(parameter.annotation) and issubclass(parameter.annotation, Options)
-    }
-
-    @wraps(command)
-    def called(**values: Any) -> None:
-        for name, group in groups.items():
-            values[name] = group(**{field.name: values.pop(field.name) for field in fields(group)})
-        command(**values)
-
-    listed = {}
-    for name, parameter in own.parameters.items():
-        for one in _options(groups[name]) if name in groups else (parameter,):
-            listed[one.name] = one.replace(kind=Parameter.KEYWORD_ONLY)
-    called.__signature__ = own.replace(parameters=list(listed.values()))  # type: ignore[attr-defined]
-    called.__annotations__ = {name: one.annotation for name, one in listed.items()}
-    return called
-
-
-def _options(group: type[Options]) -> Iterator[Parameter]:
-    homes = {name: cls for cls in group.__mro__[::-1] for name in get_annotations(cls)}
-    for field in fields(group):
-        kind, option, *marks = (copy(part) for part in get_args(field.type))
-        if isinstance(option, OptionInfo):
-            option.rich_help_panel = (homes[field.name].__doc__ or "").splitlines()[0].rstrip(".")
-        yield Parameter(
-            field.name,
-            Parameter.KEYWORD_ONLY,
-            default=field.default,
-            annotation=Annotated[kind, option, *marks],
-        )
-
-
+RunFolder = Annotated[
+    Path,
+    typer.Argument(metavar="RUN", autocompletion=completion.run, help="The folder that `stage1 train` made."),
+]
 TrustRemoteCode = Annotated[
     bool | None,
     typer.Option(
@@ -163,6 +39,11 @@ TrustRemoteCode = Annotated[
         help="Run the Python code that the model's folder brings. A file cannot say so. Default: no.",
     ),
     Setting("model.trust_remote_code"),
+]
+ModelHere = Annotated[
+    str | None,
+    typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
+    Setting("model.name"),
 ]
 Data = Annotated[
     str | None,
@@ -184,7 +65,7 @@ Settings = Annotated[
     typer.Option(
         "--set",
         metavar="KEY=VALUE",
-        autocompletion=complete_setting,
+        autocompletion=completion.setting,
         help="Any other setting, as in `--set compressor.dim=64`; `stage1 config show` lists them.",
     ),
 ]
@@ -209,6 +90,13 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only th
 Json = Annotated[bool, typer.Option("--json", help="The result as JSON, alone on standard output.")]
 
 
+def print_json(value: Any) -> None:
+    """What `--json` prints."""
+    from stage1.files import to_json
+
+    typer.echo(to_json(value), nl=False)
+
+
 @dataclass(frozen=True)
 class ModelAndData(Options):
     """Model and data."""
@@ -216,7 +104,7 @@ class ModelAndData(Options):
     model: Annotated[
         str | None,
         typer.Option(
-            autocompletion=complete("model"),
+            autocompletion=completion.plugin("model"),
             help="A model plugin (default: `tiny`, embedded), a folder, a GGUF file, or a Hugging Face Hub "
             "id.",
         ),
@@ -246,7 +134,7 @@ class BottleneckParts(Options):
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=complete("compressor"),
+            autocompletion=completion.plugin("compressor"),
             help="May be repeated: the code goes through each in turn. Default: pca.",
         ),
         Setting("compressors"),
@@ -263,7 +151,7 @@ class BottleneckParts(Options):
     ] = None
     adapter: Annotated[
         str | None,
-        typer.Option(metavar="NAME", autocompletion=complete("adapter"), help="Default: residual."),
+        typer.Option(metavar="NAME", autocompletion=completion.plugin("adapter"), help="Default: residual."),
         Setting("adapter.name"),
     ] = None
 
@@ -276,7 +164,7 @@ class Protocol(Options):
         str | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=complete_preset("protocol"),
+            autocompletion=completion.preset("protocol"),
             help="Prompt protocol, see `stage1 protocols`. Default: plain.",
         ),
     ] = None
@@ -299,7 +187,7 @@ class Protocol(Options):
         str | None,
         typer.Option(
             metavar="prompt|context",
-            autocompletion=complete_choice("prompt", "context"),
+            autocompletion=completion.choice("prompt", "context"),
             help="Which part of the prompt is compressed.",
         ),
         Setting("scope"),
@@ -321,7 +209,7 @@ class Protocol(Options):
         str | None,
         typer.Option(
             metavar="free|vocab|sent",
-            autocompletion=complete_choice("free", "vocab", "sent"),
+            autocompletion=completion.choice("free", "vocab", "sent"),
             help="Norm of the reconstructed vectors: as the adapter says, the vocabulary's mean, or each "
             "original's, sent along and counted.",
         ),
@@ -343,7 +231,7 @@ class Training(Options):
         list[str] | None,
         typer.Option(
             metavar="NAME[=WEIGHT|auto][@ramp:STEPS]",
-            autocompletion=complete("loss"),
+            autocompletion=completion.plugin("loss"),
             help="A term of the objective; may be repeated. Default: recon.",
         ),
         Setting("losses", _losses),
@@ -357,7 +245,7 @@ class Training(Options):
         Path | None,
         typer.Option(
             metavar="RUN",
-            autocompletion=complete_run,
+            autocompletion=completion.run,
             help="Start from this trained run's bottleneck, with its model, data, compressor, adapter and "
             "prompts.",
         ),
@@ -367,7 +255,7 @@ class Training(Options):
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=complete("tracker"),
+            autocompletion=completion.plugin("tracker"),
             help="Also log to an experiment tracker: `tensorboard`, `wandb` or a plugin's; may be repeated.",
         ),
         Setting("log_with"),
@@ -382,7 +270,7 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
         Path | None,
         typer.Argument(
             metavar="CONFIG.yaml|RUN",
-            autocompletion=complete_run,
+            autocompletion=completion.run,
             help="Settings, or a run that has them; flags and --set override them.",
         ),
     ] = None
@@ -390,7 +278,7 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
         str | None,
         typer.Option(
             metavar="NAME",
-            autocompletion=complete_preset("recipe"),
+            autocompletion=completion.preset("recipe"),
             help="Settings to start from, see `stage1 recipes`; CONFIG.yaml, flags and --set override them.",
         ),
     ] = None
@@ -401,7 +289,7 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
         str | None,
         typer.Option(
             metavar="auto|float32|bfloat16|float16",
-            autocompletion=complete_choice("auto", "float32", "bfloat16", "float16"),
+            autocompletion=completion.choice("auto", "float32", "bfloat16", "float16"),
             help="Type the LLM runs in.",
         ),
         Setting("dtype"),

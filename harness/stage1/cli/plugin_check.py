@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import completion, options
 
 if TYPE_CHECKING:  # `stage1 --help` must load neither torch nor plugins
     from stage1.plugins import PluginRecord
@@ -13,7 +13,7 @@ if TYPE_CHECKING:  # `stage1 --help` must load neither torch nor plugins
 
 def check(
     name: Annotated[
-        str, typer.Argument(autocompletion=options.complete(None), help="As `plugins list` has it.")
+        str, typer.Argument(autocompletion=completion.plugin(None), help="As `plugins list` has it.")
     ],
     settings: Annotated[
         list[str] | None,
@@ -30,7 +30,6 @@ def check(
     from stage1.cli.display import make_progress
     from stage1.config import parse_setting
     from stage1.errors import UsageError
-    from stage1.files import to_json
     from stage1.testing.runner import check as run
     from stage1.testing.runner import suite_of
 
@@ -51,7 +50,7 @@ def check(
         if not json:
             _print(record, outcomes)
     if json:
-        typer.echo(to_json(reports), nl=False)
+        options.print_json(reports)
     if failed:
         raise typer.Exit(1)
 

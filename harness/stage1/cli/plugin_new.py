@@ -37,12 +37,11 @@ def new(
     """Write an installable package: a working plugin, its tests, its README and a CI file."""
     from stage1.cli.console import make_console
     from stage1.cli.display import make_progress
-    from stage1.files import to_json
     from stage1.scaffold import create
 
     package = create(name, kind, output, make_progress(quiet=json))
     if json:
-        typer.echo(to_json({**package._asdict(), "folder": str(package.folder)}), nl=False)
+        options.print_json({**package._asdict(), "folder": str(package.folder)})
         return
     make_console().print(_tree(str(package.folder), package.files))
     typer.echo("Next:\n" + "\n".join(f"  {command}" for command in package.next))

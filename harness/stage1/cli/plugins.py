@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from stage1.cli import options, plugin_check, plugin_new
+from stage1.cli import completion, options, plugin_check, plugin_new
 
 if TYPE_CHECKING:  # `stage1 --help` must load neither torch nor plugins
     from stage1.plugins import PluginRecord, Registry
@@ -36,10 +36,9 @@ def list_(
 
 
 def _list_plugins(registry: "Registry", json: bool) -> None:
-    from stage1.files import to_json
 
     if json:
-        typer.echo(to_json([record.as_dict() for record in registry.components]), nl=False)
+        options.print_json([record.as_dict() for record in registry.components])
         return
     rows = [
         (r.name, r.kind, str(r.owner), r.summary, f"{r.status}: {r.reason}" if r.reason else r.status)
@@ -49,7 +48,6 @@ def _list_plugins(registry: "Registry", json: bool) -> None:
 
 
 def _list_hooks(registry: "Registry", json: bool) -> None:
-    from stage1.files import to_json
 
     if json:
         listed = [
@@ -60,7 +58,7 @@ def _list_hooks(registry: "Registry", json: bool) -> None:
             }
             for hook in registry.hooks()
         ]
-        typer.echo(to_json(listed), nl=False)
+        options.print_json(listed)
         return
     rows = [
         (
@@ -88,13 +86,12 @@ def _print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
 @app.command()
 def show(
     name: Annotated[
-        str, typer.Argument(autocompletion=options.complete(None), help="As `plugins list` has it.")
+        str, typer.Argument(autocompletion=completion.plugin(None), help="As `plugins list` has it.")
     ],
     json: options.Json = False,
 ) -> None:
     """Show a plugin's documentation and every option with type, default, unit and meaning."""
     from stage1.errors import UsageError, suggest
-    from stage1.files import to_json
     from stage1.plugins import docs, load_plugins
 
     records = load_plugins().components
@@ -110,7 +107,7 @@ def show(
         for record in found
     ]
     if json:
-        typer.echo(to_json(described), nl=False)
+        options.print_json(described)
     else:
         for plugin in described:
             _print_plugin(plugin)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import completion, options
 from stage1.errors import UsageError
 
 if TYPE_CHECKING:  # pydantic takes longer to load than `--help` may
@@ -20,7 +20,7 @@ def _commands(kind: str, about: str) -> typer.Typer:
         str,
         typer.Argument(
             metavar="NAME",
-            autocompletion=options.complete_preset(kind),
+            autocompletion=completion.preset(kind),
             help=f"As `stage1 {kind}s` has it.",
         ),
     ]
@@ -32,11 +32,10 @@ def _commands(kind: str, about: str) -> typer.Typer:
         from rich.table import Table
 
         from stage1.cli.console import make_console
-        from stage1.files import to_json
 
         if json:
             listed = [{"name": p.name, "summary": p.summary} for p in _presets(kind).all()]
-            typer.echo(to_json(listed), nl=False)
+            options.print_json(listed)
             return
         table = Table(kind, "what it does", box=None, pad_edge=False)
         for preset in _presets(kind).all():

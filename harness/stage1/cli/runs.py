@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import groups, options
 
 
 def runs(
@@ -31,7 +31,6 @@ def runs(
 ) -> None:
     """List runs, the newest first: date, model, protocol, method, rate, F1, share of the text F1, verdict."""
     from stage1.cli.inspected import show_runs
-    from stage1.files import to_json
     from stage1.inspection.listing import list_runs
 
     found = [
@@ -39,27 +38,23 @@ def runs(
         for run in list_runs(folder, where=where or (), sort=sort, reverse=reverse)
     ]
     if json:
-        typer.echo(to_json(found), nl=False)
+        options.print_json(found)
     else:
         show_runs(found, folder)
 
 
 @dataclass(frozen=True)
-class Here(options.Options):
+class Here(groups.Options):
     """Where things lie on this machine."""
 
-    model: Annotated[
-        str | None,
-        typer.Option(help="Where the run's model lies on this machine, if elsewhere."),
-        options.Setting("model.name"),
-    ] = None
+    model: options.ModelHere = None
     trust_remote_code: options.TrustRemoteCode = None
     data: options.Data = None
 
 
-@options.grouped
+@groups.grouped
 def verify(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `stage1 train` made.")],
+    run: options.RunFolder,
     here: Here,
     *,
     json: options.Json = False,
@@ -72,12 +67,11 @@ def verify(
     """
     from stage1.cli.display import make_progress
     from stage1.cli.inspected import show_verified
-    from stage1.files import to_json
     from stage1.inspection.verify import verify_run
 
     verified = verify_run(run, here.given(), make_progress(quiet=quiet))
     if json:
-        typer.echo(to_json({**verified.model_dump(mode="json"), "holds": verified.holds}), nl=False)
+        options.print_json({**verified.model_dump(mode="json"), "holds": verified.holds})
     else:
         show_verified(verified)
     if not verified.holds:

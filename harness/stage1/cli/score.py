@@ -41,7 +41,6 @@ def score(
     from stage1.data.sources import find_source
     from stage1.evaluation.squad import WORDS_MISLEAD, is_unspaced, read_predictions, score_v2
     from stage1.evaluation.squad import score as score_predictions
-    from stage1.files import to_json
 
     flags = {"data.name": data, **({} if strict is None else {"data.strict": strict})}
     config = granted({}, flags, settings or []).data
@@ -61,7 +60,7 @@ def score(
             shown["character_f1"] = characters
         if v2:
             shown["v2"] = {key: part and part._asdict() for key, part in v2._asdict().items()}
-        typer.echo(to_json(shown), nl=False)
+        options.print_json(shown)
         return
     typer.echo(f"{_line(result)} questions")
     if characters is not None:

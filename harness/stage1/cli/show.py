@@ -1,7 +1,6 @@
 """`stage1 show`: the questions of a run and how each row answered them."""
 
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -16,7 +15,7 @@ FEW = 10
 
 
 def show(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder that `stage1 train` made.")],
+    run: options.RunFolder,
     lost: Annotated[
         bool, typer.Option("--lost", help="The text is answered rightly, the bottleneck not.")
     ] = False,
@@ -42,7 +41,6 @@ def show(
     """
     from stage1.cli.display import make_progress
     from stage1.cli.inspected import show_questions
-    from stage1.files import to_json
     from stage1.inspection.finished import evaluated
     from stage1.inspection.questions import questions
 
@@ -58,6 +56,6 @@ def show(
         read = reader.read(opened, {asked.id for asked in shown})
         shown = [asked.model_copy(update={"prompt": read.get(asked.id)}) for asked in shown]
     if json:
-        typer.echo(to_json([asked.model_dump(mode="json") for asked in shown]), nl=False)
+        options.print_json([asked.model_dump(mode="json") for asked in shown])
     else:
         show_questions(shown, len(found), results["questions"]["n"])

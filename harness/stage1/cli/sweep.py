@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import completion, groups, options
 from stage1.errors import UsageError
 
 
-@options.grouped
+@groups.grouped
 def sweep(
     chosen: options.RunOptions,
     *,
@@ -38,7 +38,7 @@ def sweep(
         str | None,
         typer.Option(
             metavar="NAME[://ADDRESS]",
-            autocompletion=options.complete("executor"),
+            autocompletion=completion.plugin("executor"),
             help="Where the runs are carried out: `local`, `ray`, `slurm` or a plugin's. Default: here.",
         ),
     ] = None,

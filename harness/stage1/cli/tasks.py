@@ -31,7 +31,6 @@ def tasks(
     from stage1.cli.display import make_progress
     from stage1.errors import Stage1Error
     from stage1.evaluation.lm_eval.catalogue import LM_EVAL, everything, find
-    from stage1.files import to_json
     from stage1.plugins import load_plugins
 
     registry, progress = load_plugins(), make_progress(quiet=quiet)
@@ -46,7 +45,7 @@ def tasks(
     else:
         found, closing = find(pattern, registry, progress), ""
     if json:
-        typer.echo(to_json([task.as_dict() for task in found]), nl=False)
+        options.print_json([task.as_dict() for task in found])
     elif found:
         _print(found, closing)
     if not found:

@@ -5,11 +5,11 @@ from typing import Annotated
 
 import typer
 
-from stage1.cli import options
+from stage1.cli import groups, options
 from stage1.processes import is_first
 
 
-@options.grouped
+@groups.grouped
 def train(
     chosen: options.SeededRunOptions,
     *,

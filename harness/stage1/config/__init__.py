@@ -21,6 +21,7 @@ from stage1.config.tree import overlay as overlay
 from stage1.config.tree import parse_loss as parse_loss
 from stage1.config.tree import parse_setting as parse_setting
 from stage1.config.tree import read_yaml as read_yaml
+from stage1.config.tree import settings_of as settings_of
 from stage1.config.tree import validate as validate
 from stage1.config.trust import granted as granted
 from stage1.config.trust import require_trust as require_trust

@@ -223,6 +223,19 @@ def flat(tree: Mapping[str, Any], separator: str = ".", prefix: str = "") -> dic
     return leaves
 
 
+ELSEWHERE = {"output", "device", "log_with", "compressors"}
+"""Settings that say where a run was made and not what it is, and what is said in another way."""
+
+
+def settings_of(config: RunConfig) -> dict[str, Any]:
+    """Every setting by its dotted path, as `--set` takes it; a plugin's name by the place it takes."""
+    tree = config.model_dump(mode="json", exclude=ELSEWHERE)
+    chosen = [choice.model_dump(mode="json") for choice in config.compressors]
+    parts = dict(zip(config.compressor_paths, chosen, strict=True))
+    leaves = {**flat(parts), **flat(tree)}
+    return {key.removesuffix(".name"): value for key, value in leaves.items()}
+
+
 def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[str]) -> dict[str, Any]:
     """One tree from a YAML file's, the flags given (dotted path → value) and the `--set` texts.
 

@@ -217,12 +217,10 @@ def holm(p: Sequence[float]) -> list[float]:
 
     Source: Holm, "A simple sequentially rejective multiple test procedure" (1979).
     """
-    order = sorted(range(len(p)), key=lambda place: p[place])
-    corrected, largest = [1.0] * len(p), 0.0
-    for rank, place in enumerate(order):
-        largest = max(largest, min(1.0, (len(p) - rank) * p[place]))
-        corrected[place] = largest
-    return corrected
+    order = np.argsort(p)
+    corrected = np.empty(len(p))
+    corrected[order] = np.maximum.accumulate(np.array(p)[order] * np.arange(len(p), 0, -1)).clip(max=1)
+    return [float(value) for value in corrected]
 
 
 def _covered(statistics: Floats) -> list[float]:

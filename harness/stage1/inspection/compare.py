@@ -8,11 +8,12 @@ from typing import Any, NamedTuple
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from stage1.config import settings_of
 from stage1.errors import UsageError
 from stage1.evaluation.statistics import LEVEL, Comparison, Difference, Floats, holm, paired
 from stage1.evaluation.summary import METRICS
 from stage1.evaluation.verdict import FEW_PASSAGES
-from stage1.inspection.finished import evaluated, settings
+from stage1.inspection.finished import evaluated
 from stage1.progress import Progress
 from stage1.runs.answers import Answer
 from stage1.runs.run import Run
@@ -115,6 +116,9 @@ class _Member(NamedTuple):
     def seed(self) -> int:
         return int(self.settings["seed"])
 
+    def scores(self, metric: str) -> Floats:
+        return np.array([getattr(answer, metric) for answer in self.answers.values()], dtype=np.float64)
+
 
 def compare_runs(paths: Sequence[Path], *, by_seed: bool = False, force: bool = False) -> Compared:
     """Compare the bottlenecks' answers of at least two runs, every pair of them.
@@ -138,21 +142,24 @@ def compare_runs(paths: Sequence[Path], *, by_seed: bool = False, force: bool = 
             "Compare runs of the same data, protocol and model, or add --force: every difference is named.",
         )
     common = _common(members, same_needed=not force)
+    notes = _notes(members, common)
+    members = [each._replace(answers={id_: each.answers[id_] for id_ in common}) for each in members]
     groups = _groups(members) if by_seed else [[member] for member in members]
     if len(groups) < 2:
         raise UsageError(
             "These runs are seeds of one setting: there is nothing to compare them to.",
             "Leave out --by seed, or name runs of another setting.",
         )
-    notes = _notes(members, common)
-    statistics = _statistics(members[0], common)
-    sides = _sides(groups, common, statistics)
+    first = members[0]
+    passages = [answer.passage for answer in first.answers.values()]
+    statistics = Comparison(passages, first.settings["eval.resamples"], first.seed)
+    sides = _sides(groups, statistics)
     return Compared(
         questions=len(common),
         passages=statistics.bootstrap.clusters,
-        protocol=members[0].results["protocol"]["name"],
+        protocol=first.results["protocol"]["name"],
         sides=sides,
-        pairs=_pairs(groups, sides, common, statistics),
+        pairs=_pairs(groups, sides, statistics),
         differences=differences,
         notes=notes,
     )
@@ -195,7 +202,7 @@ def with_prompts(
 def _member(path: Path) -> _Member:
     run, results = evaluated(path)
     answers = {answer.id: answer for answer in run.read_answers("bottleneck")}
-    return _Member(run, results, settings(run.config), answers)
+    return _Member(run, results, settings_of(run.config), answers)
 
 
 # -- what pairs --------------------------------------------------------------------------------------------
@@ -271,11 +278,6 @@ def _notes(members: Sequence[_Member], common: Sequence[str]) -> list[str]:
 # -- what differs ------------------------------------------------------------------------------------------
 
 
-def _statistics(first: _Member, common: Sequence[str]) -> Comparison:
-    passages = [first.answers[id_].passage for id_ in common]
-    return Comparison(passages, first.settings["eval.resamples"], first.seed)
-
-
 def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
     """The runs that differ in their seed alone."""
     by: dict[str, list[_Member]] = {}
@@ -292,7 +294,7 @@ def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
     return list(by.values())
 
 
-def _sides(groups: Sequence[Sequence[_Member]], common: Sequence[str], statistics: Comparison) -> list[Side]:
+def _sides(groups: Sequence[Sequence[_Member]], statistics: Comparison) -> list[Side]:
     varied = {
         key
         for group in groups
@@ -307,8 +309,8 @@ def _sides(groups: Sequence[Sequence[_Member]], common: Sequence[str], statistic
             runs=[str(member.run.path) for member in group],
             seeds=[member.seed for member in group],
             settings={key: group[0].settings[key] for key in sorted(varied) if key in group[0].settings},
-            bits_per_token=_bits(group),
-            **{metric: _mean(group, metric, common, statistics) for metric in METRICS},
+            bits_per_token=float(np.mean([member.results["rate"]["bits_per_token"] for member in group])),
+            **{metric: _mean(group, metric, statistics) for metric in METRICS},
         )
         for number, group in enumerate(groups)
     ]
@@ -319,28 +321,18 @@ def _label(number: int) -> str:
     return chr(ord("A") + number) if number < 26 else f"R{number + 1}"
 
 
-def _bits(group: Sequence[_Member]) -> float:
-    return float(np.mean([member.results["rate"]["bits_per_token"] for member in group]))
-
-
-def _mean(group: Sequence[_Member], metric: str, common: Sequence[str], statistics: Comparison) -> Mean:
-    found = statistics.average([_scores(member, metric, common) for member in group])
+def _mean(group: Sequence[_Member], metric: str, statistics: Comparison) -> Mean:
+    found = statistics.average([member.scores(metric) for member in group])
     return Mean(mean=found["f1"], ci95=found["f1_ci95"], spread=found["f1_spread"])
 
 
-def _scores(member: _Member, metric: str, common: Sequence[str]) -> Floats:
-    return np.array([getattr(member.answers[id_], metric) for id_ in common], dtype=np.float64)
-
-
-def _pairs(
-    groups: Sequence[Sequence[_Member]], sides: Sequence[Side], common: Sequence[str], statistics: Comparison
-) -> list[Pair]:
+def _pairs(groups: Sequence[Sequence[_Member]], sides: Sequence[Side], statistics: Comparison) -> list[Pair]:
     numbers = list(combinations(range(len(groups)), 2))
     seeds = {pair: _seeds(groups[pair[0]], groups[pair[1]]) for pair in numbers}
     tested: dict[str, list[Tested]] = {}
     for metric in METRICS:
         found = [
-            statistics.difference(_values(groups[one], groups[other], metric, common), LEVEL / len(numbers))
+            statistics.difference(_values(groups[one], groups[other], metric), LEVEL / len(numbers))
             for one, other in numbers
         ]
         corrected = holm([difference.p for difference in found])
@@ -352,7 +344,7 @@ def _pairs(
             seeds=seeds[one, other],
             bits_per_token=sides[other].bits_per_token - sides[one].bits_per_token,
             **{metric: tested[metric][place] for metric in METRICS},
-            flips=_flips(groups[one], groups[other], common),
+            flips=_flips(groups[one], groups[other]),
         )
         for place, (one, other) in enumerate(numbers)
     ]
@@ -371,15 +363,11 @@ def _seeds(first: Sequence[_Member], second: Sequence[_Member]) -> list[int]:
     return common
 
 
-def _values(
-    first: Sequence[_Member], second: Sequence[_Member], metric: str, common: Sequence[str]
-) -> Floats:
+def _values(first: Sequence[_Member], second: Sequence[_Member], metric: str) -> Floats:
     """The differences second − first, [S, n]."""
     if len(first) == len(second) == 1:  # two runs are paired whatever their seeds
-        return (_scores(second[0], metric, common) - _scores(first[0], metric, common))[None]
-    ours, theirs = (
-        {member.seed: _scores(member, metric, common) for member in group} for group in (second, first)
-    )
+        return (second[0].scores(metric) - first[0].scores(metric))[None]
+    ours, theirs = ({member.seed: member.scores(metric) for member in group} for group in (second, first))
     return np.stack(list(paired(ours, theirs).values()))
 
 
@@ -395,10 +383,10 @@ def _tested(found: Difference, corrected: float) -> Tested:
     )
 
 
-def _flips(first: Sequence[_Member], second: Sequence[_Member], common: Sequence[str]) -> list[Flip]:
+def _flips(first: Sequence[_Member], second: Sequence[_Member]) -> list[Flip]:
     """The questions that flipped, those first whose F1 moved most."""
     found = []
-    for id_ in common:
+    for id_ in first[0].answers:
         ours, theirs = ([member.answers[id_] for member in group] for group in (first, second))
         before, after = (sum(a.right for a in answers) > len(answers) / 2 for answers in (ours, theirs))
         if before != after:

@@ -1,26 +1,13 @@
-"""A finished run as it lies in its folder: settings, results, answers."""
+"""A finished run as it lies in its folder: results, answers."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shlex import quote
 from typing import Any
 
-from stage1.config import RunConfig, flat
 from stage1.errors import UsageError
 from stage1.runs.answers import Answer
 from stage1.runs.run import Run
-
-ELSEWHERE = {"output", "device", "log_with", "compressors"}
-"""Settings that say where a run was made and not what it is, and what is said in another way."""
-
-
-def settings(config: RunConfig) -> dict[str, Any]:
-    """Every setting by its dotted path, as `--set` takes it; a plugin's name by the place it takes."""
-    tree = config.model_dump(mode="json", exclude=ELSEWHERE)
-    chosen = [choice.model_dump(mode="json") for choice in config.compressors]
-    parts = dict(zip(config.compressor_paths, chosen, strict=True))
-    leaves = {**flat(parts), **flat(tree)}
-    return {key.removesuffix(".name"): value for key, value in leaves.items()}
 
 
 def evaluated(path: Path) -> tuple[Run, dict[str, Any]]:

@@ -9,9 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from stage1.config import format_setting
+from stage1.config import format_setting, settings_of
 from stage1.errors import Stage1Error, UsageError, suggest
-from stage1.inspection.finished import settings
 from stage1.runs.folder import FOLDERS
 from stage1.runs.run import Run
 
@@ -143,7 +142,7 @@ def _listed(path: Path) -> Listed:
             "date": date,
             "model": Path(config.model.name).name,
             "method": f"{' → '.join(config.compressor_names)} → {config.adapter.name}",
-            "settings": settings(config),
+            "settings": settings_of(config),
         }
         if (results := run.read_results()) is not None:
             state = "evaluated"

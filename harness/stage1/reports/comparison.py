@@ -1,7 +1,5 @@
 """A comparison for people, spreadsheets and papers."""
 
-import csv
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -128,26 +126,20 @@ def flips(pair: Mapping[str, Any], limit: int) -> Iterator[tuple[Mapping[str, An
         yield flip, [(head, one_line(text)) for head, text in lines]
 
 
-def to_csv(compared: Mapping[str, Any]) -> str:
+def table(compared: Mapping[str, Any]) -> Iterator[list[Any]]:
     """A line for each pair and metric."""
-    text, by_label = io.StringIO(), {side["label"]: side for side in compared["sides"]}
-    lines = csv.writer(text, lineterminator="\n")
+    by_label = {side["label"]: side for side in compared["sides"]}
     numbers = ("difference", "low", "high", "p", "p_holm", "detectable", "bootstrap_low", "bootstrap_high")
-    lines.writerow(
-        ["first", "second", "metric", "questions", "passages", "first_mean", "second_mean", *numbers]
-    )
+    yield ["first", "second", "metric", "questions", "passages", "first_mean", "second_mean", *numbers]
     for pair in compared["pairs"]:
         first, second = by_label[pair["first"]], by_label[pair["second"]]
         for metric in METRICS:
             tested = pair[metric]
-            lines.writerow(
-                [
-                    *(name(first), name(second), metric, compared["questions"], compared["passages"]),
-                    *(first[metric]["mean"], second[metric]["mean"], tested["difference"], *tested["ci95"]),
-                    *(tested["p"], tested["p_holm"], tested["detectable"], *tested["bootstrap_ci95"]),
-                ]
-            )
-    return text.getvalue()
+            yield [
+                *(name(first), name(second), metric, compared["questions"], compared["passages"]),
+                *(first[metric]["mean"], second[metric]["mean"], tested["difference"], *tested["ci95"]),
+                *(tested["p"], tested["p_holm"], tested["detectable"], *tested["bootstrap_ci95"]),
+            ]
 
 
 def to_latex(compared: Mapping[str, Any]) -> str:

@@ -1,7 +1,5 @@
 """What `stage1 frontier` found: its record, its table, and what it says in words."""
 
-import csv
-import io
 from collections.abc import Iterator
 from typing import Any
 
@@ -109,21 +107,18 @@ MARKS = {
 """What the marks are."""
 
 
-def table(record: Frontier) -> str:
+def table(record: Frontier) -> Iterator[list[Any]]:
     """frontier.csv: a line for each point and each set of questions that it was asked."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
     numbers = [name for name in Measured.model_fields if not name.endswith("_ci95")]
     intervals = [name for name in Measured.model_fields if name.endswith("_ci95")]
     ends = [f"{name.removesuffix('_ci95')}_{end}" for name in intervals for end in ("low", "high")]
-    lines.writerow(["run", record.axis, "bits_per_token", "questions", *numbers, *ends])
+    yield ["run", record.axis, "bits_per_token", "questions", *numbers, *ends]
     for point in record.points:
         for which, found in (("selection", point.selection), ("test", point.test)):
             if found is not None:
                 values = [getattr(found, name) for name in numbers]
                 values += [x for name in intervals for x in getattr(found, name) or ("", "")]
-                lines.writerow([point.run, point.rate, point.bits_per_token, which, *values])
-    return text.getvalue()
+                yield [point.run, point.rate, point.bits_per_token, which, *values]
 
 
 def tables(record: Frontier) -> Iterator[Table]:

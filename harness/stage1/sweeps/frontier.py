@@ -23,7 +23,7 @@ from stage1.evaluation.conditions import NEEDED, conditions
 from stage1.evaluation.rate import marks, rate
 from stage1.evaluation.statistics import ClusterBootstrap, Floats
 from stage1.experiment import train_run
-from stage1.files import default_cache, make_output, read_record, write_atomic, write_record
+from stage1.files import default_cache, make_output, read_record, to_csv, write_atomic, write_record
 from stage1.progress import Progress
 from stage1.reports.figures import frontier as figure
 from stage1.reports.frontier import Border, Frontier, Measured, Point, table
@@ -260,7 +260,7 @@ class Explorer:
         record = self.record(search, confirmed, ended)
         folder = self.request.place
         write_record(folder / "frontier.json", record.model_dump(mode="json"))
-        write_atomic(folder / "frontier.csv", table(record).encode())
+        write_atomic(folder / "frontier.csv", to_csv(table(record)).encode())
         write_atomic(folder / "frontier.svg", standalone(figure(record)))
         return record
 

@@ -5,11 +5,9 @@
 The runs' folders are the state: a sweep that was interrupted is started again and goes on where it was.
 """
 
-import csv
-import io
 import uuid
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +16,7 @@ from stage1.config import format_setting
 from stage1.errors import UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Comparison, Floats
-from stage1.files import make_output, read_record, write_atomic, write_record
+from stage1.files import make_output, read_record, to_csv, write_atomic, write_record
 from stage1.plugins.executors import Executor, Job, JobOutcome
 from stage1.progress import Progress
 from stage1.runs.places import own_place
@@ -126,7 +124,7 @@ class Sweep:
         rows: tuple[str, ...],
     ) -> None:
         folder = self.folder.resolve()
-        with _marked(folder) as mark:
+        with _marked(folder) if executor else nullcontext("") as mark:
             named = {cell.name: cell for cell in cells}
             jobs = [
                 Job(cell.name, cell.config, cell.run.path.resolve(), folder, mark, rows) for cell in cells
@@ -164,7 +162,7 @@ class Sweep:
         """Replace sweep.json and sweep.csv by what is there now."""
         record = self.record()
         write_record(self.file, record)
-        write_atomic(self.file.with_suffix(".csv"), _csv(record, self.folder).encode())
+        write_atomic(self.file.with_suffix(".csv"), to_csv(_table(record, self.folder)).encode())
 
     @cached_property
     def file(self) -> Path:
@@ -272,18 +270,15 @@ def _finished(run: Run, rows: Collection[str] = ()) -> bool:
     return results is not None and {*rows} - {"linear"} <= {row["row"] for row in results["rows"]}
 
 
-def _csv(record: dict[str, Any], folder: Path) -> str:
+def _table(record: dict[str, Any], folder: Path) -> Iterator[list[Any]]:
     """One line for each run in `folder`; how long things took is in this table alone."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow([*record["axes"], "seed", "run", *COLUMNS, "error"])
+    yield [*record["axes"], "seed", "run", *COLUMNS, "error"]
     for cell in record["cells"]:
         settings = [format_setting(value) for value in cell["settings"].values()]
         numbers = [""] * len(COLUMNS)
         if cell["results"]:
             numbers = list(_numbers(cell["results"], Run(folder / cell["run"]).read_timings()))
-        lines.writerow([*settings, cell["seed"], cell["run"], *numbers, cell["error"] or ""])
-    return text.getvalue()
+        yield [*settings, cell["seed"], cell["run"], *numbers, cell["error"] or ""]
 
 
 PARTS = ("compressor", "adapter")

@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stage1 import Tracker, UsageError, hookimpl
+from stage1 import Tracker, hookimpl
+from stage1_loggers.accelerated import Accelerated
 
 
-class TensorBoard(Tracker):
+class TensorBoard(Accelerated):
     """TensorBoard, in RUN/tensorboard.
 
     A resumed run drops the points beyond the step that it resumes from.
     """
 
     name = "tensorboard"
-
-    @classmethod
-    def require(cls) -> None:
-        if not (importlib.util.find_spec("tensorboard") or importlib.util.find_spec("tensorboardX")):
-            raise UsageError(
-                "--log-with tensorboard: not installed.", 'Install it: pip install "stage1[tensorboard]"'
-            )
+    modules = ("tensorboard", "tensorboardX")
 
     def start(self, run: Path, settings: Mapping[str, Any], step: int) -> None:
         from accelerate.tracking import TensorBoardTracker
@@ -31,12 +25,6 @@ class TensorBoard(Tracker):
         self._tracker = TensorBoardTracker("tensorboard", run, purge_step=step + 1 if step else 0)
         self._tracker.start()
         self._tracker.store_init_configuration(dict(settings))
-
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        self._tracker.log(dict(numbers), step=step)
-
-    def finish(self) -> None:
-        self._tracker.finish()
 
 
 @hookimpl

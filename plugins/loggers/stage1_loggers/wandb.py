@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from stage1 import Tracker, UsageError, hookimpl
+from stage1 import Tracker, hookimpl
+from stage1_loggers.accelerated import Accelerated
 
 
-class WeightsAndBiases(Tracker):
+class WeightsAndBiases(Accelerated):
     """Weights & Biases, in RUN/wandb.
 
     A resumed run ignores steps that are there already; offline, it is another recording of the same id.
     """
 
     name = "wandb"
-
-    @classmethod
-    def require(cls) -> None:
-        if not importlib.util.find_spec("wandb"):
-            raise UsageError("--log-with wandb: not installed.", 'Install it: pip install "stage1[wandb]"')
+    modules = ("wandb",)
 
     def start(self, run: Path, settings: Mapping[str, Any], step: int) -> None:
         from accelerate.tracking import WandBTracker
@@ -39,12 +35,6 @@ class WeightsAndBiases(Tracker):
             settings={"console": "off"},  # standard output belongs to the result
         )
         self._tracker.start()
-
-    def log(self, numbers: Mapping[str, float], step: int) -> None:
-        self._tracker.log(dict(numbers), step=step)
-
-    def finish(self) -> None:
-        self._tracker.finish()
 
 
 @hookimpl

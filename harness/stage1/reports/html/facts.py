@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
-from stage1.config import RunConfig, flat, format_setting
+from stage1.config import RunConfig, flat, format_setting, settings_of
 from stage1.files import read_record
 from stage1.reports.html.questions import Asked
 from stage1.reports.report import interval
@@ -64,14 +64,10 @@ class Facts(NamedTuple):
 
     def settings(self) -> dict[str, str]:
         """The configuration by dotted path, but for where something lies."""
-        config = self.config
-        tree = config.model_dump(mode="json", exclude={"compressors", "output", "init", "device", "log_with"})
-        stages = zip(config.compressor_paths, config.compressors, strict=True)
-        found = {**flat({path: stage.model_dump(mode="json") for path, stage in stages}), **flat(tree)}
         return {
             key: format_setting(value if key.startswith("prompt.") else _placeless(value))
-            for key, value in found.items()
-            if value is not None
+            for key, value in settings_of(self.config).items()
+            if key != "init" and value is not None
         }
 
     def provenance(self) -> Iterator[tuple[str, str]]:
