@@ -1,6 +1,5 @@
 """The whole LLM, frozen, on its device."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +7,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from stage1.bounded import read_json
 from stage1.errors import Stage1Error, UsageError, suggest
 from stage1.llm.architecture import align_embeddings, find_decoder
 from stage1.llm.attention import forbid_cudnn_attention
@@ -162,7 +162,7 @@ def _generation_settings(source: Path, trust_remote_code: bool) -> GenerationCon
     file = source / "generation_config.json"
     if not is_gguf(source) and file.is_file():
         try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
+            tree = read_json(file.read_bytes())
         except (OSError, ValueError):
             tree = None
         if not isinstance(tree, dict):

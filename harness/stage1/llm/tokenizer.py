@@ -23,6 +23,7 @@ def load_tokenizer(source: Path, trust_remote_code: bool = False) -> PreTrainedT
     try:
         with quiet_transformers(), read_once():
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            tokenizer.decode(tokenizer("A text.", return_offsets_mapping=tokenizer.is_fast)["input_ids"])
     except Exception as error:  # the tokenizers library raises plain Exception
         if "trust_remote_code" in str(error):
             raise UsageError(
