@@ -1,10 +1,10 @@
 """Faults on purpose, with counts: `python tests/faults/harness.py --kills 100 --inputs 500 --seed 0`.
 
-`--kills`: processes are killed at their changes of files, the same call is made again and killed too, and once
+`--kills`: processes are killed at changes of files, the same call is made again, killed again, and made once
 more: what is there in the end must be what is there when nobody disturbs it, to the bit, and nothing besides.
-`--inputs`: what strangers write (configurations, data, runs, models, plugins, texts) is mutated, and a command
-is given it. It must end with 0, 1, 2, 3 or 130, with a short message of plain text without a traceback, and
-must have changed nothing but what it was told to. `--kinds` chooses some; each has its share of the cases.
+`--inputs`: what strangers write (configurations, data, runs, models, plugins, texts) is mutated, and a
+command is given it. It must end with 0, 1, 2, 3 or 130, with a short message of plain text without a
+traceback, and must have changed nothing but what it was told to. `--kinds` chooses some; each has its share.
 """
 
 import argparse

@@ -17,6 +17,7 @@ from random import Random
 
 from faults.given import GIVEN, made
 from faults.processes import changed, ended, fork
+from faults.warm import hub
 from stage1.cli import main as program
 from stage1.files import TEMPORARY
 
@@ -129,7 +130,11 @@ def _batch(kind: str, numbers: range, seed: int, folder: Path, pipe: int) -> Non
     outside: list[str] = []
 
     def hook(event: str, args: tuple[object, ...]) -> None:
-        outside.extend(str(path) for path in changed(event, args) if not path.is_relative_to(folder))
+        outside.extend(
+            str(path)
+            for path in changed(event, args)
+            if not path.is_relative_to(folder) and not path.is_relative_to(hub(folder.parent))
+        )
 
     sys.addaudithook(hook)
     for number in numbers:

@@ -60,7 +60,7 @@ class Watch(NamedTuple):
 def watched(inside: Path, work: Callable[[], object], kill_at: int = 0) -> Watch:
     """Do `work` in a process that ends at once where it would change something that is not `inside`.
 
-    At its change number `kill_at` it is killed, and what it was writing to is cut somewhere in what was added.
+    At its change number `kill_at` it is killed, and what it was writing to is cut somewhere in what it added.
     """
     reading, writing = os.pipe()
 

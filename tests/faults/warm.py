@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub.constants
+
 import stage1.scaffold
 import stage1.session
 from stage1.config import ModelConfig, RunConfig, merge, validate
@@ -24,13 +26,19 @@ def config(*settings: str) -> RunConfig:
     return validate(merge({}, {}, (*SMALL, *settings)))
 
 
+def hub(folder: Path) -> Path:
+    """Where the Hub's libraries keep what they have read."""
+    return folder / "hub"
+
+
 def begin(folder: Path) -> None:
     """Make this process one whose forks are quick, quiet, and change nothing but what lies in `folder`."""
     sys.dont_write_bytecode = True
     home = folder / "home"
     home.mkdir()
     os.environ.update(dict.fromkeys(("HOME", "TMPDIR", "XDG_CACHE_HOME"), str(home)))
-    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ["HF_HOME"] = str(hub(folder))
+    huggingface_hub.constants.HF_HUB_OFFLINE = True  # names that nobody has are asked of nobody
     _share_the_model()
     _share_the_tasks()
 

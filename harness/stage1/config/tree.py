@@ -279,24 +279,22 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: with every issue found, each with its path and the choices.
         UsageError: it has both `compressor` and `compressors`.
     """
+    if lone := [key for key, value in flat(tree).items() if not _is_text([key, value])]:
+        raise ConfigError([ConfigIssue(key, "it is no text in UTF-8: half of a pair.") for key in lone])
     try:
         config = RunConfig.model_validate(listed(tree))
     except ValidationError as error:
         raise ConfigError(issues_of(error, RunConfig)) from None
     values = flat(config.model_dump(mode="json"))
-    if lone := [key for key, value in values.items() if not _is_text(value)]:
-        raise ConfigError(
-            [ConfigIssue(key, "it is no text in UTF-8: it holds half of a pair.") for key in lone]
-        )
     if nul := [key for key in PLACES if "\0" in (values[key] or "")]:
         raise ConfigError([ConfigIssue(key, "it holds a NUL character, which no name may.") for key in nul])
     return config
 
 
 def _is_text(value: Any) -> bool:
-    """Whether a setting's texts can be written: a surrogate, which a shell makes of a bad byte, cannot."""
+    """Whether all texts in it can be written: a surrogate, which a shell makes of a bad byte, cannot."""
     try:
-        json.dumps(value, ensure_ascii=False, default=str).encode()
+        json.dumps(value, ensure_ascii=False, skipkeys=True, default=str).encode()
     except UnicodeEncodeError:
         return False
     return True

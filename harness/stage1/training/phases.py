@@ -111,6 +111,9 @@ class Training:
             if resume is None and config.init is not None:
                 # Training does it again; here it is said before there is a folder that does not fit.
                 self._opening.bottleneck.start_from(config.init, session.table)
+                before = Run(config.init)
+                self._trained_on(before)
+                before.read_manifest()
 
     def _trainer(self, config: RunConfig, resolved: Resolved) -> Trainer:
         return Trainer(resolved, self.session.under(config), self.registry, self.progress, ask=self.ask)
@@ -131,10 +134,9 @@ class Training:
         A run that is resumed knows them itself: the one that it started from may be gone.
         """
         data = self.session.data.trained_on
-        known = [
-            Run(path) for path in (run.path, self.config.init) if path and (path / "data.json").is_file()
-        ]
-        return data._replace(passages=data.passages.union(*(one.read_trained_on().passages for one in known)))
+        places = [path for path in (run.path, self.config.init) if path and (path / "data.json").is_file()]
+        passages = (Run(path).read_trained_on().passages for path in places)
+        return data._replace(passages=data.passages.union(*passages))
 
     def _run(self, trainer: Trainer, run: Run, **more: Any) -> None:
         trainer.train(run, {**_provenance(trainer, run), **more})
