@@ -74,6 +74,14 @@ def parquet(records: list[Record]) -> bytes:
     return sink.getvalue()
 
 
+def parquet_bomb(**options: Any) -> bytes:
+    """A text of a megabyte in each of 200 rows, which takes a few kilobytes of a file."""
+    sink = io.BytesIO()
+    table = pa.Table.from_pylist([record(1, context="x" * 1_000_000)] * 200)
+    pq.write_table(table, sink, compression="zstd", **options)
+    return sink.getvalue()
+
+
 def csv_json(records: list[Record], delimiter: str = ",") -> bytes:
     """A CSV whose answers are JSON."""
     return csv_plain([{**r, "answers": json.dumps(r["answers"])} for r in records], delimiter)
@@ -193,6 +201,9 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("deep.json", b"[" * 100_000, "nested more than 50 levels deep"),
     ("deep.jsonl", b'{"id": ' + b"[" * 60 + b"]" * 60 + b"}", "nested more than 50 levels deep"),
     ("bomb.json.gz", gzip.compress(b" " * 100_000_000), "more than 100 times as large"),
+    ("bomb.parquet", parquet_bomb(use_dictionary=False), "more than 100 times as large"),
+    ("shared.parquet", parquet_bomb(use_dictionary=True), "more than 100 times as large"),
+    ("long-id.json", nested([record(1, question=" ", id="x" * 5_000)]), "(question 'xxxx"),
     ("number.json", b"12", "no list of records"),
     ("mapping.json", b'{"q1": "answer"}', "no list of records"),
     ("numbers.json", b"[1, 2]", "no list of records"),

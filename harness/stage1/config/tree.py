@@ -271,6 +271,9 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
 PLACES = ("model.name", "model.revision", "data.name", "init", "output")
 """Settings that name a file, a folder or a repository."""
 
+WITH_PLACES = ("model", "data", "init", "output")
+"""Sections with such settings, whose names may hold bytes that are no text."""
+
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
     """The configuration in `tree`.
@@ -279,7 +282,8 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: with every issue found, each with its path and the choices.
         UsageError: it has both `compressor` and `compressors`.
     """
-    if lone := [key for key, value in flat(tree).items() if not _is_text([key, value])]:
+    texts = {key: value for key, value in flat(tree).items() if key.partition(".")[0] not in WITH_PLACES}
+    if lone := [key for key, value in texts.items() if not _is_text([key, value])]:
         raise ConfigError([ConfigIssue(key, "it is no text in UTF-8: half of a pair.") for key in lone])
     try:
         config = RunConfig.model_validate(listed(tree))

@@ -190,10 +190,13 @@ class Trainer:
         """
         width = self.session.table.shape[1]
         fresh = Bottleneck.build(self.resolved, self.config.magnitude, width, self.config.seed)
-        try:
-            fresh.load_state_dict(self.bottleneck.state_dict())
-        except RuntimeError as error:
-            raise PluginError(
-                f"What was fitted could not be loaded again: {str(error).partition(':')[2]}",
-                "A component has all its parameters and buffers, in their shapes, when it is built.",
-            ) from None
+        fitted = [*self.bottleneck.stages, self.bottleneck.adapter]
+        for ours, new in zip(fitted, [*fresh.stages, fresh.adapter], strict=True):
+            try:
+                new.load_state_dict(ours.state_dict())
+            except RuntimeError as error:
+                owner, why = self.registry.owner(type(ours)), str(error).partition(":")[2]
+                raise PluginError(
+                    f"The plugin {ours.name!r} of {owner} cannot be loaded again once it is fitted: {why}",
+                    "All its parameters and buffers must be there, in their shapes, when it is built.",
+                ) from None
