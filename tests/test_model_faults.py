@@ -132,6 +132,14 @@ def test_a_tokenizer_that_loads_and_does_not_work_is_refused(folder: Path) -> No
     assert "cannot be used" in refusal(load_tokenizer, folder)
 
 
+def test_a_tokenizer_prints_nothing_past_us(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = folder / "tokenizer_config.json"
+    token = {"content": "<odd>", "special": True, "a\x1b[2Jb": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "added_tokens_decoder": {"0": token}}))
+    load_tokenizer(folder)
+    assert capfd.readouterr() == ("", "")
+
+
 def test_json_that_is_nested_too_deeply(folder: Path) -> None:
     file = folder / "generation_config.json"
     file.write_text("[" * 3_000)

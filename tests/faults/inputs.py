@@ -17,7 +17,7 @@ from random import Random
 
 from faults.given import GIVEN, made
 from faults.processes import changed, ended, fork
-from faults.warm import hub
+from faults.warm import OUT, hub
 from stage1.cli import main as program
 from stage1.files import TEMPORARY
 
@@ -31,9 +31,6 @@ LONGEST = 60
 
 MEMORY = 4 << 30
 """Bytes that a case may need beside what is there."""
-
-OUTPUT = "out"
-"""What commands are told to write begins with this name."""
 
 
 def command(*words: str) -> tuple[int, str, str]:
@@ -75,8 +72,14 @@ def state(folder: Path) -> dict[str, str]:
     }
 
 
-def case(kind: str, number: int, seed: int, folder: Path, outside: list[str]) -> tuple[int, list[str], str]:
-    """One case: exit code, what is wrong, and what the command was and said."""
+def case(
+    kind: str, number: int, seed: int, folder: Path, outside: list[str], native: int
+) -> tuple[int, list[str], str]:
+    """One case: exit code, what is wrong, and what the command was and said.
+
+    `outside` gets the paths that were changed outside of `folder`; what is printed past Python goes to the
+    file `native`.
+    """
     place = folder / "case"
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
@@ -84,14 +87,16 @@ def case(kind: str, number: int, seed: int, folder: Path, outside: list[str]) ->
     words, may_change = GIVEN[kind](Random(f"{seed} {kind} {number}"), place, folder / "made")
     before = state(place)
     outside.clear()
+    begun = os.lseek(native, 0, os.SEEK_END)
     code, out, err = command(*words)
+    err += os.pread(native, 1 << 20, begun).decode(errors="replace")
     wrong = [*faults(code, out, err), *(f"outside: {path}" for path in set(outside))]
     after = state(place)
     for name in before.keys() | after.keys():
-        if before.get(name) != after.get(name) and not name.startswith((OUTPUT, *may_change)):
+        if before.get(name) != after.get(name) and not name.startswith((OUT, *may_change)):
             wrong.append(f"{'left over' if name not in before else 'changed'}")
     wrong += ["left over" for path in place.rglob(f"*{TEMPORARY}")]
-    if code == 2 and any(place.glob(f"{OUTPUT}*")):
+    if code == 2 and any(place.glob(f"{OUT}*")):
         wrong.append("half-written")
     return code, wrong, f"{words}: {out[-300:]!r} {err[-1500:]!r}"
 
@@ -128,6 +133,9 @@ def _batch(kind: str, numbers: range, seed: int, folder: Path, pipe: int) -> Non
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_AS, (used + MEMORY, used + MEMORY))
     outside: list[str] = []
+    native = os.open(folder / "native", os.O_RDWR | os.O_CREAT | os.O_TRUNC)
+    for descriptor in (1, 2):
+        os.dup2(native, descriptor)
 
     def hook(event: str, args: tuple[object, ...]) -> None:
         outside.extend(
@@ -139,5 +147,5 @@ def _batch(kind: str, numbers: range, seed: int, folder: Path, pipe: int) -> Non
     sys.addaudithook(hook)
     for number in numbers:
         signal.alarm(LONGEST)
-        line = json.dumps(case(kind, number, seed, folder, outside)) + "\n"
+        line = json.dumps(case(kind, number, seed, folder, outside, native)) + "\n"
         os.write(pipe, line.encode())

@@ -84,6 +84,12 @@ def text(random: Random, around: str = "") -> str:
     return "".join(parts)
 
 
+def typed(random: Random, around: str = "") -> str:
+    """An evil text as a shell can pass it: without NUL, and of surrogates only those of undecodable bytes."""
+    evil = text(random, around).replace("\0", "").replace("\ud800", "\udcf0")
+    return evil[:5000]
+
+
 def content(whole: bytes, random: Random) -> bytes:
     """`whole` with one to three changes."""
     for _ in range(random.randint(1, 3)):

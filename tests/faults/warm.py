@@ -21,6 +21,13 @@ SMALL = (
 """A run in less than a second."""
 
 
+Given = tuple[list[str], tuple[str, ...]]
+"""A command's words, and how names begin of what it may change beside its output."""
+
+OUT = "out"
+"""How the names begin of what commands are told to write."""
+
+
 def config(*settings: str) -> RunConfig:
     """A configuration of a small run."""
     return validate(merge({}, {}, (*SMALL, *settings)))
@@ -29,6 +36,11 @@ def config(*settings: str) -> RunConfig:
 def hub(folder: Path) -> Path:
     """Where the Hub's libraries keep what they have read."""
     return folder / "hub"
+
+
+def settings(*more: str) -> list[str]:
+    """`--set` for a run in less than a second."""
+    return [word for text in (*SMALL, *more) for word in ("--set", text)]
 
 
 def begin(folder: Path) -> None:
