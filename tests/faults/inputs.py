@@ -12,6 +12,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -110,7 +111,7 @@ def inputs(kind: str, most: int, seed: int, folder: Path, first: int = 0) -> Cou
     while number < first + most:
         batch = range(number, min(number + BATCH, first + most))
         reading, writing = os.pipe()
-        child = fork(lambda batch=batch, pipe=writing: _batch(kind, batch, seed, folder, pipe))
+        child = fork(partial(_batch, kind, batch, seed, folder, writing))
         os.close(writing)
         with os.fdopen(reading) as pipe:
             for line in pipe:

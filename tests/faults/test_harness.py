@@ -17,7 +17,7 @@ def test_nothing_breaks(tmp_path: Path) -> None:
     command = [sys.executable, str(HARNESS), "--kills", str(KILLS), "--inputs", str(INPUTS), "--seed", "1"]
     done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
-    counts = dict(reversed(line.split(maxsplit=1)) for line in done.stdout.splitlines())
+    counts = {what: count for count, what in (line.split(maxsplit=1) for line in done.stdout.splitlines())}
     assert int(counts["kills"]) >= KILLS
     kinds = ("configuration", "setting", "data", "damaged", "forged", "model", "plugin", "text")
     assert [counts[kind] for kind in kinds] == [str(INPUTS // len(kinds))] * len(kinds)

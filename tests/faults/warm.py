@@ -10,6 +10,7 @@ import huggingface_hub.constants
 import stage1.scaffold
 import stage1.session
 from stage1.config import ModelConfig, RunConfig, merge, validate
+from stage1.evaluation.lm_eval.catalogue import everything
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 
@@ -65,7 +66,7 @@ def _share_the_model() -> None:
         key = (settings.trust_remote_code, how["dtype"], how["device"])
         if key not in loaded:
             loaded[key] = load(settings, **how)
-            loaded[key].llm, loaded[key].sha256
+            loaded[key].llm, loaded[key].sha256  # now, and not in each fork
         return loaded[key]
 
     stage1.session.FrozenModel = shared  # type: ignore[assignment, misc]
@@ -73,5 +74,5 @@ def _share_the_model() -> None:
 
 def _share_the_tasks() -> None:
     """Read lm-eval's thousands of task files once; `plugins new` asks them for names that are taken."""
-    known = stage1.scaffold.everything(load_plugins(), Progress())
-    stage1.scaffold.everything = lambda *_: known  # type: ignore[attr-defined]
+    known = everything(load_plugins(), Progress())
+    vars(stage1.scaffold)["everything"] = lambda *_: known
