@@ -52,7 +52,10 @@ EVIL = (
 )
 """Texts that a terminal, a file system, a parser or a formatter would take for more than a text."""
 
-STRANGE: tuple[Any, ...] = (None, True, -1, 0, 2**63, 1e308, float("nan"), float("inf"), 0.5, [], {}, [[]], [None], {"": None})
+STRANGE: tuple[Any, ...] = (
+    *(None, True, -1, 0, 2**63, 1e308, float("nan"), float("inf"), 0.5),
+    *([], {}, [[]], [None], {"": None}),
+)
 """Values in place of others."""
 
 BYTES = (
