@@ -220,7 +220,7 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("null-answer.jsonl", jsonl([record(99, answers=None)]), "with no answer"),
     ("blank-answer.csv", csv_plain([record(99, answers="")]), "with no answer"),
     ("number-answer.jsonl", jsonl([record(9, answers={"text": [3]})]), "1 with an answer that is not a text"),
-    ("odd-alias.jsonl", jsonl([record(9, answers={"value": "x", "aliases": [{}]})]), "1 with an answer that is not"),
+    ("odd-alias.jsonl", jsonl([record(9, answers={"value": "x", "aliases": [{}]})]), "1 with an answer that"),
     ("all-impossible.json", nested([record(1, is_impossible=True)]), "unanswerable questions: 1"),
     ("surrogate.jsonl", json.dumps(record(1, context="\ud800")).encode(), "surrogate"),
     ("data.txt", jsonl(RECORDS), "none of the endings .json, .jsonl, .ndjson, .csv, .tsv, .parquet, or one"),
