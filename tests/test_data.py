@@ -68,18 +68,15 @@ def jsonl(records: list[Record]) -> bytes:
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
 
 
-def parquet(records: list[Record]) -> bytes:
+def parquet(records: list[Record], **options: Any) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records), sink)
+    pq.write_table(pa.Table.from_pylist(records), sink, **options)
     return sink.getvalue()
 
 
 def parquet_bomb(**options: Any) -> bytes:
     """A text of a megabyte in each of 200 rows, which takes a few kilobytes of a file."""
-    sink = io.BytesIO()
-    table = pa.Table.from_pylist([record(1, context="x" * 1_000_000)] * 200)
-    pq.write_table(table, sink, compression="zstd", **options)
-    return sink.getvalue()
+    return parquet([record(1, context="x" * 1_000_000)] * 200, compression="zstd", **options)
 
 
 def csv_json(records: list[Record], delimiter: str = ",") -> bytes:
@@ -112,6 +109,11 @@ def written(folder: Path, name: str, content: bytes) -> Path:
         ("lines.ndjson", jsonl(RECORDS)),
         ("windows.JSONL", b"\xef\xbb\xbf" + jsonl(RECORDS).replace(b"}\n", b"}\r\n")),
         ("rows.parquet", parquet(RECORDS)),
+        ("groups.parquet", parquet(RECORDS, row_group_size=3)),
+        (
+            "delta.parquet",
+            parquet(RECORDS, use_dictionary=False, column_encoding={"context": "DELTA_BYTE_ARRAY"}),
+        ),
         ("rows.csv", csv_json(RECORDS)),
         ("excel.csv", b"\xef\xbb\xbf" + csv_json(RECORDS)),
         ("rows.tsv", csv_json(RECORDS, "\t")),

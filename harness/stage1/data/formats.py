@@ -162,10 +162,10 @@ def _parquet(content: bytes) -> Table:
         groups = [said.row_group(number) for number in range(said.num_row_groups)]
         columns = [group.column(number) for group in groups for number in range(group.num_columns)]
         _refuse_bomb(said.num_rows + sum(c.num_values + c.total_uncompressed_size for c in columns), content)
-        texts = list({c.path_in_schema for c in columns if c.physical_type == "BYTE_ARRAY"})
         # A text that many rows share stays one until it is known how much that would become.
-        table = pq.read_table(pa.BufferReader(content), read_dictionary=texts)
-        _refuse_bomb(sum(_size(column.combine_chunks()) for column in table.columns), content)
+        shared = [c.path_in_schema for c in columns if any("DICTIONARY" in name for name in c.encodings)]
+        table = pq.read_table(pa.BufferReader(content), read_dictionary=shared)
+        _refuse_bomb(sum(_size(column) for column in table.columns), content)
         return Table(table.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).split("\n")[0]) from None
