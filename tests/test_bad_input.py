@@ -59,6 +59,8 @@ def untouched(folder: Path) -> bool:
         (["--dtype", "fp32"], ["dtype", "float32"]),
         (["--set", "data.max_prompt_tokens=100000"], ["context holds 1024 tokens", "max_prompt_tokens"]),
         (["nothing.yaml"], ["nothing.yaml", "No such file"]),
+        (["--template", "\udcff{context}{question}"], ["prompt.template", "no text in UTF-8"]),
+        (["--set", "losses.x\udcff.weight=1"], ["losses.x\\udcff", "no text in UTF-8"]),
         (["--no-such-flag"], ["--no-such-flag"]),
     ],
 )

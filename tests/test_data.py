@@ -68,10 +68,15 @@ def jsonl(records: list[Record]) -> bytes:
     return "".join(json.dumps(r, ensure_ascii=False) + "\n" for r in records).encode()
 
 
-def parquet(records: list[Record]) -> bytes:
+def parquet(records: list[Record], **options: Any) -> bytes:
     sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(records), sink)
+    pq.write_table(pa.Table.from_pylist(records), sink, **options)
     return sink.getvalue()
+
+
+def parquet_bomb(**options: Any) -> bytes:
+    """A text of a megabyte in each of 200 rows, which takes a few kilobytes of a file."""
+    return parquet([record(1, context="x" * 1_000_000)] * 200, compression="zstd", **options)
 
 
 def csv_json(records: list[Record], delimiter: str = ",") -> bytes:
@@ -104,6 +109,11 @@ def written(folder: Path, name: str, content: bytes) -> Path:
         ("lines.ndjson", jsonl(RECORDS)),
         ("windows.JSONL", b"\xef\xbb\xbf" + jsonl(RECORDS).replace(b"}\n", b"}\r\n")),
         ("rows.parquet", parquet(RECORDS)),
+        ("groups.parquet", parquet(RECORDS, row_group_size=3)),
+        (
+            "delta.parquet",
+            parquet(RECORDS, use_dictionary=False, column_encoding={"context": "DELTA_BYTE_ARRAY"}),
+        ),
         ("rows.csv", csv_json(RECORDS)),
         ("excel.csv", b"\xef\xbb\xbf" + csv_json(RECORDS)),
         ("rows.tsv", csv_json(RECORDS, "\t")),
@@ -193,6 +203,9 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("deep.json", b"[" * 100_000, "nested more than 50 levels deep"),
     ("deep.jsonl", b'{"id": ' + b"[" * 60 + b"]" * 60 + b"}", "nested more than 50 levels deep"),
     ("bomb.json.gz", gzip.compress(b" " * 100_000_000), "more than 100 times as large"),
+    ("bomb.parquet", parquet_bomb(use_dictionary=False), "more than 100 times as large"),
+    ("shared.parquet", parquet_bomb(use_dictionary=True), "more than 100 times as large"),
+    ("long-id.json", nested([record(1, question=" ", id="x" * 5_000)]), "(question 'xxxx"),
     ("number.json", b"12", "no list of records"),
     ("mapping.json", b'{"q1": "answer"}', "no list of records"),
     ("numbers.json", b"[1, 2]", "no list of records"),
@@ -209,6 +222,7 @@ BAD_FILES: list[tuple[str, bytes, str]] = [
     ("null-answer.jsonl", jsonl([record(99, answers=None)]), "with no answer"),
     ("blank-answer.csv", csv_plain([record(99, answers="")]), "with no answer"),
     ("number-answer.jsonl", jsonl([record(9, answers={"text": [3]})]), "1 with an answer that is not a text"),
+    ("odd-alias.jsonl", jsonl([record(9, answers={"value": "x", "aliases": [{}]})]), "1 with an answer that"),
     ("all-impossible.json", nested([record(1, is_impossible=True)]), "unanswerable questions: 1"),
     ("surrogate.jsonl", json.dumps(record(1, context="\ud800")).encode(), "surrogate"),
     ("data.txt", jsonl(RECORDS), "none of the endings .json, .jsonl, .ndjson, .csv, .tsv, .parquet, or one"),

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from rich.table import Table
 
 from conftest import Cli, Invoke, Notes, small_config
-from faults.harness import ended, fork, killed_at
+from faults.processes import ended, fork, killed_at
 from stage1.bounded import OutOfBoundsError, load_json, load_yaml
 from stage1.cli.console import make_console
 from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
@@ -439,6 +439,22 @@ def test_impossible_names_are_one_line(args: list[str], invoke: Invoke) -> None:
     assert done.code in (1, 2), done.err
     assert 1 <= len(done.err.splitlines()) <= 2, done.err
     assert done.err.startswith("Error: ")
+
+
+@pytest.mark.parametrize(
+    "words", [["push", "me/it", "--dry-run"], ["show"], ["report", "-o", f"{EVIL}.html"]]
+)
+def test_what_a_strangers_results_say_is_shown_as_text(
+    words: list[str], spoilt: Path, invoke: Invoke
+) -> None:
+    results = read_record(spoilt / "results.json", "")
+    results["rows"][-1]["row"] = EVIL
+    results["training"]["stopped"] = EVIL
+    results["verdict"]["text"] = EVIL
+    write_record(spoilt / "results.json", results)
+    done = invoke(words[0], str(spoilt), *words[1:])
+    assert done.code in (0, 2), done.err
+    assert (done.out + done.err).replace("\n", "").isprintable()
 
 
 def test_ctrl_c_while_the_program_is_loaded(tmp_path: Path) -> None:

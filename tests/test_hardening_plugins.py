@@ -34,6 +34,19 @@ FAULTS = {
         "def __init__(self, config, embed_dim):\n    raise ValueError('two\\nlines \\x1b[2J')",
         r"ValueError: two lines \u001b[2J",
     ),
+    "returns from __init__": (
+        "def __init__(self, config, embed_dim):\n    return self",
+        "should return None",
+    ),
+    "loses itself in __init__": (
+        "def __init__(self, config, embed_dim):\n    del self\n    self.x = 1",
+        "raised UnboundLocalError",
+    ),
+    "stops an iteration": ("def inverse(self, code):\n    raise StopIteration", "raised StopIteration"),
+    "has other buffers once it is fitted": (
+        "def fit(self, stats):\n    self.register_buffer('late', stats.mean)",
+        'Unexpected key(s) in state_dict: "late"',
+    ),
     "raises in code_dim": ("@property\ndef code_dim(self):\n    return 1 // 0", "ZeroDivisionError"),
     "code_dim is no number": (
         "@property\ndef code_dim(self):\n    return 'wide'",

@@ -114,6 +114,40 @@ def test_training_alone_refuses_what_an_evaluation_would(
     check_llm(folder / "split", whole=False)
 
 
+def test_training_alone_compares_the_weights_with_the_configuration(folder: Path) -> None:
+    weights = load_file(folder / "model.safetensors")
+    for changed, said in (
+        ({"model.norm.other": weights["model.norm.weight"]}, "lack 1 parameters, model.norm.weight"),
+        ({"model.norm.weight": weights["model.norm.weight"][:-1].clone()}, "do not have the sizes"),
+    ):
+        kept = {name: value for name, value in weights.items() if name != "model.norm.weight"}
+        save_file({**kept, **changed}, folder / "model.safetensors", metadata={"format": "pt"})
+        assert said in refusal(check_llm, folder)
+        assert refusal(load, folder) == refusal(check_llm, folder)
+
+
+def test_a_tokenizer_that_loads_and_does_not_work_is_refused(folder: Path) -> None:
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": {"x": 1}}))
+    assert "cannot be used" in refusal(load_tokenizer, folder)
+
+
+def test_a_tokenizer_prints_nothing_past_us(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = folder / "tokenizer_config.json"
+    token = {"content": "<odd>", "special": True, "a\x1b[2Jb": True}
+    file.write_text(json.dumps({**json.loads(file.read_text()), "added_tokens_decoder": {"0": token}}))
+    load_tokenizer(folder)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_json_that_is_nested_too_deeply(folder: Path) -> None:
+    file = folder / "generation_config.json"
+    file.write_text("[" * 3_000)
+    assert "holds no JSON object" in refusal(load, folder)
+    (folder / "config.json").write_text("[" * 3_000)
+    assert "cannot be used" in refusal(load_table, folder)
+
+
 def test_generation_settings_that_we_do_not_use_cannot_stop_us(folder: Path) -> None:
     (folder / "generation_config.json").write_text('{"max_new_tokens": -1, "eos_token_id": [5, 6]}')
     assert load(folder).generation_config.eos_token_id == [5, 6]

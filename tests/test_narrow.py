@@ -8,7 +8,7 @@ import pytest
 from rich.console import Console
 from rich.table import Table
 
-from stage1.cli.console import print_fitting
+from stage1.cli.console import print_fitting, say
 from stage1.diagnosis import show
 from stage1.reports import report
 
@@ -80,3 +80,13 @@ def test_sweeps_and_diagnoses_are_never_cut(width: int) -> None:
         assert "12.3, 100.0]" in shown
         assert all(head in shown for head in heads)
         assert max(map(len, shown.splitlines())) <= width
+
+
+def test_long_lines_break_between_words_on_a_terminal_alone() -> None:
+    line = " ".join(["reconstruction"] * 20)
+    for terminal in (True, False):
+        console = Console(file=io.StringIO(), width=80, force_terminal=terminal)
+        say(console, line)
+        printed = console.file.getvalue().rstrip()  # type: ignore[attr-defined]
+        assert {*printed.split()} == {"reconstruction"}
+        assert (max(map(len, printed.splitlines())) <= 80) == terminal

@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from conftest import Invoke, Notes, small_config
+from conftest import CtrlC, Invoke, Notes, small_config
 from stage1.errors import UsageError
 from stage1.experiment import evaluate_run, train_run
+from stage1.files import write_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
@@ -125,6 +126,44 @@ def test_a_run_has_seen_what_the_run_that_it_starts_from_has_seen(run: Run, tmp_
     first, both = run.read_trained_on(), second.read_trained_on()
     assert both.passages > first.passages
     assert both.content != first.content
+
+
+@pytest.mark.parametrize("name", ["data.json", "manifest.json"])
+def test_a_start_whose_record_is_damaged_is_refused_before_there_is_a_folder(
+    name: str, run: Run, tmp_path: Path
+) -> None:
+    (run.path / name).write_text("{")
+    with pytest.raises(UsageError, match=name):
+        train_run(small_config(f"init={run.path}", f"output={tmp_path / 'second'}"), Progress())
+    assert not (tmp_path / "second").exists()
+
+
+def test_what_the_start_had_seen_is_known_when_it_is_gone(run: Run, tmp_path: Path) -> None:
+    other = write(tmp_path / "other.json", list(tiny_squad("train", 30, seed=7)))
+    settings = (f"data={other}", "train.steps=4", "train.save_every=2", f"init={run.path}")
+    config = small_config(*settings, f"output={tmp_path / 'second'}")
+    with pytest.raises(KeyboardInterrupt):
+        train_run(config, CtrlC("Training", 3), with_evaluation=False)
+    second = Run.open(tmp_path / "second")
+    before = second.read_trained_on()
+    manifest = second.read_manifest()
+    write_record(second.path / "manifest.json", {**manifest, "teacher_forced": True})
+    shutil.rmtree(run.path)
+    train_run(config, Progress(), resume=second, with_evaluation=False)
+    assert second.trained
+    assert second.read_trained_on() == before
+    assert second.read_manifest()["teacher_forced"] is True
+
+
+def test_a_killed_evaluation_of_other_questions_is_gone_on_with(run: Run, tmp_path: Path) -> None:
+    rows = ("text", "raw", "bottleneck", "no_context")
+    evaluate_run(run, {"eval.limit": 3}, Progress(), rows)
+    [place] = (run.path / "evaluations").iterdir()
+    for name in ("data.json", "results.json"):  # it was killed behind its first file
+        (place / name).unlink()
+    evaluate_run(run, {"eval.limit": 3}, Progress(), rows)
+    assert [*(run.path / "evaluations").iterdir()] == [place]
+    assert (place / "results.json").exists()
 
 
 def test_a_runs_predictions_are_scored_as_they_were(run: Run, invoke: Invoke) -> None:

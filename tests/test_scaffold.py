@@ -11,6 +11,7 @@ import pytest
 
 from conftest import GENERATED, ROOT, Invoke
 from stage1.errors import UsageError
+from stage1.files import TEMPORARY
 from stage1.scaffold import KINDS, LONGEST, named, render, write
 from wheels import Environment
 
@@ -177,3 +178,12 @@ def test_nothing_half_written_is_left(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"Cannot write .*: File name too long"):
         write(tmp_path / "stage1-topk", {"README.md": "# topk", "a" * 300: "cannot be"})
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_killed_process_left_goes(tmp_path: Path) -> None:
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    left = tmp_path / f".stage1-killed.{dead.pid}.x{TEMPORARY}"
+    left.mkdir()
+    write(tmp_path / "stage1-killed", {"README.md": "x"})
+    assert not left.exists()

@@ -166,6 +166,7 @@ def test_only_seeds_that_both_have_are_paired() -> None:
 
 
 def test_a_finished_sweep_is_shown_again(copied: Path, invoke: Invoke) -> None:
+    (copied / ".here-1").touch()  # of a sweep that was killed when all was done
     before = read(copied)
     times = {path: path.stat().st_mtime_ns for path in copied.rglob("results.json")}
     done = invoke("sweep", *OPTIONS)
@@ -316,6 +317,16 @@ def test_recipes_are_an_axis(tmp_path: Path) -> None:
         assert cell.run.path.name == f"recipe={name}_seed=0"
     with pytest.raises(ConfigError, match=r"(?s)recipe=nope seed=0: Unknown recipe 'nope'"):
         cells_of(tmp_path, f"recipe={first},nope")
+
+
+@pytest.mark.parametrize("command", ["sweep", "frontier"])
+def test_a_recipe_of_a_file_is_no_axis_as_well(command: str, invoke: Invoke, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text("recipe: phase1\n")
+    done = invoke(command, "own.yaml", "--over", "recipe=phase1,two_phase", "--output", "s")
+    assert done.code == 2
+    assert "recipe is given twice" in done.err
+    assert "no --set, flag or file" in done.err
+    assert not (tmp_path / "s").exists()
 
 
 def test_folder_names_are_readable_and_differ() -> None:

@@ -231,7 +231,7 @@ def _place_for(run: Run, session: Session, asked: Collection[str] | None) -> Run
     config, data = session.config, session.data
 
     def same(place: Path) -> bool:
-        if not (place / "config.yaml").exists():  # killed while it was made
+        if not all((place / name).exists() for name in ("config.yaml", "data.json")):  # killed while made
             return True
         try:
             there, content = Run(place).config, Run(place).read_trained_on().test
@@ -333,10 +333,10 @@ def _evaluate(
         "device": device_name(session.device),
     }
     if is_first():
-        place.write_evaluation(evaluation.results, evaluation.answers)
         seconds, shares = session.progress.shares()
         time = {**run.read_timings().get("time", {}), command: {"seconds": seconds, "shares": shares}}
         place.write_timings({**measured, "time": time})
+        place.write_evaluation(evaluation.results, evaluation.answers)  # last: it says that all is there
         run.tidy()
         load_plugins().emit("stage1_evaluated", run=run.path, results=evaluation.results)
     return Outcome(run, evaluation, session, place.path, {**run.read_timings(), **measured})

@@ -31,7 +31,7 @@ from stage1.plugins import (
     load_plugins,
     source_sha256,
 )
-from stage1.plugins.blame import expect, expect_code, expect_vectors
+from stage1.plugins.blame import built, expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
 from stage1.plugins.tensors import Code, Embedded, TokenStats, straight_through
 from stage1.progress import SILENT, Progress
@@ -89,7 +89,7 @@ class Bottleneck(nn.Module):
                 stages.append(_built(component, _width(stages[-1])))
             compressor = Chain(stages) if others else stages[0]
             torch.manual_seed(seed + 1)
-            adapter = resolved.adapter.cls(resolved.adapter.config, _width(stages[-1]), embed_dim)
+            adapter = built(resolved.adapter, _width(stages[-1]), embed_dim)
         return cls(compressor, adapter, magnitude, seed=seed)
 
     def start_from(self, source: str | Path, table: Tensor) -> None:
@@ -315,7 +315,7 @@ def _width(compressor: Compressor) -> int:
 
 def _built(component: ResolvedComponent, width: int) -> Compressor:
     try:
-        compressor: Compressor = component.cls(component.config, width)
+        compressor: Compressor = built(component, width)
     except ConfigError as error:  # a compressor does not know whether it is the first
         raise ConfigError(
             [i._replace(path=f"{component.path}.{i.path.removeprefix('compressor.')}") for i in error.issues]

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from rich.console import Console, ConsoleOptions, RenderableType
 from rich.segment import Segment
 from rich.table import Table
+from rich.text import Text
 
 from stage1.text import visible_lines
 
@@ -42,7 +43,12 @@ def print_report(console: Console, tables: Iterable[Table], lines: Iterable[str]
     print_fitting(console, tables)
     console.print()
     for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
+        say(console, line)
+
+
+def say(console: Console, text: str | Text, style: str = "") -> None:
+    """Print a line: broken between words where a terminal is too narrow for it, whole elsewhere."""
+    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
 
 
 def make_console(*, stderr: bool = False) -> Console:

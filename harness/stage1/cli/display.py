@@ -26,7 +26,7 @@ from rich.progress import Progress as Bars
 from rich.text import Text
 
 from stage1.cli import options
-from stage1.cli.console import make_console, print_fitting, print_report
+from stage1.cli.console import make_console, print_fitting, print_report, say
 from stage1.progress import Advance, Progress
 from stage1.reports import commands, report
 from stage1.reports.svg import Series
@@ -52,8 +52,8 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
     if results is not None:
         print_report(console, report.tables(results), report.summary(results))
         if not quiet:
-            console.print(report.timings(outcome.timings), markup=False, soft_wrap=True)
-            console.print(_times(outcome.session.progress), markup=False, soft_wrap=True)
+            say(console, report.timings(outcome.timings))
+            say(console, _times(outcome.session.progress))
     else:
         best = run.best_selection()
         score = f"selection score {best['selection']['score']:.4f} at step {best['step']}" if best else ""
@@ -133,7 +133,7 @@ def show_sweep(record: Mapping[str, Any], file: Path, *, json: bool) -> None:
     if failed:
         console.print(f"\n{len(failed)} of {len(record['cells'])} runs failed:", markup=False)
     for cell in failed:
-        console.print(f"  {cell['run']}: {cell['error'].splitlines()[0]}", markup=False, soft_wrap=True)
+        say(console, f"  {cell['run']}: {cell['error'].splitlines()[0]}")
     console.print(f"\nSweep: {file}", markup=False, soft_wrap=True)
 
 
@@ -155,8 +155,8 @@ def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
             console.print(line, soft_wrap=True)
         console.print()
     for line in show.findings(diagnosis):
-        console.print(line, soft_wrap=True)
-    console.print(f"Diagnosis: {show.verdict(diagnosis)}", markup=False, soft_wrap=True)
+        say(console, line)
+    say(console, f"Diagnosis: {show.verdict(diagnosis)}")
 
 
 SLOW = 1.0
@@ -238,7 +238,7 @@ class BarProgress(Progress):
 
     def note(self, message: str) -> None:
         """See `Progress.note`."""
-        self.console.print(f"• {message}", markup=False, highlight=False, soft_wrap=True)
+        say(self.console, f"• {message}")
 
 
 class _Optional(ProgressColumn):

@@ -9,6 +9,7 @@ import typer
 from stage1.cli import groups, options
 from stage1.errors import UsageError
 from stage1.processes import is_first
+from stage1.text import visible
 
 
 @dataclass(frozen=True)
@@ -176,6 +177,6 @@ def push(
         write_atomic(output, files["README.md"])
     else:
         typer.echo(files["README.md"].decode())
-    typer.echo(f"Nothing is uploaded. To {repo_id} would go:", err=True)
+    typer.echo(f"Nothing is uploaded. To {visible(repo_id)} would go:", err=True)
     for name, content in files.items():
         typer.echo(f"  {name}  {len(content):,} bytes", err=True)

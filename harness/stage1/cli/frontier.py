@@ -53,7 +53,7 @@ def frontier(
     from stage1.sweeps.frontier import Explorer, Request
     from stage1.sweeps.grid import Axis
 
-    axes, flags = [Axis.parse(text) for text in over or []], chosen.given()
+    axes, flags = [Axis.parse(text) for text in over or []], {**chosen.given(), **chosen.presets()}
     seed = flags.pop("seed", 0)
     measured = cast("Literal['bits', 'ratio']", axis)
     tree, settings = chosen.tree(), chosen.settings or []

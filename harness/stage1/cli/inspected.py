@@ -1,6 +1,7 @@
 """How finished runs look on a terminal, 80 columns wide or more."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
-from stage1.cli.console import make_console, print_fitting
+from stage1.cli.console import make_console, print_fitting, say
 from stage1.diagnosis.show import prompt as prompt_lines
 from stage1.inspection.questions import Asked
 from stage1.inspection.verify import Verified
@@ -68,40 +69,38 @@ def show_compared(compared: Mapping[str, Any], number: int) -> None:
     """Sides, pairs, what they say, and `number` flips of each pair."""
     console = make_console()
 
-    def say(text: str, style: str = "") -> None:
-        console.print(text, style=style, markup=False, soft_wrap=True)
-
-    say(
+    tell = partial(say, console)
+    tell(
         f"{compared['questions']} questions about {compared['passages']} passages, asked of all as "
         f"{compared['protocol']}"
     )
     for text in compared["differences"]:
-        say(f"Not the same: {text}.", "yellow")
+        tell(f"Not the same: {text}.", "yellow")
     for text in compared["notes"]:
-        say(text, "yellow")
+        tell(text, "yellow")
     for line in comparison.legend(compared):
-        say(line)
+        tell(line)
     console.print()
     print_fitting(console, comparison.sides(compared))
     console.print()
     print_fitting(console, comparison.pairs(compared))
     console.print()
     for line in comparison.verdicts(compared):
-        say(line, "bold")
+        tell(line, "bold")
     for pair in compared["pairs"]:
         if number and pair["flips"]:
             console.print()
             count = len(pair["flips"])
-            say(f"{min(number, count)} of {count} flips from {pair['first']} to {pair['second']}:")
+            tell(f"{min(number, count)} of {count} flips from {pair['first']} to {pair['second']}:")
         for flip, lines in comparison.flips(pair, number):
-            say(one_line(flip["question"]), "bold")
+            tell(one_line(flip["question"]), "bold")
             console.print(_grid(lines))
             for label, tokens in (
                 (pair["first"], flip["first_prompt"]),
                 (pair["second"], flip["second_prompt"]),
             ):
                 if tokens:
-                    say(f"The prompt through {label}:", "dim")
+                    tell(f"The prompt through {label}:", "dim")
                     _print_prompt(console, tokens)
 
 
@@ -151,16 +150,16 @@ def show_verified(verified: Verified) -> None:
     """What holds, what does not, what is not known here, and what would have to be asked again."""
     console = make_console()
     for check in verified.checks:
-        console.print(f"{check.state:8}{check.name:10}{check.claim}", style=STYLES[check.state], markup=False)
+        say(console, f"{check.state:8}{check.name:10}{check.claim}", STYLES[check.state])
         for problem in check.problems:
-            console.print(f"        {one_line(problem)}", markup=False, soft_wrap=True)
-    console.print("\nOnly asking the LLM again can tell:", markup=False)
+            say(console, f"        {one_line(problem)}")
+    say(console, "\nOnly asking the LLM again can tell:")
     for text in verified.to_ask:
-        console.print(f"  {text}", markup=False, soft_wrap=True)
+        say(console, f"  {text}")
     console.print(f"  {verified.command}  (on a copy: it replaces the results)", markup=False, soft_wrap=True)
     failed = [check.name for check in verified.checks if check.state == "fails"]
     unknown = [check.name for check in verified.checks if check.state == "unknown"]
     said = f"does not hold: {', '.join(failed)}" if failed else "nothing contradicts the results"
     if unknown:
         said += f"; not known here: {', '.join(unknown)}"
-    console.print(f"\nVerified: {said}.", style="bold", markup=False, soft_wrap=True)
+    say(console, f"\nVerified: {said}.", "bold")

@@ -1,6 +1,7 @@
 """The options that several commands share, in groups (`stage1.cli.groups`)."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -317,8 +318,18 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
             base = inherited(self.init) if self.init else {}
         from stage1.config.presets import from_presets
 
-        file = _settings_of(self.config) if self.config else {}
-        return from_presets(file, base, recipe=self.recipe, protocol=self.protocol)
+        return from_presets(self._file, base, recipe=self.recipe, protocol=self.protocol)
+
+    def presets(self) -> dict[str, str]:
+        """The recipe and the protocol, by kind, as far as they were typed or the file names them."""
+        from stage1.config.presets import PRESETS
+
+        named = {kind: getattr(self, kind) or self._file.get(kind) for kind in PRESETS}
+        return {kind: str(name) for kind, name in named.items() if name is not None}
+
+    @cached_property
+    def _file(self) -> dict[str, Any]:
+        return _settings_of(self.config) if self.config else {}
 
 
 @dataclass(frozen=True)

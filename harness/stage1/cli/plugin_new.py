@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stage1.cli import options
+from stage1.text import visible
 
 if TYPE_CHECKING:
     from rich.tree import Tree
@@ -44,7 +45,7 @@ def new(
         options.print_json({**package._asdict(), "folder": str(package.folder)})
         return
     make_console().print(_tree(str(package.folder), package.files))
-    typer.echo("Next:\n" + "\n".join(f"  {command}" for command in package.next))
+    typer.echo("Next:\n" + "\n".join(f"  {visible(command)}" for command in package.next))
 
 
 def _tree(label: str, files: list[str]) -> Tree:

@@ -2,12 +2,14 @@
 
 import os
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from stage1.cli import completion, options
 from stage1.errors import UsageError
+from stage1.text import visible
 
 if TYPE_CHECKING:  # pydantic takes longer to load than `--help` may
     from stage1.config.presets import Presets
@@ -62,7 +64,8 @@ def _commands(kind: str, about: str) -> typer.Typer:
         if os.path.lexists(target):
             raise UsageError(f"{target} exists already.", "Name another file, or remove that one.")
         write_atomic(target, preset.text.encode())
-        typer.echo(f"Wrote {target}.\nNext:\n  stage1 train {target}")
+        name = visible(str(target))
+        typer.echo(f"Wrote {name}.\nNext:\n  stage1 train {quote(name)}")
 
     return app
 

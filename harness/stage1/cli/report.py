@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from stage1.cli import options
+from stage1.text import visible
 
 
 def report(
@@ -26,4 +27,4 @@ def report(
     from stage1.cli.display import make_progress
     from stage1.sweeps.report import write_report
 
-    typer.echo(f"Report: {write_report(places, output, make_progress(quiet=quiet))}")
+    typer.echo(visible(f"Report: {write_report(places, output, make_progress(quiet=quiet))}"))

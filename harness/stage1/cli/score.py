@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from stage1.cli import options
+from stage1.text import one_line
 
 if TYPE_CHECKING:
     from stage1.data.records import Question
@@ -46,7 +47,7 @@ def score(
     config = granted({}, flags, settings or []).data
     records = find_source(config.name, config, repeated=True).read("test", None)
     for note in records.notes(config.name):
-        typer.echo(note, err=True)
+        typer.echo(one_line(note), err=True)
     questions = records.questions
     ids = {q.id for q in (*questions, *records.unanswerable)}
     found = read_predictions(predictions, ids, foreign=NO_IDS if records.made_ids else "")

@@ -59,7 +59,6 @@ def sweep(
     except ValueError:
         raise UsageError(f"--seeds {seeds!r} are not whole numbers.", "Write, for example, 0,1,2.") from None
     from stage1.cli.display import make_progress, show_sweep
-    from stage1.config.presets import PRESETS
     from stage1.evaluation.conditions import NEEDED
     from stage1.experiment import require_trackers
     from stage1.plugins import load_plugins
@@ -69,7 +68,7 @@ def sweep(
 
     asked = options.rows_asked(rows) or NEEDED
     axes = [Axis.parse(text) for text in over]
-    flags = {**chosen.given(), **{name: name for name in PRESETS if getattr(chosen, name)}}
+    flags = {**chosen.given(), **chosen.presets()}
     cells = plan(chosen.tree(), chosen.settings or [], axes, numbers, output, flags=flags)
     for cell in cells:
         require_trackers(cell.config)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from stage1.cli import options
+from stage1.text import visible
 
 if TYPE_CHECKING:  # `stage1 --help` loads no plugins
     from stage1.evaluation.lm_eval.catalogue import Task
@@ -36,7 +37,7 @@ def tasks(
     registry, progress = load_plugins(), make_progress(quiet=quiet)
     if path:
         for _, folder in registry.task_folders():
-            typer.echo(folder)
+            typer.echo(visible(str(folder)))
         return
     if pattern is None:
         known = everything(registry, progress)

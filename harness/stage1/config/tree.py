@@ -271,6 +271,9 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
 PLACES = ("model.name", "model.revision", "data.name", "init", "output")
 """Settings that name a file, a folder or a repository."""
 
+WITH_PLACES = ("model", "data", "init", "output")
+"""Sections with such settings, whose names may hold bytes that are no text."""
+
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
     """The configuration in `tree`.
@@ -279,6 +282,9 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: with every issue found, each with its path and the choices.
         UsageError: it has both `compressor` and `compressors`.
     """
+    texts = {key: value for key, value in flat(tree).items() if key.partition(".")[0] not in WITH_PLACES}
+    if lone := [key for key, value in texts.items() if not _is_text([key, value])]:
+        raise ConfigError([ConfigIssue(key, "it is no text in UTF-8: half of a pair.") for key in lone])
     try:
         config = RunConfig.model_validate(listed(tree))
     except ValidationError as error:
@@ -287,3 +293,12 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     if nul := [key for key in PLACES if "\0" in (values[key] or "")]:
         raise ConfigError([ConfigIssue(key, "it holds a NUL character, which no name may.") for key in nul])
     return config
+
+
+def _is_text(value: Any) -> bool:
+    """Whether all texts in it can be written: a surrogate, which a shell makes of a bad byte, cannot."""
+    try:
+        json.dumps(value, ensure_ascii=False, skipkeys=True, default=str).encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -50,8 +50,8 @@ def _texts(value: Any) -> Iterator[Any]:
         if "text" in known:
             yield from _listed(known["text"])
         elif "value" in known:  # TriviaQA
-            aliases = known.get("aliases")
-            yield from dict.fromkeys([*_listed(known["value"]), *_listed(aliases)])
+            texts = [*_listed(known["value"]), *_listed(known.get("aliases"))]
+            yield from dict.fromkeys(texts) if all(isinstance(text, str) for text in texts) else texts
         elif value:
             raise ValueError("answers without the field 'text'")
     elif isinstance(value, list | tuple):

@@ -22,7 +22,7 @@ FORMATS = (
 LONGEST_FIELD = 2**31 - 1
 """Characters of a CSV field; the csv module's own limit is 131,072."""
 EXPANSION, SMALL = 100, 1 << 26
-"""How many times as large a gzipped file may become; one of up to 64 MB unpacked is always read."""
+"""How many times as large a compressed file may become; one of up to 64 MB unpacked is always read."""
 
 
 class Table(NamedTuple):
@@ -69,12 +69,19 @@ def read_rows(path: Path) -> Table:
 
 
 def _unzipped(content: bytes) -> bytes:
-    most = max(SMALL, EXPANSION * len(content))
     with gzip.open(io.BytesIO(content)) as file:
-        whole = file.read(most + 1)
-    if len(whole) > most:
-        raise ValueError(f"unpacked it is more than {EXPANSION} times as large, which no text is")
+        whole = file.read(_most(content) + 1)
+    _refuse_bomb(len(whole), content)
     return whole
+
+
+def _most(content: bytes) -> int:
+    return max(SMALL, EXPANSION * len(content))
+
+
+def _refuse_bomb(size: int, content: bytes) -> None:
+    if size > _most(content):
+        raise ValueError(f"unpacked it is more than {EXPANSION} times as large, which no text is")
 
 
 def _ending(path: Path) -> str:
@@ -151,9 +158,34 @@ def _parquet(content: bytes) -> Table:
     import pyarrow.parquet as pq  # type: ignore[import-untyped]
 
     try:
-        return Table(pq.read_table(pa.BufferReader(content)).to_pylist())
+        said = pq.read_metadata(pa.BufferReader(content))
+        groups = [said.row_group(number) for number in range(said.num_row_groups)]
+        columns = [group.column(number) for group in groups for number in range(group.num_columns)]
+        _refuse_bomb(said.num_rows + sum(c.num_values + c.total_uncompressed_size for c in columns), content)
+        # A text that many rows share stays one until it is known how much that would become.
+        shared = [c.path_in_schema for c in columns if any("DICTIONARY" in name for name in c.encodings)]
+        table = pq.read_table(pa.BufferReader(content), read_dictionary=shared)
+        _refuse_bomb(sum(_size(column) for column in table.columns), content)
+        return Table(table.to_pylist())
     except (pa.ArrowException, OSError) as error:
         raise ValueError(str(error).split("\n")[0]) from None
+
+
+def _size(array: Any) -> int:
+    """Bytes of the texts in an Arrow array, each counted wherever it stands."""
+    import pyarrow as pa
+    import pyarrow.compute as pc  # type: ignore[import-untyped]
+
+    if isinstance(array, pa.ChunkedArray):
+        return sum(map(_size, array.chunks))
+    if isinstance(array, pa.DictionaryArray):
+        lengths = pc.binary_length(array.dictionary).take(array.indices)
+        return pc.sum(lengths).as_py() or 0
+    if isinstance(array, pa.StructArray):
+        return sum(map(_size, array.flatten()))
+    if isinstance(array, pa.ListArray | pa.LargeListArray | pa.FixedSizeListArray | pa.MapArray):
+        return _size(array.flatten())
+    return int(array.nbytes)
 
 
 READERS: dict[str, Callable[[bytes], Table]] = {

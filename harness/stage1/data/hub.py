@@ -26,6 +26,7 @@ class HubDataset:
             download(name, ["README.md"], config.revision, repo_type="dataset")
         import datasets
 
+        datasets.disable_progress_bars()  # ours says what is read
         if self.config is None:
             names = self._ask(datasets.get_dataset_config_names, name, revision=self.revision)
             if len(names) > 1:

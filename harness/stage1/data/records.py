@@ -12,9 +12,13 @@ from stage1.data.answers import gold_answers
 from stage1.data.formats import FORMATS, Row, read_rows
 from stage1.data.layouts import flat_rows, named
 from stage1.errors import UsageError
+from stage1.text import one_line
 
 SHOWN = 3
 """Records that a note names for each reason."""
+
+LONGEST = 100
+"""Characters of a record's name in a note."""
 
 
 class Question(NamedTuple):
@@ -145,7 +149,9 @@ def _name(row: Row, number: int, fields: FieldNames) -> str:
         id_ = named(row, "id", fields.id)
     except (KeyError, ValueError):
         id_ = None
-    return f"question {id_!r}" if isinstance(id_, str) and id_.strip() else f"record {number}"
+    return (
+        one_line(f"question {id_!r}", LONGEST) if isinstance(id_, str) and id_.strip() else f"record {number}"
+    )
 
 
 def _question(row: Row, fields: FieldNames, *, may_lack_answers: bool) -> tuple[Question, bool]:

@@ -120,7 +120,7 @@ def nearest(reconstructed: Tensor, ids: Tensor, table: Tensor) -> Nearest:
     """
     reconstructed = reconstructed.float()
     lengths = reconstructed.norm(dim=1)  # [N]
-    best = torch.full((2, len(ids)), -math.inf, device=ids.device)
+    best = reconstructed.new_full((2, len(ids)), -math.inf)
     own, found = best.clone(), torch.zeros_like(best, dtype=torch.long)
     step = max(1, SCORES_AT_ONCE // max(1, len(ids)))
     for start in range(0, len(table), step):

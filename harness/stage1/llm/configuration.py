@@ -1,7 +1,6 @@
 """A model's configuration, and errors that name the file and the field that are wrong."""
 
 import copy
-import json
 import re
 import tempfile
 from functools import lru_cache
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from stage1.bounded import read_json
 from stage1.errors import UsageError
 from stage1.llm.gguf_file import read_once
 from stage1.llm.quiet import quiet_transformers
@@ -112,7 +112,7 @@ def _blame(file: Path, error: Exception) -> tuple[str, str]:
     strict = lines[0].startswith(("Validation error", "Class validation error"))
     reason = lines[-1].partition("Error: ")[2] or lines[-1] if strict else lines[0]
     try:
-        fields = [] if is_gguf(file) else _leaves(json.loads(file.read_text(encoding="utf-8")))
+        fields = [] if is_gguf(file) else _leaves(read_json(file.read_bytes()))
     except (OSError, ValueError):
         return "", reason
     if isinstance(error, KeyError) and error.args:  # a dictionary lacks what a field says

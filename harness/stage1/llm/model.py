@@ -1,6 +1,5 @@
 """The whole LLM, frozen, on its device."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any, cast
@@ -8,6 +7,7 @@ from typing import Any, cast
 import torch
 from transformers import GenerationConfig, PreTrainedModel
 
+from stage1.bounded import read_json
 from stage1.errors import Stage1Error, UsageError, suggest
 from stage1.llm.architecture import align_embeddings, find_decoder
 from stage1.llm.attention import forbid_cudnn_attention
@@ -67,12 +67,7 @@ def load_llm(
     ends = _generation_settings(source, trust_remote_code)
     if not is_gguf(source):
         _check_weights(source)
-    model, loading = _load(source, chosen, device, trust_remote_code, ends)
-    if lacking := sorted(loading["missing_keys"]):
-        raise UsageError(
-            f"The weights in {source} lack {len(lacking)} parameters, {lacking[0]} among them.",
-            "Check that config.json and the safetensors belong to one model.",
-        )
+    model = _load(source, chosen, device, trust_remote_code, ends)
     model.generation_config = ends  # that of a GGUF file is not the one that was passed
     frozen: PreTrainedModel = model.eval().requires_grad_(False)
     # All are called on their own: to generate, and by what reads states.
@@ -93,21 +88,22 @@ def check_llm(source: Path, trust_remote_code: bool = False, *, whole: bool = Tr
     Raises:
         UsageError: generation settings, weight files that are here, or the architecture cannot be used.
     """
-    _generation_settings(source, trust_remote_code)
+    ends = _generation_settings(source, trust_remote_code)
     if not is_gguf(source):
-        for name in sorted(set(weight_map(source).values())):
-            if whole or (source / name).exists():
-                with opened(source / name):
-                    pass
-    find_decoder(without_weights(source, trust_remote_code))
+        _check_weights(source, whole=whole)
+    if whole and not is_gguf(source):  # names and sizes stand in front of the weights
+        find_decoder(_load(source, torch.float32, torch.device("meta"), trust_remote_code, ends))
+    else:
+        find_decoder(without_weights(source, trust_remote_code))
 
 
-def _check_weights(folder: Path) -> None:
+def _check_weights(folder: Path, *, whole: bool = True) -> None:
     """Raise UsageError for a damaged file: transformers' own errors do not name it."""
     check_folder(folder)
     for name in sorted(set(weight_map(folder).values())):
-        with opened(folder / name):
-            pass
+        if whole or (folder / name).exists():
+            with opened(folder / name):
+                pass
 
 
 def _load(
@@ -116,8 +112,8 @@ def _load(
     device: torch.device,
     trust_remote_code: bool,
     ends: GenerationConfig,
-) -> tuple[Any, dict[str, Any]]:
-    """The model on `device`, and what transformers says of its weights."""
+) -> Any:
+    """The model on `device`; on that called `meta`, without its weights, which are only known to be there."""
     folder, options = origin(source, trust_remote_code)
     if not is_gguf(source):
         options["use_safetensors"] = True
@@ -129,10 +125,16 @@ def _load(
                 generation_config=ends,
                 dtype=dtype,
                 output_loading_info=True,
+                **({"device_map": "meta"} if device.type == "meta" else {}),
                 **options,
             )
         forget()  # nobody asks for the file again
-        return model.to(device), loading
+        if lacking := sorted(loading["missing_keys"]):
+            raise UsageError(
+                f"The weights in {source} lack {len(lacking)} parameters, {lacking[0]} among them.",
+                "Check that config.json and the safetensors belong to one model.",
+            )
+        return model.to(device)
     except torch.OutOfMemoryError:
         raise Stage1Error(
             f"The model in {source} does not fit into the memory of {device}.",
@@ -162,7 +164,7 @@ def _generation_settings(source: Path, trust_remote_code: bool) -> GenerationCon
     file = source / "generation_config.json"
     if not is_gguf(source) and file.is_file():
         try:
-            tree = json.loads(file.read_text(encoding="utf-8"))
+            tree = read_json(file.read_bytes())
         except (OSError, ValueError):
             tree = None
         if not isinstance(tree, dict):

@@ -7,7 +7,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from stage1.errors import UsageError
 from stage1.llm.configuration import origin, read_config
 from stage1.llm.gguf_file import read_once
-from stage1.llm.quiet import quiet_transformers
+from stage1.llm.quiet import quiet_transformers, silent_output
 from stage1.llm.weights import is_gguf
 
 
@@ -21,8 +21,9 @@ def load_tokenizer(source: Path, trust_remote_code: bool = False) -> PreTrainedT
     folder, options = origin(source, trust_remote_code)
     file = source if is_gguf(source) else source / "tokenizer.json"
     try:
-        with quiet_transformers(), read_once():
+        with quiet_transformers(), silent_output(), read_once():
             tokenizer = AutoTokenizer.from_pretrained(folder, **options)
+            tokenizer.decode(tokenizer("A text.", return_offsets_mapping=tokenizer.is_fast)["input_ids"])
     except Exception as error:  # the tokenizers library raises plain Exception
         if "trust_remote_code" in str(error):
             raise UsageError(

@@ -1,6 +1,5 @@
 """The weight files of a model folder, opened one by one: safetensors, in shards or in one file."""
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from stage1.bounded import read_json
 from stage1.errors import UsageError
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
@@ -49,7 +49,7 @@ def _other_format(folder: Path) -> str:
 def read_index(folder: Path) -> dict[str, str]:
     """Parameter name → file name, from the index of a sharded model."""
     try:
-        weight_map: dict[str, str] = json.loads((folder / INDEX).read_text(encoding="utf-8"))["weight_map"]
+        weight_map: dict[str, str] = read_json((folder / INDEX).read_bytes())["weight_map"]
         return dict(weight_map)
     except (OSError, ValueError, KeyError, TypeError):
         raise damaged(folder / INDEX) from None

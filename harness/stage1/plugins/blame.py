@@ -4,7 +4,7 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -13,6 +13,7 @@ from stage1.plugins.discovery import load_plugins
 from stage1.plugins.faults import raised
 from stage1.plugins.interfaces import Component, Compressor
 from stage1.plugins.registry import Registry
+from stage1.plugins.resolution import ResolvedComponent, ResolvedLoss
 from stage1.plugins.tensors import Code
 
 T = TypeVar("T")
@@ -37,16 +38,40 @@ def attributed(remedy: str = "") -> Iterator[None]:
 
 def _blame(error: BaseException, registry: Registry) -> str | None:
     """Whose plugin raised `error`, and where; None where it was none, or one of our own."""
+    modules = {record.cls.__module__: record.cls for record in registry.components if record.cls}
     for frame, _ in traceback.walk_tb(error.__traceback__):
         component = frame.f_locals.get("self")
-        if isinstance(component, Component):
-            owner = registry.owner(type(component))
-            if owner.distribution == "stage1":
+        own = type(component) if isinstance(component, Component) else None
+        if cls := own or modules.get(frame.f_globals.get("__name__", "")):
+            if registry.owner(cls).distribution == "stage1":
                 continue  # a chain, for one, only hands on what its compressors raise
             last = traceback.extract_tb(error.__traceback__)[-1]
-            where = f"({Path(last.filename).name}, line {last.lineno})"
-            return f"The plugin {component.name!r} of {owner} raised {raised(error)} {where}."
-    return None
+            return _said(error, cls, registry, f" ({Path(last.filename).name}, line {last.lineno})")
+    # Python raises another error in place of a StopIteration that leaves a generator.
+    return _blame(error.__cause__, registry) if error.__cause__ else None
+
+
+def _said(error: BaseException, cls: type[Component], registry: Registry, where: str = "") -> str:
+    return f"The plugin {cls.name!r} of {registry.owner(cls)} raised {raised(error)}{where}."
+
+
+def built(component: ResolvedComponent | ResolvedLoss, *widths: int) -> Any:
+    """What the class of a component makes of its options and the widths.
+
+    Raises:
+        PluginError: a foreign one raised, or its `__init__` returned something.
+        ConfigError: an option does not fit the width.
+    """
+    try:
+        return component.cls(component.config, *widths)
+    except (Stage1Error, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        registry = load_plugins()
+        if registry.owner(component.cls).distribution == "stage1":
+            raise
+        blamed = _blame(error, registry) or _said(error, component.cls, registry)
+        raise PluginError(blamed) from error
 
 
 def expect(component: Component, method: str, returned: T, kind: type, what: str, sound: bool = True) -> T:

@@ -19,7 +19,7 @@ def rows(results: Mapping[str, Any]) -> Element:
     """F1 of every row, with its interval."""
     bars = [
         Bar(
-            f"{row['row']}: {ROWS[row['row']].partition(': ')[2] or ROWS[row['row']]}",
+            f"{row['row']}: {ROWS.get(row['row'], '').rpartition(': ')[2]}",
             row["f1"],
             row["f1_ci95"],
             strong=row["row"] == "bottleneck",

@@ -14,7 +14,7 @@ from stage1.reports.figures import rows
 from stage1.reports.report import HEADER, TEACHER_FORCED, cells, summary
 from stage1.reports.svg import standalone
 from stage1.runs.run import Run, seal
-from stage1.text import one_line
+from stage1.text import one_line, visible_lines
 
 KEPT = ("bottleneck.safetensors", "manifest.json", "results.json")
 """Files that are published as they are; predictions stay at home, they quote the data set."""
@@ -133,7 +133,7 @@ def _card(config: RunConfig, run: Run, repo_id: str) -> str:
         lines += ["", f"Data: {_code(config.data.name)}, seed {config.seed}.", ""]
     lines += ["## Configuration", "", *_fenced(config.to_yaml().rstrip(), "yaml"), ""]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
-    return "\n".join([*lines, f"Versions: {_plain(versions)}.", ""])
+    return visible_lines("\n".join([*lines, f"Versions: {_plain(versions)}.", ""]))
 
 
 def markdown_table(results: Mapping[str, Any]) -> list[str]:

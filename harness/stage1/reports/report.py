@@ -37,9 +37,10 @@ def cells(row: Mapping[str, Any], *, teacher_forced: bool = False) -> list[str]:
     `teacher_forced` marks the bottleneck as trained on the gold answers.
     """
     against = row["row"] != "text"
+    forced = teacher_forced and row["row"] == "bottleneck"
     return [
         row["row"],
-        ROWS[row["row"]] + (", teacher-forced" if teacher_forced and row["row"] == "bottleneck" else ""),
+        ROWS.get(row["row"], "") + (", teacher-forced" if forced else ""),
         interval(row["f1"], row["f1_ci95"]),
         interval(row["exact_match"], row["exact_match_ci95"]),
         interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if against else "",

@@ -22,7 +22,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from stage1 import __version__
 from stage1.errors import UsageError, suggest
 from stage1.evaluation.lm_eval.catalogue import everything
-from stage1.files import TEMPORARY
+from stage1.files import TEMPORARY, remove_leftovers, temporary_prefix
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 
@@ -159,7 +159,8 @@ def write(folder: Path, files: dict[str, str]) -> None:
         if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise UsageError(f"{folder} exists already.", "Remove it, or choose another name or --output.")
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=TEMPORARY))
+        remove_leftovers(folder.parent)
+        temporary = Path(tempfile.mkdtemp(TEMPORARY, temporary_prefix(folder), folder.parent))
         for path, text in files.items():
             file = temporary / path
             file.parent.mkdir(parents=True, exist_ok=True)

@@ -151,7 +151,8 @@ def _refuse_doubles(settings: Sequence[str], axes: Sequence[Axis], seeds: Sequen
         if key in OWN:
             raise UsageError(f"--over {key} cannot be used.", f"Use {OWN[key]}.")
         if keys.count(key) > 1 or key in fixed:
-            raise UsageError(f"{key} is given twice.", "Name it in one --over, and in no --set or flag.")
+            where = "--set, flag or file" if key in PRESETS else "--set or flag"
+            raise UsageError(f"{key} is given twice.", f"Name it in one --over, and in no {where}.")
     if both := fixed & OWN.keys():
         key = min(both)
         raise UsageError(f"--set {key} cannot be used in a sweep.", f"Use {OWN[key]}.")

@@ -97,6 +97,8 @@ class Sweep:
             KeyboardInterrupt: the same call resumes.
         """
         make_output(self.folder)
+        for left in self.folder.glob(f"{MARK}*"):  # by a sweep that was killed
+            left.unlink(missing_ok=True)
         waiting = [cell for cell in self.cells if not self._settled(cell, progress, rows)]
         if waiting:
             try:
@@ -249,12 +251,14 @@ class Sweep:
         return self._comparisons[key]
 
 
+MARK = ".here-"
+"""How the name of a file begins by which a machine knows that it sees the sweep's folder."""
+
+
 @contextmanager
 def _marked(folder: Path) -> Iterator[str]:
     """A file by which a machine knows that it sees this folder: its name."""
-    for left in folder.glob(".here-*"):  # by a sweep that was killed
-        left.unlink()
-    mark = folder / f".here-{uuid.uuid4().hex}"
+    mark = folder / f"{MARK}{uuid.uuid4().hex}"
     mark.touch()
     try:
         yield mark.name

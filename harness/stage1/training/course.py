@@ -99,7 +99,8 @@ def told(training: Mapping[str, Any] | None) -> str | None:
         "steps": "all that were allowed" + ", not converged" * (training["converged"] is False),
     }
     curve = ", ".join(f"{error:.4g} at {step}" for step, error in training["curve"] if error is not None)
-    return f"{training['steps']} steps, {why[training['stopped']]}: selection error {curve}"
+    ended = why.get(training["stopped"], training["stopped"])
+    return f"{training['steps']} steps, {ended}: selection error {curve}"
 
 
 def unimproved(training: Mapping[str, Any] | None) -> str | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from stage1.plugins import Resolved
-from stage1.plugins.blame import expect
+from stage1.plugins.blame import built, expect
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs
 
@@ -26,7 +26,7 @@ class Objective(nn.Module):
     def __init__(self, resolved: Resolved) -> None:
         super().__init__()
         self.terms = resolved.losses
-        self.losses: dict[str, Loss] = {name: c.cls(c.config) for name, c in resolved.losses.items()}
+        self.losses: dict[str, Loss] = {name: built(c) for name, c in resolved.losses.items()}
         self._registered = nn.ModuleList(self.losses.values())  # so that `.to(device)` reaches them
         self.running: dict[str, list[float]] = {}  # term → decayed sum of its values, decayed count
 

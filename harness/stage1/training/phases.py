@@ -111,6 +111,9 @@ class Training:
             if resume is None and config.init is not None:
                 # Training does it again; here it is said before there is a folder that does not fit.
                 self._opening.bottleneck.start_from(config.init, session.table)
+                before = Run(config.init)
+                self._trained_on(before)
+                before.read_manifest()
 
     def _trainer(self, config: RunConfig, resolved: Resolved) -> Trainer:
         return Trainer(resolved, self.session.under(config), self.registry, self.progress, ask=self.ask)
@@ -119,21 +122,24 @@ class Training:
         """Train in the folder `run`, or go on there."""
         if self.main:
             run.write_config(self.config)
-            run.write_trained_on(self._trained_on())
+            run.write_trained_on(self._trained_on(run))
         if self.config.then is not None:
             self._two_phases(run, self.config.then)
         elif self._opening is not None:
             self._run(self._opening, run)
 
-    def _trained_on(self) -> TrainedOn:
-        """The data, and the passages that the bottleneck to start from has seen."""
+    def _trained_on(self, run: Run) -> TrainedOn:
+        """The data, and the passages that the bottleneck to start from has seen, as far as `run` knows them.
+
+        A run that is resumed knows them itself: the one that it started from may be gone.
+        """
         data = self.session.data.trained_on
-        if self.config.init is None or not (self.config.init / "data.json").is_file():
-            return data
-        return data._replace(passages=data.passages | Run(self.config.init).read_trained_on().passages)
+        places = [path for path in (run.path, self.config.init) if path and (path / "data.json").is_file()]
+        passages = (Run(path).read_trained_on().passages for path in places)
+        return data._replace(passages=data.passages.union(*passages))
 
     def _run(self, trainer: Trainer, run: Run, **more: Any) -> None:
-        trainer.train(run, {**_provenance(trainer), **more})
+        trainer.train(run, {**_provenance(trainer, run), **more})
 
     def _two_phases(self, run: Run, then: Phase) -> None:
         first = Run(run.path / FIRST)
@@ -167,7 +173,7 @@ class Training:
     def _first_phase(self, trainer: Trainer, run: Run, first: Run) -> None:
         if trainer.main:
             first.prepare(trainer.config)
-            first.write_trained_on(self._trained_on())
+            first.write_trained_on(self._trained_on(run))
         trainer.accelerator.wait_for_everyone()
         with (
             first.lock(ours=trainer.main),
@@ -215,7 +221,7 @@ def _remedy(run: Run, setting: str) -> Iterator[None]:
         raise TrainingError(error.problem, f"{remedy} --set {setting}") from None
 
 
-def _provenance(trainer: Trainer) -> dict[str, Any]:
+def _provenance(trainer: Trainer, run: Run) -> dict[str, Any]:
     session, registry = trainer.session, trainer.registry
     plugins = {}
     for part, component in trainer.components.items():
@@ -226,7 +232,9 @@ def _provenance(trainer: Trainer) -> dict[str, Any]:
             "version": version,
             "source_sha256": source_sha256(type(component)),
         }
-    before = Run(session.config.init).read_manifest() if session.config.init else {}
+    begun = (run.path / "manifest.json").exists()  # then the run that it started from may be gone
+    source = run if begun else session.config.init and Run(session.config.init)
+    before = source.read_manifest() if source else {}
     return {
         "seed": session.config.seed,
         "device": str(session.device),

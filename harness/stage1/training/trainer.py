@@ -16,6 +16,7 @@ from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import occurrence_weights, training_rows
 from stage1.config import RunConfig
 from stage1.data.prompts import Prompt, note_truncation
+from stage1.errors import PluginError
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Registry, Resolved
 from stage1.plugins.interfaces import Component
@@ -54,6 +55,7 @@ class Trainer:
         ask: bool = False,
     ) -> None:
         self.config: RunConfig = session.config
+        self.resolved = resolved
         self.session, self.registry, self.progress = session, registry, progress
         self.accelerator = make_accelerator(session.device)
         self.main = self.accelerator.is_main_process
@@ -178,3 +180,23 @@ class Trainer:
             return
         with self.progress.task(f"Fitting {self.bottleneck.compressor.name}"):
             self.bottleneck.fit(self.stats, self.session.table, self.progress)
+        self._refuse_unloadable()
+
+    def _refuse_unloadable(self) -> None:
+        """Say it before the training where an evaluation could not load what was trained.
+
+        Raises:
+            PluginError: fitting gave a component parameters or buffers that a new one does not have.
+        """
+        width = self.session.table.shape[1]
+        fresh = Bottleneck.build(self.resolved, self.config.magnitude, width, self.config.seed)
+        fitted = [*self.bottleneck.stages, self.bottleneck.adapter]
+        for ours, new in zip(fitted, [*fresh.stages, fresh.adapter], strict=True):
+            try:
+                new.load_state_dict(ours.state_dict())
+            except RuntimeError as error:
+                owner, why = self.registry.owner(type(ours)), str(error).partition(":")[2]
+                raise PluginError(
+                    f"The plugin {ours.name!r} of {owner} cannot be loaded again once it is fitted: {why}",
+                    "All its parameters and buffers must be there, in their shapes, when it is built.",
+                ) from None
