@@ -187,6 +187,17 @@ def test_unreadable_metadata_of_any_package_stops_nothing(site: Site) -> None:
     assert site.load().get("compressor", "sound")
 
 
+@pytest.mark.parametrize("line", ["Name: misnamed; rm", "Version: 1 2", f"Name: {'n' * 101}"])
+def test_a_package_that_no_checkpoint_could_name_is_not_used(site: Site, line: str) -> None:
+    site.install("misnamed", {"point": compressor("keep")})
+    metadata = site.folder / "misnamed-1.2.dist-info" / "METADATA"
+    given = dict(part.split(": ", 1) for part in [*metadata.read_text().splitlines(), line])
+    metadata.write_text("".join(f"{key}: {value}\n" for key, value in given.items()))
+    (record,) = of(site.load(), given["Name"])
+    assert (record.status, record.cls) == ("failed", None)
+    assert "no valid name and version" in record.reason
+
+
 def test_an_optional_hook_of_a_later_version_is_let_pass(site: Site) -> None:
     later = "\n@hookimpl(optionalhook=True)\ndef stage1_future(): pass\n"
     site.install("modern", {"point": compressor("keep") + later})

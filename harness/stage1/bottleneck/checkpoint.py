@@ -17,6 +17,7 @@ from stage1.errors import ConfigError, UsageError
 from stage1.files import to_json
 from stage1.plugins import Registry, Resolved, dump_options, load_plugins, resolve
 from stage1.plugins.interfaces import Adapter, Compressor
+from stage1.plugins.registry import DISTRIBUTION, LONGEST, VERSION
 
 
 def component_record(component: Compressor | Adapter, registry: Registry) -> dict[str, Any]:
@@ -47,8 +48,8 @@ class _Part(BaseModel):
     """A component as bottleneck.json names it; a stranger's package name may end up in a command."""
 
     name: str = Field(max_length=200)
-    distribution: str = Field(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$", max_length=100)
-    version: str = Field(pattern=r"^[A-Za-z0-9.!+_-]*$", max_length=100)
+    distribution: str = Field(pattern=DISTRIBUTION, max_length=LONGEST)
+    version: str = Field(pattern=VERSION, max_length=LONGEST)
     config: dict[str, Any]
 
 

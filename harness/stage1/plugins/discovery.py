@@ -60,7 +60,7 @@ def _installed() -> Iterator[EntryPoint]:
 
 
 def _origin(point: EntryPoint) -> Owner:
-    return Owner(point.dist.name, point.dist.version) if point.dist else Owner("unknown", "")
+    return Owner(point.dist.name, point.dist.version or "") if point.dist else Owner("unknown", "")
 
 
 def _precedence(origin: tuple[Owner, EntryPoint]) -> tuple[bool, str, str]:
@@ -73,6 +73,8 @@ def _load(manager: PluginManager, owner: Owner, point: EntryPoint) -> Iterator[P
     identifier = f"{canonical(owner.distribution)}:{point.name}"
     record = PluginRecord(point.name, "plugin", *owner, summary="", status="ok", reason="", plugin=identifier)
     try:
+        if owner.misnamed:
+            raise FaultError("its metadata give no valid name and version of a package; install it again")
         plugin = guarded("the import failed", point.load)
         summary = guarded("it cannot be inspected", lambda: first_line(plugin.__doc__))
         hooks = guarded("it cannot be registered", _register, manager, plugin, identifier)

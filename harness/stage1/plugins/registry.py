@@ -45,6 +45,12 @@ def source_sha256(cls: type) -> str:
         return ""
 
 
+DISTRIBUTION = r"^[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?$"
+VERSION = r"^[A-Za-z0-9.!+_-]*$"
+LONGEST = 100
+"""What a package and its version may be called: they go into checkpoints, and from there into commands."""
+
+
 class Owner(NamedTuple):
     """The installed package (distribution) that something comes from."""
 
@@ -53,6 +59,12 @@ class Owner(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.distribution} {self.version}".strip()
+
+    @property
+    def misnamed(self) -> bool:
+        """Whether its name or version is none that a package may have, as damaged metadata give it."""
+        whole = ((DISTRIBUTION, self.distribution), (VERSION, self.version))
+        return not all(re.fullmatch(form, said) and len(said) <= LONGEST for form, said in whole)
 
 
 class PluginRecord(NamedTuple):
