@@ -121,7 +121,7 @@ def test_packed_splice_puts_a_shorter_code_in_the_place_of_the_run(
 # -- checkpoints --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("adapter", ["linear", "mlp", "residual", "codebook"])
+@pytest.mark.parametrize("adapter", ["linear", "local_linear", "mlp", "residual", "codebook"])
 @pytest.mark.parametrize("magnitude", ["free", "vocab"])
 def test_a_loaded_bottleneck_reconstructs_the_same_bits(
     adapter: str, magnitude: str, stats: TokenStats, tmp_path: Path

@@ -12,16 +12,9 @@ from conftest import with_llm
 from random_llama import calls_of, random_llama
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.datasets import spread
-from stage1.data.prompts import Prompt
+from stage1.data.prompts import WORTH_SHARING, Prompt, common_prefix
 from stage1.evaluation.conditions import lookup, raw
-from stage1.evaluation.generation import (
-    WORTH_SHARING,
-    Embed,
-    Generation,
-    GreedyDecoder,
-    common_prefix,
-    endings,
-)
+from stage1.evaluation.generation import Embed, Generation, GreedyDecoder, endings
 from stage1.llm.model import load_llm
 from stage1.plugins.tensors import Embedded
 from stage1.session import Session
@@ -295,15 +288,16 @@ def test_what_was_shared_before_is_forgotten(
 def test_only_what_does_not_cross_is_shared_and_something_is_left(prompts: list[Prompt]) -> None:
     one, two = prompts[0], prompts[1]
     same = [one, one]
-    assert common_prefix(same) == one.ids[:1]  # BOS alone does not cross
+    assert common_prefix(same) == []  # BOS alone does not cross
     plain = [prompt._replace(cross=[False] * len(prompt.ids)) for prompt in same]
     assert common_prefix(plain) == one.ids[:-1]
-    assert common_prefix(behind([5, 6, 7], [one, two])) == [one.ids[0], 5, 6, 7]
+    example = [5] * WORTH_SHARING
+    assert common_prefix(behind([*example, 6, 7], [one, two])) == [one.ids[0], *example, 6, 7]
     crossing = [
-        *behind([5, 6, 7], [one]),
-        two._replace(ids=[two.ids[0], 5, 6, 9], cross=[False, False, True, True]),
+        *behind([*example, 6, 7], [one]),
+        two._replace(ids=[two.ids[0], *example, 6, 9], cross=[False] * len([0, *example]) + [True, True]),
     ]
-    assert common_prefix(crossing) == [one.ids[0], 5]
+    assert common_prefix(crossing) == [one.ids[0], *example]
 
 
 def test_few_shared_tokens_are_not_worth_it(session: Session, prompts: list[Prompt]) -> None:

@@ -411,3 +411,35 @@ def test_learned_linear_and_its_adapter_improve_together(tmp_path: Path) -> None
     first, *_, last = run.metrics()
     assert last["selection"]["recon"] < 0.9 * first["selection"]["recon"]
     assert not torch.allclose(compressor.weight, start, atol=1e-3)
+
+
+# -- what all prompts begin with ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_what_is_shared_in_front_changes_neither_value_nor_gradient(case: Case, name: str) -> None:
+    """The LLM reads examples once; every prompt behind them gets the states that it would have had."""
+    loss = build_loss(name)
+    front = 2.0 * case.batch.embeds[1, :5]
+    length, rows = len(front), len(case.batch.ids)
+    behind = [torch.cat([front.expand(rows, -1, -1), part], 1) for part in (case.batch.embeds, case.noise)]
+    no = torch.zeros(rows, length, dtype=torch.bool)
+    ids, weights = case.batch.ids, case.batch.weights
+    longer = case.batch._replace(
+        ids=torch.cat([no.to(ids.dtype), ids], 1),
+        weights=torch.cat([no.to(weights.dtype), weights], 1),
+        embeds=behind[0],
+        attention=torch.cat([~no, case.batch.attention], 1),
+        cross=torch.cat([no, case.batch.cross], 1),
+    )
+    whole = Case(case.model, longer, torch.cat([no, case.ordinary], 1), behind[1])
+    found = []
+    for one, shared in ((whole, front[:0]), (case, front)):
+        llm = frozen(one, loss)
+        llm.share(shared)
+        reconstructed = one.reconstruction()
+        value = loss(one.inputs(reconstructed, llm))
+        (gradient,) = torch.autograd.grad(value, reconstructed)
+        found.append((value.detach(), gradient[one.batch.cross]))
+    for plain, ours in zip(*found, strict=True):
+        torch.testing.assert_close(ours, plain, rtol=1e-4, atol=1e-6)

@@ -19,7 +19,9 @@ from stage1.plugins import Owner, discover, load_plugins
 def test_the_built_in_plugins_load_and_are_stage1s_own() -> None:
     registry = load_plugins()
     assert {"pca", "random_projection", "identity"} <= set(registry.names("compressor"))
-    assert {"linear", "mlp", "residual", "codebook", "identity"} <= set(registry.names("adapter"))
+    assert {"linear", "local_linear", "mlp", "residual", "codebook", "identity"} <= set(
+        registry.names("adapter")
+    )
     assert {"recon", "cosine"} <= set(registry.names("loss"))
     own = of(registry, "stage1")
     assert own

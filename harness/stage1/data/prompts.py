@@ -16,6 +16,9 @@ if TYPE_CHECKING:  # scoring predictions needs no tokenizer and should not wait 
 
 BATCH = 1_000  # prompts tokenized at a time
 
+WORTH_SHARING = 32
+"""Tokens that all prompts begin with from which these are run through the LLM once, not for each prompt."""
+
 
 class Prompt(NamedTuple):
     """A question as the model reads it."""
@@ -29,6 +32,23 @@ class Prompt(NamedTuple):
         0  # tokens around the question (examples, a chat's turns) that stay raw, alike in all prompts
     )
     around: int = 0  # UTF-8 bytes of their text
+
+    def behind(self, length: int) -> "Prompt":
+        """The prompt without its first `length` tokens."""
+        return self._replace(ids=self.ids[length:], cross=self.cross[length:])
+
+
+def common_prefix(prompts: Sequence[Prompt]) -> list[int]:
+    """What all prompts begin with and what crosses in none, if it is worth running through the LLM just once.
+
+    At least one token is left to each prompt; [] where it is short.
+    """
+    first = min(prompts, key=lambda prompt: len(prompt.ids))
+    length = len(first.ids) - 1
+    for prompt in prompts:
+        pairs = zip(first.ids[:length], prompt.ids, prompt.cross, strict=False)
+        length = next((n for n, (a, b, crosses) in enumerate(pairs) if a != b or crosses), length)
+    return list(first.ids[:length]) if length >= WORTH_SHARING else []
 
 
 class Crossing(NamedTuple):

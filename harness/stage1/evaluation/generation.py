@@ -5,7 +5,6 @@ embeddings it behaves differently from given ids. The loop here is the textbook 
 `generate`.
 """
 
-import copy
 from collections.abc import Callable, Sequence
 from inspect import signature
 from typing import Any, NamedTuple
@@ -14,15 +13,13 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from stage1.data.prompts import Prompt
+from stage1.data.prompts import Prompt, common_prefix
+from stage1.llm.architecture import cache_name, repeated
 from stage1.plugins.tensors import Embedded
 
 Embed = Callable[[Tensor, Tensor, Tensor], Embedded]
 """What the LLM receives instead of ids [B, L] whose positions `cross` [B, L] (bool) are compressed, given
 the `attention` [B, L] (bool): left-padded embeddings [B, M, D] and their attention [B, M]."""
-
-WORTH_SHARING = 32
-"""Tokens that all prompts begin with from which these are run through the LLM once, not for each prompt."""
 
 
 class Generation(NamedTuple):
@@ -81,8 +78,7 @@ class GreedyDecoder:
         self.tokenizer = tokenizer
         self.max_new_tokens = max_new_tokens
         self._takes = signature(model.forward).parameters
-        # transformers renamed it during version 5.
-        self._cache = "cache" if "cache" in self._takes else "past_key_values"
+        self._cache = cache_name(model)
         self._ends, self._phrases = endings(model, tokenizer, stop)
         self._stop = tuple(stop)
         self._prefix = _Prefix([], None)
@@ -91,8 +87,6 @@ class GreedyDecoder:
     def share(self, prompts: Sequence[Prompt]) -> None:
         """Run what `prompts` have in common in front (few-shot examples) once; `answer` goes on from it."""
         common = common_prefix(prompts)
-        if len(common) < WORTH_SHARING:
-            common = []
         if common != self._prefix.ids:
             ids = torch.tensor([common], device=self.model.device)
             out = self._forward(ids, None, torch.ones_like(ids), None) if common else None
@@ -135,16 +129,16 @@ class GreedyDecoder:
     def _read(self, prompts: Sequence[Prompt], embed: Embed | None) -> tuple[Tensor, Any]:
         """The prompts through the LLM: the attention [B, P + M] of what it has read, and its output."""
         shared = len(self._prefix.ids)
-        rest = [p._replace(ids=p.ids[shared:], cross=p.cross[shared:]) for p in prompts]
-        batch = Padded.of(rest, self.tokenizer.pad_token_id, self.model.device)
+        batch = Padded.of(
+            [prompt.behind(shared) for prompt in prompts], self.tokenizer.pad_token_id, self.model.device
+        )
         ids, embeds, attention = batch.ids, None, batch.attention
         if embed is not None:
             embedded = embed(batch.ids, batch.cross, batch.attention)
             embeds, attention = embedded.embeds.to(self.model.dtype), embedded.attention
         cache = None
         if shared:
-            cache = copy.deepcopy(self._prefix.cache)
-            cache.batch_repeat_interleave(len(prompts))
+            cache = repeated(self._prefix.cache, len(prompts))
             attention = torch.cat([attention.new_ones(len(prompts), shared), attention], dim=1)
         attention = attention.long()
         return attention, self._forward(ids, embeds, attention, cache)
@@ -172,16 +166,6 @@ class GreedyDecoder:
             text = text.partition(stop)[0]
         ended = tokens[-1] in self._ends or self._has_phrase(tokens)
         return Generation(text, cut=not ended)
-
-
-def common_prefix(prompts: Sequence[Prompt]) -> list[int]:
-    """The tokens that all prompts begin with and that cross in none; at least one is left to each prompt."""
-    first = min(prompts, key=lambda prompt: len(prompt.ids))
-    length = len(first.ids) - 1
-    for prompt in prompts:
-        pairs = zip(first.ids[:length], prompt.ids, prompt.cross, strict=False)
-        length = next((n for n, (a, b, crosses) in enumerate(pairs) if a != b or crosses), length)
-    return list(first.ids[:length])
 
 
 def endings(

@@ -29,17 +29,30 @@ class Decoder(NamedTuple):
         """The layers, the first one first."""
         return cast(nn.ModuleList, getattr(self.module, self.list_name))
 
-    def run(self, embeds: Tensor, attention: Tensor) -> Tensor:
-        """Last states [B, L, D] on `embeds` [B, L, D] with their `attention` [B, L] (bool)."""
+    def run(self, embeds: Tensor, attention: Tensor, behind: Any = None) -> Tensor:
+        """Last states [B, L, D] on `embeds` [B, L, D].
+
+        `attention` [B, P + L] (bool) tells padding; P is the length of what the cache `behind` holds of each
+        row, which it will hold of these, too.
+        """
+        states: Tensor = self._run(embeds, attention, behind)[0]
+        return states
+
+    def read(self, embeds: Tensor) -> Any:
+        """The cache of keys and values behind `embeds` [B, L, D]."""
+        out = self._run(embeds, torch.ones_like(embeds[..., 0], dtype=torch.bool), None, use_cache=True)
+        return getattr(out, cache_name(self.module))
+
+    def _run(self, embeds: Tensor, attention: Tensor, behind: Any, *, use_cache: bool = False) -> Any:
         wanted = {
             "attention_mask": attention.long(),
-            "position_ids": (attention.long().cumsum(1) - 1).clamp(min=0),
-            "use_cache": False,
+            "position_ids": (attention.long().cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :],
+            "use_cache": use_cache or behind is not None,
+            cache_name(self.module): behind,
         }
         taken = signature(self.module.forward).parameters  # some count positions from the mask themselves
         options = {name: value for name, value in wanted.items() if name in taken}
-        states: Tensor = self.module(inputs_embeds=embeds, **options)[0]
-        return states
+        return self.module(inputs_embeds=embeds, **options)
 
     def first(self, depth: int) -> "Decoder":
         """The decoder cut off after its first `depth` layers; the layers themselves are shared."""
@@ -78,6 +91,18 @@ def _shallow(module: nn.Module) -> nn.Module:
     twin = copy.copy(module)
     twin._modules = dict(module._modules)
     return twin
+
+
+def cache_name(module: nn.Module) -> str:
+    """What the module calls the cache of keys and values; transformers renamed it during version 5."""
+    return "cache" if "cache" in signature(module.forward).parameters else "past_key_values"
+
+
+def repeated(cache: Any, rows: int) -> Any:
+    """A new cache with `rows` rows, each of them the only one of `cache`."""
+    copied = copy.deepcopy(cache)
+    copied.batch_repeat_interleave(rows)
+    return copied
 
 
 # -- the head ----------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from stage1.errors import ConfigError, ConfigIssue
-from stage1.llm.architecture import Head, find_decoder
+from stage1.llm.architecture import Head, find_decoder, repeated
 from stage1.plugins.tensors import Answers, Embedded, States
 
 
@@ -25,6 +25,7 @@ class FrozenLLM:
 
     Attributes:
         head: last states [N, D] to the model's own logits [N, V].
+        shared: tokens in front of every prompt that `share` has run through the LLM, 0 without.
 
     Raises:
         ConfigError: a layer that the model does not have.
@@ -48,12 +49,19 @@ class FrozenLLM:
             message = f"the model has no layer {wrong[0]}; choose from 1 to {depth}."
             raise ConfigError([ConfigIssue("losses", message)])
         self._decoder = decoder if last else decoder.first(self.layers[-1])
+        self.shared, self._cache = 0, None
         self.checkpointing = checkpointing
         if checkpointing:
             with warnings.catch_warnings():
                 # The method was renamed during transformers 5; its early versions know this name only.
                 warnings.simplefilter("ignore", FutureWarning)
                 self.model.gradient_checkpointing_enable({"use_reentrant": False})
+
+    @torch.no_grad()
+    def share(self, embeds: Tensor) -> None:
+        """Run `embeds` [P, D], what all prompts begin with, through the LLM once; calls go on from there."""
+        self.shared = len(embeds)
+        self._cache = self._decoder.read(embeds[None].to(self.model.dtype)) if len(embeds) else None
 
     def __call__(self, prompts: Embedded, answers: Answers | None = None) -> States:
         """The states on `prompts` [B, M, D], each followed directly by its `answers` [B, A, D].
@@ -68,7 +76,9 @@ class FrozenLLM:
         order = (~there).long().argsort(dim=1, stable=True)  # [B, M + A]
         embeds = torch.take_along_dim(embeds, order[..., None], dim=1)
         with self._recorded() as recorded, self._checkpointed():
-            last = self._decoder.run(embeds.to(self.model.dtype), torch.ones_like(there))
+            everything = there.new_ones(len(there), self.shared + there.shape[1])
+            behind = None if self._cache is None else repeated(self._cache, len(there))
+            last = self._decoder.run(embeds.to(self.model.dtype), everything, behind)
         length = prompts.embeds.shape[1]
         return States(
             last if self.last else None,

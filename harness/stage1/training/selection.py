@@ -31,18 +31,21 @@ class Selection:
 
     Args:
         session: model, table and questions.
-        questions: how many the LLM is asked; 0: none, F1 is not measured.
     """
 
-    def __init__(self, session: Session, questions: int) -> None:
+    def __init__(self, session: Session) -> None:
         self.session = session
         self.size = session.config.train.batch_prompts
         self.prompts = session.prompts(session.data.selection)
         self.stats = count_tokens(self.prompts, session.table)
-        self.questions = spread(session.data.selection, questions) if questions else []
-        self.asked = self._prompts_of(self.questions)
+        self.ask(0)
         self.judged = spread(session.data.selection, session.config.train.check_prompts)
         self.typical: dict[str, float] = {}  # term → its value at the first check
+
+    def ask(self, questions: int) -> None:
+        """Measure F1, too, on so many questions; 0: do not."""
+        self.questions = spread(self.session.data.selection, questions) if questions else []
+        self.asked = self._prompts_of(self.questions)
 
     def _prompts_of(self, questions: Sequence[Question]) -> list[Prompt]:
         chosen = {question.id for question in questions}
@@ -105,7 +108,9 @@ class Selection:
         """Each term's value over all the prompts together."""
         prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
         answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
-        batches = in_order(prompts, self.session.table, self.size, answers)
+        shared = present.llm.shared if present.llm else 0
+        rest = [prompt.behind(shared) for prompt in prompts]
+        batches = in_order(rest, self.session.table, self.size, answers)
         return self._average(objective, present, cross, batches)
 
     @staticmethod

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from stage1.bottleneck.batches import in_order
 from stage1.bottleneck.statistics import count_tokens
-from stage1.data.prompts import Prompt
+from stage1.data.prompts import Prompt, common_prefix
 from stage1.llm.chunked import POSITIONS, token_cross_entropy
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import Embedded, TokenStats
@@ -35,6 +35,9 @@ def sensitivity(session: Session, prompts: Sequence[Prompt], count: int) -> Tens
     special = torch.tensor(session.tokenizer.all_special_ids, device=table.device)
     total = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
     positions, some = 0, prompts[:count]
+    common = common_prefix(some)  # examples, alike in all: no gradient goes there
+    llm.share(table[torch.tensor(common, dtype=torch.long)])
+    some = [prompt.behind(len(common)) for prompt in some]
     with session.progress.task("Measuring the LLM's sensitivity", len(some), "prompts") as advance:
         for batch in in_order(some, table, session.config.train.batch_prompts):
             with torch.enable_grad():

@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import occurrence_weights, training_rows
 from stage1.config import RunConfig
-from stage1.data.prompts import Prompt, note_truncation
+from stage1.data.prompts import Prompt, common_prefix, note_truncation
 from stage1.errors import PluginError
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Registry, Resolved
@@ -69,11 +69,15 @@ class Trainer:
             prompts = session.prompts(session.data.train)
         note_truncation(prompts, "training", progress)
         self.stats = fitting_stats(session, prompts)
+        self.selection = Selection(session)
+        if self.llm and not self.llm.checkpointing:  # which has no use for a cache
+            common = common_prefix([*prompts, *self.selection.prompts])
+            self.llm.share(session.table[torch.tensor(common, dtype=torch.long)])
         self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
         train = self.config.train
         self.rows = training_rows(self.stats, train.uniform, session.table, train.vocabulary)
         self.batches = self._batches(prompts)
-        self.selection = Selection(session, self._check_questions(prompts, model))
+        self.selection.ask(self._check_questions(prompts, model))
         self.present = Presenter(
             self.stats.variance,
             torch.tensor(session.tokenizer.all_special_ids, device=session.device),
@@ -89,6 +93,11 @@ class Trainer:
         parts["adapter"] = self.bottleneck.adapter
         return parts | {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
 
+    @property
+    def shared(self) -> int:
+        """Tokens in front of every prompt that the LLM has read once."""
+        return self.llm.shared if self.llm else 0
+
     # -- setting up -----------------------------------------------------------------------------------
 
     def _batches(self, prompts: list[Prompt]) -> Batches:
@@ -99,7 +108,7 @@ class Trainer:
             return TokenBatches(self.rows, size, seed, rank=rank, processes=processes)
         answers = session.answer_ids(session.data.train, prompts) if self.objective.teacher_forced else None
         return PromptBatches(
-            prompts,
+            [prompt.behind(self.shared) for prompt in prompts],
             session.table,
             occurrence_weights(self.stats, train.uniform, session.table),
             train.batch_prompts,
@@ -116,7 +125,7 @@ class Trainer:
             return 0
         if train.check_questions:
             return train.check_questions
-        length = sum(len(prompt.ids) for prompt in prompts) / len(prompts)
+        length = sum(len(prompt.ids) for prompt in prompts) / len(prompts) - self.shared
         tokens = min(train.batch_tokens, len(self.rows.ids)) if self.fast else train.batch_prompts * length
         return affordable_questions(
             self.config,
