@@ -51,6 +51,13 @@ def test_issues_are_where_set_reaches_them(toys: Registry) -> None:
         assert [c["wrong"] for c in choices(with_it)].count("changed") == 1, path
 
 
+def test_an_option_of_another_compressor_is_found_for_the_user(toys: Registry) -> None:
+    for option, hint in (("bits", " 'steps' has it: --set steps.bits=…"), ("nothing", "")):
+        config = configured(f"compressor.{option}=4", compressors=["pca", "steps"])
+        (message,) = issues(config, toys).values()
+        assert message == f"unknown option. Choices: dim, ratio.{hint}"
+
+
 @pytest.mark.parametrize("names", [["pca", "pairs"], ["pairs", "halve"], ["pca", "pairs", "halve"]])
 def test_combinations_are_checked_with_all_compressors(toys: Registry, names: list[str]) -> None:
     config = configured("magnitude=sent", compressors=names, adapter="codebook")

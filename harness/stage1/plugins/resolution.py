@@ -88,7 +88,8 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
             yield ConfigIssue(path, f"{error.problem} {error.remedy}")
         except FaultError as fault:
             if isinstance(fault.__cause__, ValidationError):
-                yield from issues_of(fault.__cause__, cls.Config, path)
+                for issue in issues_of(fault.__cause__, cls.Config, path):
+                    yield _of_another(issue, config, registry)
             else:
                 yield ConfigIssue(path, f"{fault}.")
     for name in config.log_with:
@@ -100,6 +101,16 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
     route = [(path, name, classes.pop(path)) for path, name in named if path in classes]
     yield from _order_clashes(route, registry)
     yield from _clashes(config, [(name, cls) for _, name, cls in route], classes, registry)
+
+
+def _of_another(issue: ConfigIssue, config: RunConfig, registry: Registry) -> ConfigIssue:
+    """The issue, and who knows the option if another compressor does: `--ratio` is the first one's."""
+    path, _, option = issue.path.rpartition(".")
+    known = registry.names("compressor", lambda cls: option in cls.Config.model_fields)
+    for other, name in zip(config.compressor_paths, config.compressor_names, strict=True):
+        if path in config.compressor_paths and other != path and name in known:
+            return issue._replace(message=f"{issue.message} {name!r} has it: --set {other}.{option}=…")
+    return issue
 
 
 Route = Sequence[tuple[str, type[Compressor]]]
