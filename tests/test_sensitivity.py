@@ -1,16 +1,20 @@
 """The LLM's sensitivity, and the basis that is made of it."""
 
+from pathlib import Path
+
 import pytest
 import torch
+from safetensors.torch import save
 from torch import Tensor
 
 from conftest import small_config
+from random_llama import calls_of
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import ConfigError
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.session import Session
-from stage1.training.sensitivity import fitting_stats
+from stage1.training.sensitivity import fitting_stats, sensitivity
 
 
 def test_it_is_the_mean_outer_product_of_gradients_under_what_the_llm_says(session: Session) -> None:
@@ -36,6 +40,46 @@ def test_it_is_the_mean_outer_product_of_gradients_under_what_the_llm_says(sessi
     found = fitting_stats(session, session.prompts(session.data.train[:5])).sensitivity(3)
     wanted = rows.T @ rows / len(rows)
     torch.testing.assert_close(found.float(), wanted, rtol=1e-3, atol=1e-4 * float(wanted.max()))
+
+
+def test_it_is_estimated_once_and_again_where_anything_differs(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path))
+    prompts = session.prompts(session.data.train[:4])
+    with calls_of(session.model.llm) as calls:
+        found = sensitivity(session, prompts, 2)
+        asked = len(calls)
+        assert torch.equal(sensitivity(session, prompts, 2), found)
+        assert len(calls) == asked > 0
+        other = session.under(session.config.model_copy(update={"seed": 5}))
+        assert not torch.equal(sensitivity(other, prompts, 2), found)
+        assert not torch.equal(sensitivity(session, prompts[1:], 2), found)
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "file"))  # a folder that cannot be made
+    assert torch.equal(sensitivity(session, prompts, 2), found)
+
+
+@pytest.mark.parametrize("damage", ["cut", "text", "shape", "name", "nan"])
+def test_a_damaged_cache_is_estimated_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str
+) -> None:
+    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path))
+    prompts = session.prompts(session.data.train[:1])
+    found = sensitivity(session, prompts, 1)
+    (place,) = (tmp_path / "sensitivity").iterdir()
+    good = place.read_bytes()
+    place.write_bytes(
+        {
+            "cut": good[:-5],
+            "text": b"{}",
+            "shape": save({"sensitivity": found[:3]}),
+            "name": save({"other": found}),
+            "nan": save({"sensitivity": found * torch.nan}),
+        }[damage]
+    )
+    assert torch.equal(sensitivity(session, prompts, 1), found)
+    assert place.read_bytes() == good
 
 
 def decoded(stats: TokenStats, *compressors: str) -> tuple[Tensor, Bottleneck]:

@@ -3,17 +3,27 @@
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 from torch import Tensor
 
 from stage1.bottleneck.batches import in_order
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt, common_prefix
+from stage1.errors import Stage1Error
+from stage1.evaluation.answers import decisive
+from stage1.files import default_cache, read_bytes, write_atomic
 from stage1.llm.chunked import POSITIONS, token_cross_entropy
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import Embedded, TokenStats
+from stage1.runs.journal import sha256
 from stage1.session import Session
+
+FORMAT = 1
+"""Of what is kept, and of how it is estimated: another number finds nothing of an older version's."""
 
 
 def fitting_stats(session: Session, prompts: Sequence[Prompt]) -> TokenStats:
@@ -23,21 +33,57 @@ def fitting_stats(session: Session, prompts: Sequence[Prompt]) -> TokenStats:
 
 
 def sensitivity(session: Session, prompts: Sequence[Prompt], count: int) -> Tensor:
+    """`estimated` from the first `count` of `prompts`, [D, D] float64; once for all runs that want the same.
+
+    It takes as long as an evaluation, and what compressors and seeds are compared on is the same for all: it
+    is kept in the cache folder, under a hash of everything that decides it.
+    """
+    some, train = prompts[:count], session.config.train
+    read = [[prompt.ids, prompt.cross] for prompt in some]
+    decides = [FORMAT, decisive(session), session.config.seed, train.batch_prompts, read]
+    place = default_cache() / "sensitivity" / f"{sha256(decides)}.safetensors"
+    width = session.table.shape[1]
+    if (known := _remembered(place, width)) is not None:
+        session.progress.note("The LLM's sensitivity was cached.")
+        return known.to(session.device)
+    found = estimated(session, some)
+    _remember(place, found)
+    return found
+
+
+def _remembered(place: Path, width: int) -> Tensor | None:
+    try:
+        found = load(read_bytes(place)).get("sensitivity")
+    except (OSError, SafetensorError):
+        return None
+    if found is None or found.shape != (width, width) or found.dtype != torch.float64:
+        return None
+    return found if bool(found.isfinite().all()) else None
+
+
+def _remember(place: Path, found: Tensor) -> None:
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(place, save({"sensitivity": found.cpu()}))
+    except (OSError, Stage1Error):
+        return  # a cache that cannot be written costs time, nothing else
+
+
+def estimated(session: Session, prompts: Sequence[Prompt]) -> Tensor:
     """G = E[g gᵀ], [D, D] float64: g is the gradient, by an input embedding, of −log p(next tokens).
 
     The next tokens are drawn from what the LLM itself says, under the run's seed: G is then the Fisher
     information, which to second order is what an error of the embeddings costs in KL divergence (with the
     tokens that stand in the prompts it would only resemble it: Kunstner, Balles and Hennig, 2019). Over the
-    positions that cross in the first `count` prompts; a position counts by all that it changes further on.
+    positions that cross in the prompts; a position counts by all that it changes further on.
     """
     llm, table = FrozenLLM(session.model.llm), session.table
     generator = torch.Generator(table.device).manual_seed(session.config.seed)
     special = torch.tensor(session.tokenizer.all_special_ids, device=table.device)
     total = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
-    positions, some = 0, prompts[:count]
-    common = common_prefix(some)  # examples, alike in all: no gradient goes there
+    positions, common = 0, common_prefix(prompts)  # examples, alike in all: no gradient goes there
     llm.share(table[torch.tensor(common, dtype=torch.long)])
-    some = [prompt.behind(len(common)) for prompt in some]
+    some = [prompt.behind(len(common)) for prompt in prompts]
     with session.progress.task("Measuring the LLM's sensitivity", len(some), "prompts") as advance:
         for batch in in_order(some, table, session.config.train.batch_prompts):
             with torch.enable_grad():
