@@ -4,6 +4,7 @@ Precedence, lowest first: the defaults, a recipe, a YAML file, the command line'
 """
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from pathlib import Path
@@ -63,6 +64,11 @@ def parse_setting(text: str) -> tuple[list[str], Any]:
 
 def format_setting(value: Any) -> str:
     """A setting's value as the command line takes it."""
+    if isinstance(value, dict | list):  # YAML needs few quotes; JSON writes numbers that both read alike
+        flow = yaml.safe_dump(
+            value, default_flow_style=True, allow_unicode=True, sort_keys=False, width=sys.maxsize
+        )
+        return flow.strip()
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
