@@ -25,6 +25,9 @@ from stage1.session import Session
 FORMAT = 1
 """Of what is kept, and of how it is estimated: another number finds nothing of an older version's."""
 
+AT_ONCE = 4
+"""Prompts whose gradients are taken at a time: 16 of some 200 tokens take 10 GB with SmolLM2."""
+
 
 def fitting_stats(session: Session, prompts: Sequence[Prompt]) -> TokenStats:
     """What components are fitted to: the tokens of training prompts, and the LLM's sensitivity on demand."""
@@ -38,9 +41,9 @@ def sensitivity(session: Session, prompts: Sequence[Prompt], count: int) -> Tens
     It takes as long as an evaluation, and what compressors and seeds are compared on is the same for all: it
     is kept in the cache folder, under a hash of everything that decides it.
     """
-    some, train = prompts[:count], session.config.train
+    some = prompts[:count]
     read = [[prompt.ids, prompt.cross] for prompt in some]
-    decides = [FORMAT, decisive(session), session.config.seed, train.batch_prompts, read]
+    decides = [FORMAT, decisive(session), session.config.seed, read]
     place = default_cache() / "sensitivity" / f"{sha256(decides)}.safetensors"
     width = session.table.shape[1]
     if (known := _remembered(place, width)) is not None:
@@ -85,7 +88,7 @@ def estimated(session: Session, prompts: Sequence[Prompt]) -> Tensor:
     llm.share(table[torch.tensor(common, dtype=torch.long)])
     some = [prompt.behind(len(common)) for prompt in prompts]
     with session.progress.task("Measuring the LLM's sensitivity", len(some), "prompts") as advance:
-        for batch in in_order(some, table, session.config.train.batch_prompts):
+        for batch in in_order(some, table, AT_ONCE):
             with torch.enable_grad():
                 embeds = batch.embeds.requires_grad_()
                 states = llm(Embedded(embeds, batch.attention)).prompt[:, :-1]
