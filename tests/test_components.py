@@ -127,36 +127,46 @@ def test_snap_takes_the_tables_row_where_it_is_clearly_the_nearest(stats: TokenS
     assert torch.equal(reconstructed("snap", training=True), plain)
 
 
-def test_local_linear_solves_each_cell_for_itself(stats: TokenStats) -> None:
-    bottleneck = build("pca", "local_linear", stats, "compressor.dim=6", "adapter.cells=5")
-    local, mask = bottleneck.adapter, torch.ones(1, len(stats.ids), dtype=torch.bool)
-    codes = bottleneck.encode(stats.embeds[None], mask).vectors[0].double()
-    cells = torch.cdist(codes, local.get_buffer("centres").double()).argmin(1)
+def test_local_linear_solves_each_leaf_for_itself(stats: TokenStats) -> None:
+    bottleneck = build("pca", "local_linear", stats, "compressor.dim=6", "adapter.depth=3")
+    mask = torch.ones(1, len(stats.ids), dtype=torch.bool)
+    codes = bottleneck.encode(stats.embeds[None], mask).vectors[0]
     reconstructed = bottleneck(stats.embeds[None], mask)[0].detach()
-    assert len(set(cells.tolist())) == 5
-    for cell in range(5):
-        inside = cells == cell
-        root = stats.shares[inside].sqrt()[:, None]
-        known = torch.cat([codes[inside], torch.ones(len(root), 1)], 1)
-        solved = torch.linalg.lstsq(known * root, stats.embeds[inside].double() * root).solution
-        torch.testing.assert_close(reconstructed[inside].double(), known @ solved, rtol=0, atol=0.02)
+
+    def check(inside: Tensor, depth: int) -> None:
+        own, shares = codes[inside].double(), stats.shares[inside]
+        if depth == 0:
+            root = shares.sqrt()[:, None]
+            known = torch.cat([own, torch.ones(len(own), 1)], 1)
+            solved = torch.linalg.lstsq(known * root, stats.embeds[inside].double() * root).solution
+            torch.testing.assert_close(reconstructed[inside].double(), known @ solved, rtol=0, atol=0.02)
+            return
+        weights = shares.sqrt()[:, None]
+        spread = (weights * (own - (weights * own).sum(0) / weights.sum()).square()).sum(0)
+        values = own[:, spread.argmax()]
+        below = next(v for v in torch.unique(values) if weights[values <= v].sum() >= weights.sum() / 2)
+        check(inside[values <= below], depth - 1)
+        check(inside[values > below], depth - 1)
+
+    check(torch.arange(len(stats.ids)), 3)
 
 
-def test_local_linear_of_one_cell_is_linear_and_more_cells_know_more(stats: TokenStats) -> None:
+def test_local_linear_without_a_split_is_linear_and_with_more_knows_more(stats: TokenStats) -> None:
     errors = {
-        cells: recon(build("pca", "local_linear", stats, "compressor.dim=6", f"adapter.cells={cells}"), stats)
-        for cells in (1, 4, 16, 400)
+        depth: recon(build("pca", "local_linear", stats, "compressor.dim=6", f"adapter.depth={depth}"), stats)
+        for depth in (0, 2, 4, 9)
     }
     linear = recon(build("pca", "linear", stats, "compressor.dim=6"), stats)
-    assert errors[1] == pytest.approx(linear, rel=1e-3)
-    assert errors[400] < 1e-3 < errors[16] < errors[4] < errors[1]  # more cells than tokens: by heart
+    assert errors[0] == pytest.approx(linear, rel=1e-3)
+    assert errors[9] < 1e-6 < errors[4] < errors[2] < errors[0]  # more leaves than tokens: by heart
 
 
 def test_local_linear_gives_equal_codes_their_mean(stats: TokenStats) -> None:
     twins = TokenStats(stats.ids, stats.weights, stats.embeds[:1].expand(len(stats.ids), -1).clone())
-    bottleneck = build("pca", "local_linear", twins, "compressor.dim=6", "adapter.cells=3")
-    reconstructed = bottleneck(twins.embeds[None, :4], torch.ones(1, 4, dtype=torch.bool))[0]
-    torch.testing.assert_close(reconstructed, twins.embeds[:4], rtol=1e-3, atol=1e-4)
+    bottleneck = build("pca", "local_linear", twins, "compressor.dim=6", "adapter.depth=2")
+    others = torch.stack([stats.embeds[0], 100 * stats.embeds[3]])
+    reconstructed = bottleneck(others[None], torch.ones(1, 2, dtype=torch.bool))[0]
+    torch.testing.assert_close(reconstructed, twins.embeds[:2], rtol=1e-3, atol=1e-4)
 
 
 def test_codebook_gives_the_first_of_equal_codes(stats: TokenStats) -> None:

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from stage1.api import train as train
     from stage1.api import verify as verify
     from stage1.bottleneck.bottleneck import Bottleneck as Bottleneck
-    from stage1.bottleneck.statistics import kmeans as kmeans
     from stage1.bottleneck.statistics import least_squares as least_squares
     from stage1.bottleneck.statistics import nearest_rows as nearest_rows
     from stage1.errors import ConfigError as ConfigError
@@ -106,7 +105,6 @@ _HOME = {
     "TokenStats": "plugins.tensors",
     "Tracker": "plugins.trackers",
     "UsageError": "errors",
-    "kmeans": "bottleneck.statistics",
     "least_squares": "bottleneck.statistics",
     "nearest_rows": "bottleneck.statistics",
     "straight_through": "plugins.tensors",
@@ -149,7 +147,6 @@ __all__ = [  # noqa: RUF022 - the order in which a plugin author meets them
     "LLMOutputs",
     "straight_through",
     "least_squares",
-    "kmeans",
     "nearest_rows",
     "token_cross_entropy",
     "token_kl",

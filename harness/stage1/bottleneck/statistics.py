@@ -1,6 +1,5 @@
 """Token statistics: counts, the weights training gives to tokens, least squares, reconstruction errors."""
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import chain, compress
@@ -114,31 +113,6 @@ def _nearest(vectors: Tensor, rows: Tensor, count: int) -> tuple[Tensor, Tensor]
     distances = (rows[candidates] - vectors[:, None]).square().sum(2)  # [N, CANDIDATES]
     order = distances.argsort(dim=1, stable=True)[:, :count]
     return candidates.gather(1, order), distances.gather(1, order)
-
-
-ITERATIONS = 25
-"""Steps of k-means at most."""
-
-
-def kmeans(rows: Tensor, shares: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """At most `count` centres [K, d] of `rows` [U, d], weighted by `shares` [U], and each row's own [U].
-
-    The same on every run, whatever the number of threads; `rows` and the result are on the CPU.
-    """
-    if len(rows) <= count:
-        return rows.clone(), torch.arange(len(rows))
-    # They take a second to load, which only fitting should cost.
-    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
-    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
-
-    fitted = KMeans(count, n_init=1, max_iter=ITERATIONS, random_state=seed)
-    with (
-        threadpool_limits(1),
-        warnings.catch_warnings(),
-    ):  # threads' order of adding would show in the last digits
-        warnings.simplefilter("ignore")  # fewer distinct rows than centres are no harm
-        fitted.fit(rows.numpy(), sample_weight=shares.numpy())
-    return torch.from_numpy(fitted.cluster_centers_), torch.from_numpy(fitted.labels_).long()
 
 
 class ReconstructionError:

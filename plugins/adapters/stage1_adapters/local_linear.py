@@ -4,37 +4,33 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stage1 import (
-    Adapter,
-    Code,
-    ComponentConfig,
-    Encode,
-    TokenStats,
-    hookimpl,
-    kmeans,
-    least_squares,
-    nearest_rows,
-)
+from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl, least_squares
 
 RIDGE = 1e-4
-"""Share of a cell's mean variance that is added to every direction's, so that few tokens do no harm."""
+"""Share of a leaf's mean variance that is added to every direction's, so that few tokens do no harm."""
+
+NOTHING_ABOVE = torch.finfo(torch.bfloat16).max
+"""The threshold of a node whose codes are all equal: they go to the left, and no others come."""
 
 
 class LocalLinearConfig(ComponentConfig):
     """Options of `local_linear`."""
 
-    cells: int = Field(
-        64, ge=1, description="Neighbourhoods of codes, each with a linear decoder of its own."
+    depth: int = Field(
+        6, ge=0, le=16, description="Splits on the way to a linear decoder; there are 2^depth."
     )
 
 
 class LocalLinear(Adapter):
-    """ê = z Aₖ + bₖ, where k is the cell whose centre is nearest to z.
+    """ê = z Aₖ + bₖ, where k is the leaf of a tree of thresholds to which z belongs.
 
-    Local linear models (Kambhatla and Leen, 1997) over one code: k-means divides the codes, and each cell has
-    its weighted least squares, a closed form. One cell is `linear`. A cell that holds no more than d + 1
-    tokens gives them back as they were: cells × (d + 1) × D numbers, `size` in the report, tell how much of
-    the table the decoder knows by heart, and belong beside its F1.
+    A piecewise linear decoder: a k-d tree (Bentley, 1975) halves the codes at the median of the dimension in
+    which they vary most, each token counting as the square root of its share, and every leaf has its weighted
+    least squares. All of it is a closed form; gradient steps may follow. With depth 0 it is `linear`.
+
+    A leaf with at most d + 1 tokens gives them back as they were, and of more tokens the frequent ones.
+    2^depth × (d + 1) × D numbers, `size` in the results, therefore tell how much of the table the decoder
+    knows by heart, and belong beside its F1.
     """
 
     name = "local_linear"
@@ -42,43 +38,71 @@ class LocalLinear(Adapter):
 
     def __init__(self, config: LocalLinearConfig, code_dim: int, embed_dim: int) -> None:
         super().__init__(config, code_dim, embed_dim)
-        self.seed = int(torch.randint(2**31, ()))  # components are built under the run's seed
-        self.weight = nn.Parameter(torch.zeros(config.cells, code_dim, embed_dim))  # [K, d, D]
-        self.bias = nn.Parameter(torch.zeros(config.cells, embed_dim))  # [K, D]
-        self.centres: Tensor
-        self.register_buffer("centres", torch.zeros(config.cells, code_dim))  # [K, d]
+        leaves = 2**config.depth
+        self.weight = nn.Parameter(torch.zeros(leaves, code_dim, embed_dim))  # [K, d, D]
+        self.bias = nn.Parameter(torch.zeros(leaves, embed_dim))  # [K, D]
+        self.dims: Tensor
+        self.thresholds: Tensor
+        self.register_buffer(
+            "dims", torch.zeros(leaves - 1, dtype=torch.long)
+        )  # [K − 1] of each node, root first
+        self.register_buffer("thresholds", torch.zeros(leaves - 1))  # [K − 1]: what is above it goes right
 
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         self.solve_last_layer(encode, stats)
 
     @torch.no_grad()
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
-        codes = encode(stats.embeds)
-        centres, cells = kmeans(codes.float().cpu(), stats.shares.cpu(), self.config.cells, self.seed)
-        used, cells = torch.unique(cells.to(codes.device), return_inverse=True)
-        self.centres[: len(used)] = centres[used.cpu()]
-        for cell in range(len(used)):
-            inside = cells == cell
-            own, targets = codes[inside], stats.embeds[inside]
-            shares = stats.shares[inside] / stats.shares[inside].sum()
-            self.weight[cell], self.bias[cell] = 0, shares @ targets.double()  # where all codes are equal
+        codes, shares = encode(stats.embeds).float(), stats.shares
+        leaves = self._grown(codes, shares.sqrt().float())
+        for leaf in torch.unique(leaves).tolist():
+            inside = leaves == leaf
+            own, targets, weights = codes[inside], stats.embeds[inside], shares[inside]
+            weights = weights / weights.sum()
+            self.weight[leaf], self.bias[leaf] = 0, weights @ targets.double()  # where all codes are equal
             if bool((own != own[0]).any()):
-                weight, bias = least_squares(own, targets, shares, RIDGE)
-                self.weight[cell], self.bias[cell] = weight, bias
-        for values in (self.centres, self.weight, self.bias):  # fewer cells: the others are the first one
-            values[len(used) :] = values[0]
+                weight, bias = least_squares(own, targets, weights, RIDGE)
+                self.weight[leaf], self.bias[leaf] = weight, bias
+
+    def _grown(self, codes: Tensor, weights: Tensor) -> Tensor:
+        """The leaf [N] of each of `codes` [N, d] in a tree that is made for them."""
+        nodes = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        for node in range(len(self.dims)):  # a node's children are 2 node + 1 and 2 node + 2
+            rows = (nodes == node).nonzero().squeeze(1)
+            dim, threshold = _split(codes[rows], weights[rows])
+            self.dims[node], self.thresholds[node] = dim, threshold
+            nodes[rows] = 2 * node + 1 + (codes[rows, dim] > threshold)
+        return nodes - len(self.dims)
+
+    def _leaves(self, codes: Tensor) -> Tensor:
+        nodes = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
+        for _ in range(self.config.depth):
+            values = codes.gather(1, self.dims[nodes][:, None]).squeeze(1)
+            nodes = 2 * nodes + 1 + (values > self.thresholds[nodes])
+        return nodes - len(self.dims)
 
     def forward(self, code: Code) -> Tensor:
         codes = code.vectors.flatten(0, 1)  # [N, d]
-        order = nearest_rows(codes.detach(), self.centres)[0].squeeze(1).sort(stable=True)
+        order = self._leaves(codes.detach()).sort(stable=True)
         present, counts = torch.unique_consecutive(order.values, return_counts=True)
         parts = torch.split(codes[order.indices], counts.tolist())
-        # Unbound at once: the gradient of one cell by itself would be as large as that of all.
+        # Unbound at once: the gradient of one leaf by itself would be as large as that of all.
         weights, biases = self.weight.unbind(), self.bias.unbind()
         decoded = [
-            part @ weights[cell] + biases[cell] for part, cell in zip(parts, present.tolist(), strict=True)
+            part @ weights[leaf] + biases[leaf] for part, leaf in zip(parts, present.tolist(), strict=True)
         ]
         return torch.cat(decoded)[order.indices.argsort()].view(*code.vectors.shape[:2], -1)
+
+
+def _split(codes: Tensor, weights: Tensor) -> tuple[int, float]:
+    """The dimension in which `codes` [N, d] vary most, and their weighted median there: some are above it."""
+    if not len(codes) or bool((codes == codes[0]).all()):
+        return 0, NOTHING_ABOVE
+    centred = codes - weights @ codes / weights.sum()
+    dim = int((weights @ centred.square()).argmax())
+    values, order = codes[:, dim].sort(stable=True)
+    half = int(torch.searchsorted(weights[order].cumsum(0), weights.sum() / 2))
+    return dim, min(float(values[half]), float(values[values < values[-1]][-1]))
 
 
 @hookimpl

@@ -1,5 +1,7 @@
 """Residual vector quantisation: a vector as the sum of a few codewords."""
 
+import warnings
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
@@ -12,9 +14,11 @@ from stage1 import (
     ConfigIssue,
     TokenStats,
     hookimpl,
-    kmeans,
     nearest_rows,
 )
+
+ITERATIONS = 25
+"""Steps of k-means at most."""
 
 
 class RVQConfig(ComponentConfig):
@@ -70,7 +74,7 @@ class RVQ(Compressor):
         with torch.no_grad():
             for book in self.codebooks:
                 for rows, words in zip(self._sliced(rest), self._sliced(book), strict=True):
-                    centres, which = kmeans(rows, stats.shares.cpu(), len(words), seed)
+                    centres, which = _kmeans(rows, stats.shares.cpu(), len(words), seed)
                     words[: len(centres)] = centres
                     rows -= centres[which]
 
@@ -108,6 +112,24 @@ class RVQ(Compressor):
     def _sliced(self, vectors: Tensor) -> tuple[Tensor, ...]:
         """The groups' slices of `vectors` [..., d], as equal in width as can be."""
         return vectors.tensor_split(self.config.groups, dim=-1)
+
+
+def _kmeans(rows: Tensor, shares: Tensor, count: int, seed: int) -> tuple[Tensor, Tensor]:
+    """At most `count` centres [K, d] of `rows` [U, d], weighted by `shares` [U], and each row's own [U]."""
+    if len(rows) <= count:
+        return rows.clone(), torch.arange(len(rows))
+    # They take a second to load, which only fitting should cost.
+    from sklearn.cluster import KMeans  # type: ignore[import-untyped]
+    from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+    kmeans = KMeans(count, n_init=1, max_iter=ITERATIONS, random_state=seed)
+    with (
+        threadpool_limits(1),
+        warnings.catch_warnings(),
+    ):  # threads' order of adding would show in the last digits
+        warnings.simplefilter("ignore")  # fewer distinct rows than centres are no harm
+        kmeans.fit(rows.numpy(), sample_weight=shares.numpy())
+    return torch.from_numpy(kmeans.cluster_centers_), torch.from_numpy(kmeans.labels_).long()
 
 
 @hookimpl
