@@ -225,7 +225,8 @@ def test_a_setting_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest.
         (["--over", "compressor=pca,pcaa"], "did you mean 'pca'"),
         (["--over", "data.split_seed=0,1"], "asked different questions"),
         (["--set", "compressor.name=identity"], "No option of identity is known to set the bits"),
-        (["--set", "compressor.dim=8"], "compressor.dim is given twice"),
+        (["--set", "compressor.dim=8"], "compressor.dim sets the rate"),
+        (["--over", "compressor.dim=8,16"], "compressor.dim sets the rate"),
         (["--keep", "2"], "--keep"),
     ],
 )

@@ -86,8 +86,15 @@ class Request(NamedTuple):
         Raises:
             UsageError: it is no valid configuration, or its folder holds another run.
         """
-        options = [Axis(key, [value]) for key, value in setting.options.items()] if setting else []
-        axes = [*method, *options]
+        options = setting.options if setting else {}
+        typed = {text.partition("=")[0].strip() for text in self.settings} | {axis.key for axis in method}
+        if twice := next((key for key in options if key in typed | self.flags.keys()), None):
+            raise UsageError(
+                f"{twice} sets the rate, which is searched for.",
+                "Leave it out. Where the rates follow from it, write it with the compressor's name: "
+                "--set 'compressors=[{name: rvq, bits: 10}]'.",
+            )
+        axes = [*method, *(Axis(key, [value]) for key, value in options.items())]
         [cell] = plan(self.file, self.settings, axes, [self.seed], self.place, flags=self.flags)
         return cell
 
