@@ -70,6 +70,9 @@ def test_losses_read_the_models_own_states_and_logits(model: Any) -> None:
     assert embeds.grad is not None
     assert embeds.grad.abs().max() > 0
     llm.assert_frozen()
+    llm.share(embeds.detach()[0, :3])
+    behind = llm(Embedded(embeds[:, 3:], torch.ones_like(IDS[:, 3:], dtype=torch.bool)))
+    torch.testing.assert_close(behind.prompt, states.prompt[:, 3:], rtol=1e-4, atol=1e-4)
     shorter = FrozenLLM(model, layers=[1], last=False)
     cut = shorter(Embedded(embeds, torch.ones_like(IDS, dtype=torch.bool)))
     assert cut.last is None

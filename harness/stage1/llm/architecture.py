@@ -39,9 +39,9 @@ class Decoder(NamedTuple):
         return states
 
     def read(self, embeds: Tensor) -> Any:
-        """The cache of keys and values behind `embeds` [B, L, D]."""
+        """The cache of keys and values behind `embeds` [B, L, D], None if the model has none."""
         out = self._run(embeds, torch.ones_like(embeds[..., 0], dtype=torch.bool), None, use_cache=True)
-        return getattr(out, cache_name(self.module))
+        return getattr(out, cache_name(self.module), None)
 
     def _run(self, embeds: Tensor, attention: Tensor, behind: Any, *, use_cache: bool = False) -> Any:
         wanted = {

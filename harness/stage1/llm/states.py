@@ -59,9 +59,12 @@ class FrozenLLM:
 
     @torch.no_grad()
     def share(self, embeds: Tensor) -> None:
-        """Run `embeds` [P, D], what all prompts begin with, through the LLM once; calls go on from there."""
-        self.shared = len(embeds)
+        """Run `embeds` [P, D], what all prompts begin with, through the LLM once; calls go on from there.
+
+        Without any, or with a model that keeps no keys and values, there is nothing to go on from.
+        """
         self._cache = self._decoder.read(embeds[None].to(self.model.dtype)) if len(embeds) else None
+        self.shared = 0 if self._cache is None else len(embeds)
 
     def __call__(self, prompts: Embedded, answers: Answers | None = None) -> States:
         """The states on `prompts` [B, M, D], each followed directly by its `answers` [B, A, D].

@@ -84,9 +84,9 @@ def estimated(session: Session, prompts: Sequence[Prompt]) -> Tensor:
     generator = torch.Generator(table.device).manual_seed(session.config.seed)
     special = torch.tensor(session.tokenizer.all_special_ids, device=table.device)
     total = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
-    positions, common = 0, common_prefix(prompts)  # examples, alike in all: no gradient goes there
-    llm.share(table[torch.tensor(common, dtype=torch.long)])
-    some = [prompt.behind(len(common)) for prompt in prompts]
+    common = torch.tensor(common_prefix(prompts), dtype=torch.long)  # examples: no gradient goes there
+    llm.share(table[common])
+    positions, some = 0, [prompt.behind(llm.shared) for prompt in prompts]
     with session.progress.task("Measuring the LLM's sensitivity", len(some), "prompts") as advance:
         for batch in in_order(some, table, AT_ONCE):
             with torch.enable_grad():
