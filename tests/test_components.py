@@ -128,14 +128,14 @@ def test_snap_takes_the_tables_row_where_it_is_clearly_the_nearest(stats: TokenS
 
 
 def test_local_linear_solves_each_leaf_for_itself(stats: TokenStats) -> None:
-    bottleneck = build("pca", "local_linear", stats, "compressor.dim=6", "adapter.depth=3")
+    bottleneck = build("pca", "local_linear", stats, "compressor.dim=6", "adapter.leaves=7")
     mask = torch.ones(1, len(stats.ids), dtype=torch.bool)
     codes = bottleneck.encode(stats.embeds[None], mask).vectors[0]
     reconstructed = bottleneck(stats.embeds[None], mask)[0].detach()
 
-    def check(inside: Tensor, depth: int) -> None:
+    def check(inside: Tensor, leaves: int) -> None:
         own, shares = codes[inside].double(), stats.shares[inside]
-        if depth == 0:
+        if leaves == 1:
             root = shares.sqrt()[:, None]
             known = torch.cat([own, torch.ones(len(own), 1)], 1)
             solved = torch.linalg.lstsq(known * root, stats.embeds[inside].double() * root).solution
@@ -144,26 +144,30 @@ def test_local_linear_solves_each_leaf_for_itself(stats: TokenStats) -> None:
         weights = shares.sqrt()[:, None]
         spread = (weights * (own - (weights * own).sum(0) / weights.sum()).square()).sum(0)
         values = own[:, spread.argmax()]
-        below = next(v for v in torch.unique(values) if weights[values <= v].sum() >= weights.sum() / 2)
-        check(inside[values <= below], depth - 1)
-        check(inside[values > below], depth - 1)
+        left = {7: 4, 4: 2, 3: 2, 2: 1}[leaves]  # the tree's last level is filled from the left
+        share = left / leaves * weights.sum()
+        below = next(v for v in torch.unique(values) if weights[values <= v].sum() >= share)
+        check(inside[values <= below], left)
+        check(inside[values > below], leaves - left)
 
-    check(torch.arange(len(stats.ids)), 3)
+    check(torch.arange(len(stats.ids)), 7)
 
 
 def test_local_linear_without_a_split_is_linear_and_with_more_knows_more(stats: TokenStats) -> None:
     errors = {
-        depth: recon(build("pca", "local_linear", stats, "compressor.dim=6", f"adapter.depth={depth}"), stats)
-        for depth in (0, 2, 4, 9)
+        leaves: recon(
+            build("pca", "local_linear", stats, "compressor.dim=6", f"adapter.leaves={leaves}"), stats
+        )
+        for leaves in (1, 5, 16, 500)
     }
     linear = recon(build("pca", "linear", stats, "compressor.dim=6"), stats)
-    assert errors[0] == pytest.approx(linear, rel=1e-3)
-    assert errors[9] < 1e-6 < errors[4] < errors[2] < errors[0]  # more leaves than tokens: by heart
+    assert errors[1] == pytest.approx(linear, rel=1e-3)
+    assert errors[500] < 1e-6 < errors[16] < errors[5] < errors[1]  # more leaves than tokens: by heart
 
 
 def test_local_linear_gives_equal_codes_their_mean(stats: TokenStats) -> None:
     twins = TokenStats(stats.ids, stats.weights, stats.embeds[:1].expand(len(stats.ids), -1).clone())
-    bottleneck = build("pca", "local_linear", twins, "compressor.dim=6", "adapter.depth=2")
+    bottleneck = build("pca", "local_linear", twins, "compressor.dim=6", "adapter.leaves=3")
     others = torch.stack([stats.embeds[0], 100 * stats.embeds[3]])
     reconstructed = bottleneck(others[None], torch.ones(1, 2, dtype=torch.bool))[0]
     torch.testing.assert_close(reconstructed, twins.embeds[:2], rtol=1e-3, atol=1e-4)

@@ -98,8 +98,8 @@ NEAREST_AT_ONCE = 2048
 def nearest_rows(vectors: Tensor, rows: Tensor, count: int = 1) -> tuple[Tensor, Tensor]:
     """The `count` (at most `CANDIDATES`) of `rows` [K, d] nearest to each of `vectors` [N, d], nearest first.
 
-    Returns their indices and squared distances, both [N, count]; of equally near ones the lowest index. The
-    same for a vector whatever stands beside it.
+    Returns their indices and squared distances, both [N, count]; of equally near ones, `CANDIDATES` at most,
+    the lowest index. The same for a vector whatever stands beside it.
     """
     parts = [_nearest(chunk, rows, count) for chunk in torch.split(vectors, NEAREST_AT_ONCE)]
     indices, distances = zip(*parts, strict=True)

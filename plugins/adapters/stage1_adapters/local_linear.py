@@ -16,20 +16,19 @@ NOTHING_ABOVE = torch.finfo(torch.bfloat16).max
 class LocalLinearConfig(ComponentConfig):
     """Options of `local_linear`."""
 
-    depth: int = Field(
-        6, ge=0, le=16, description="Splits on the way to a linear decoder; there are 2^depth."
-    )
+    leaves: int = Field(64, ge=1, le=2**16, description="Linear decoders, each for a part of the codes.")
 
 
 class LocalLinear(Adapter):
     """ê = z Aₖ + bₖ, where k is the leaf of a tree of thresholds to which z belongs.
 
-    A piecewise linear decoder: a k-d tree (Bentley, 1975) halves the codes at the median of the dimension in
-    which they vary most, each token counting as the square root of its share, and every leaf has its weighted
-    least squares. All of it is a closed form; gradient steps may follow. With depth 0 it is `linear`.
+    A piecewise linear decoder: a k-d tree (Bentley, 1975) divides the codes in the dimension in which they
+    vary most, so that all leaves hold about as much, each token counting as the square root of its share; and
+    every leaf has its weighted least squares. All of it is a closed form; gradient steps may follow. With one
+    leaf it is `linear`.
 
     A leaf with at most d + 1 tokens gives them back as they were, and of more tokens the frequent ones.
-    2^depth × (d + 1) × D numbers, `size` in the results, therefore tell how much of the table the decoder
+    leaves × (d + 1) × D numbers, `size` in the results, therefore tell how much of the table the decoder
     knows by heart, and belong beside its F1.
     """
 
@@ -38,14 +37,12 @@ class LocalLinear(Adapter):
 
     def __init__(self, config: LocalLinearConfig, code_dim: int, embed_dim: int) -> None:
         super().__init__(config, code_dim, embed_dim)
-        leaves = 2**config.depth
+        leaves = config.leaves
         self.weight = nn.Parameter(torch.zeros(leaves, code_dim, embed_dim))  # [K, d, D]
         self.bias = nn.Parameter(torch.zeros(leaves, embed_dim))  # [K, D]
         self.dims: Tensor
         self.thresholds: Tensor
-        self.register_buffer(
-            "dims", torch.zeros(leaves - 1, dtype=torch.long)
-        )  # [K − 1] of each node, root first
+        self.register_buffer("dims", torch.zeros(leaves - 1, dtype=torch.long))  # [K − 1] each node's
         self.register_buffer("thresholds", torch.zeros(leaves - 1))  # [K − 1]: what is above it goes right
 
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
@@ -67,18 +64,23 @@ class LocalLinear(Adapter):
     def _grown(self, codes: Tensor, weights: Tensor) -> Tensor:
         """The leaf [N] of each of `codes` [N, d] in a tree that is made for them."""
         nodes = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-        for node in range(len(self.dims)):  # a node's children are 2 node + 1 and 2 node + 2
+        size = [1] * (2 * len(self.dims) + 1)  # leaves of a node; its children are 2 node + 1 and 2 node + 2
+        for node in reversed(range(len(self.dims))):
+            size[node] = size[2 * node + 1] + size[2 * node + 2]
+        for node in range(len(self.dims)):
             rows = (nodes == node).nonzero().squeeze(1)
-            dim, threshold = _split(codes[rows], weights[rows])
+            dim, threshold = _split(codes[rows], weights[rows], size[2 * node + 1] / size[node])
             self.dims[node], self.thresholds[node] = dim, threshold
             nodes[rows] = 2 * node + 1 + (codes[rows, dim] > threshold)
         return nodes - len(self.dims)
 
     def _leaves(self, codes: Tensor) -> Tensor:
         nodes = torch.zeros(len(codes), dtype=torch.long, device=codes.device)
-        for _ in range(self.config.depth):
-            values = codes.gather(1, self.dims[nodes][:, None]).squeeze(1)
-            nodes = 2 * nodes + 1 + (values > self.thresholds[nodes])
+        for _ in range(len(self.dims).bit_length()):
+            inner = nodes < len(self.dims)  # behind the nodes come the leaves, of the last two levels
+            at = nodes[inner]
+            values = codes[inner].gather(1, self.dims[at][:, None]).squeeze(1)
+            nodes[inner] = 2 * at + 1 + (values > self.thresholds[at])
         return nodes - len(self.dims)
 
     def forward(self, code: Code) -> Tensor:
@@ -94,15 +96,18 @@ class LocalLinear(Adapter):
         return torch.cat(decoded)[order.indices.argsort()].view(*code.vectors.shape[:2], -1)
 
 
-def _split(codes: Tensor, weights: Tensor) -> tuple[int, float]:
-    """The dimension in which `codes` [N, d] vary most, and their weighted median there: some are above it."""
+def _split(codes: Tensor, weights: Tensor, left: float) -> tuple[int, float]:
+    """The dimension in which `codes` [N, d] vary most, and the value there that a share `left` is not above.
+
+    At least one of them is above, and one is not.
+    """
     if not len(codes) or bool((codes == codes[0]).all()):
         return 0, NOTHING_ABOVE
     centred = codes - weights @ codes / weights.sum()
     dim = int((weights @ centred.square()).argmax())
     values, order = codes[:, dim].sort(stable=True)
-    half = int(torch.searchsorted(weights[order].cumsum(0), weights.sum() / 2))
-    return dim, min(float(values[half]), float(values[values < values[-1]][-1]))
+    place = int(torch.searchsorted(weights[order].cumsum(0), left * weights.sum()))
+    return dim, min(float(values[place]), float(values[values < values[-1]][-1]))
 
 
 @hookimpl
