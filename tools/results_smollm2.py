@@ -104,7 +104,7 @@ def machine() -> str:
 
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
-    return f"{os.cpu_count()} CPU cores ({platform.machine()}), no GPU"
+    return f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads, no GPU"
 
 
 def shown(value: float, interval: list[float]) -> str:
@@ -137,9 +137,11 @@ def page(record: Entry) -> Iterator[str]:
     yield ""
     yield "| ratio | compressor | adapter | bits per token | F1 | kept, % | tokens recovered, % | verdict |"
     yield "|---|---|---|---|---|---|---|---|"
-    for cell in record["grid"]:
+    for cell in sorted(record["grid"], key=lambda cell: float(cell["settings"]["compressor.ratio"])):
         yield _line(cell)
     yield ""
+    hours = sum({cell["seconds_of_its_grid"] for cell in record["grid"]}) / 3600
+    yield f"Trained and asked within {hours:.1f} hours, the protocols apart."
     yield _equal(record["grid"])
 
 
