@@ -85,6 +85,12 @@ def test_what_follows_from_a_verdict(tmp_path: Path) -> None:
     assert sound == ["stage1 train --steps 7", f"stage1 eval {folder}"]  # 8 is the default
 
 
+def test_what_was_trained_is_no_start_for_another_width(tmp_path: Path) -> None:
+    commands = proposed(tmp_path, "too lossy, or broken", "compressor.ratio=8", "init=runs/before")
+    (other,) = [command for command in commands if "--ratio 4" in command]
+    assert "--init" not in other
+
+
 def test_no_ratio_is_proposed_that_the_width_cannot_give(tmp_path: Path) -> None:
     folder = shlex.quote(str(tmp_path / "my run"))
     assert proposed(tmp_path, "reconstruction suffices", "compressor.ratio=8000") == [f"stage1 eval {folder}"]

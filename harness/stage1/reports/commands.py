@@ -88,7 +88,8 @@ def _other_ratio(config: RunConfig, factor: float, registry: Registry, width: in
         return
     changed = {"ratio": ratio * factor} if dim is None else {"dim": max(1, round(dim / factor))}
     other = type(first)(name=first.name, **{**first.options, **changed})
-    yield train_command(config.model_copy(update={"compressors": [other, *others]}), registry)
+    # Nothing that was trained fits a code of another width.
+    yield train_command(config.model_copy(update={"compressors": [other, *others], "init": None}), registry)
 
 
 def train_command(config: RunConfig, registry: Registry) -> str:
