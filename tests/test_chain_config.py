@@ -56,6 +56,10 @@ def test_an_option_of_another_compressor_is_found_for_the_user(toys: Registry) -
         config = configured(f"compressor.{option}=4", compressors=["pca", "steps"])
         (message,) = issues(config, toys).values()
         assert message == f"unknown option. Choices: dim, ratio.{hint}"
+    (message,) = issues(
+        configured("compressor.dim=-1", compressors=["pca", "random_projection"]), toys
+    ).values()
+    assert "has it" not in message  # its own, with a wrong value
 
 
 @pytest.mark.parametrize("names", [["pca", "pairs"], ["pairs", "halve"], ["pca", "pairs", "halve"]])

@@ -89,7 +89,7 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
         except FaultError as fault:
             if isinstance(fault.__cause__, ValidationError):
                 for issue in issues_of(fault.__cause__, cls.Config, path):
-                    yield _of_another(issue, config, registry)
+                    yield _of_another(issue, cls, config, registry)
             else:
                 yield ConfigIssue(path, f"{fault}.")
     for name in config.log_with:
@@ -103,9 +103,11 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
     yield from _clashes(config, [(name, cls) for _, name, cls in route], classes, registry)
 
 
-def _of_another(issue: ConfigIssue, config: RunConfig, registry: Registry) -> ConfigIssue:
-    """The issue, and who knows the option if another compressor does: `--ratio` is the first one's."""
+def _of_another(issue: ConfigIssue, cls: Any, config: RunConfig, registry: Registry) -> ConfigIssue:
+    """The issue, and who knows the option if only another compressor does: `--ratio` is the first one's."""
     path, _, option = issue.path.rpartition(".")
+    if option in cls.Config.model_fields:
+        return issue
     known = registry.names("compressor", lambda cls: option in cls.Config.model_fields)
     for other, name in zip(config.compressor_paths, config.compressor_names, strict=True):
         if path in config.compressor_paths and other != path and name in known:
