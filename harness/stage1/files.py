@@ -132,6 +132,13 @@ def write_atomic(path: Path, content: bytes) -> None:
                 temporary.unlink(missing_ok=True)
 
 
+def remember(path: Path, content: bytes) -> None:
+    """Write a file of the cache folder; one that cannot be written costs time later, nothing else."""
+    with contextlib.suppress(OSError, Stage1Error):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, content)
+
+
 def append(path: Path, content: bytes) -> None:
     """Add `content` to the end of a file in one write, through no link.
 

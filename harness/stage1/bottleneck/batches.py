@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from stage1.data.prompts import Prompt
+from stage1.data.prompts import Prompt, common_prefix
 from stage1.plugins.tensors import Answers
 
 PROMPTS_AT_ONCE = 16
@@ -44,6 +44,11 @@ class Batch(NamedTuple):
         for ids, embeds, attention, cross, weights in zip(*chunks, strict=True):
             own = Answers(*next(answers)) if answers else None
             yield Batch(ids, embeds, attention, cross, weights, self.whole_prompts, own)
+
+
+def in_front(prompts: Sequence[Prompt], table: Tensor) -> Tensor:
+    """[P, D] the embeddings of what all prompts begin with, which the LLM need read only once."""
+    return table[torch.tensor(common_prefix(prompts), dtype=torch.long)]
 
 
 def in_order(

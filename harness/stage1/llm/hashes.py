@@ -5,8 +5,7 @@ import re
 import time
 from pathlib import Path
 
-from stage1.errors import Stage1Error
-from stage1.files import default_cache, write_atomic
+from stage1.files import default_cache, remember
 from stage1.llm.location import SMALL_FILES
 from stage1.llm.weights import is_gguf, weight_map
 
@@ -49,7 +48,7 @@ def file_sha256(path: Path) -> str:
     with target.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     if settled:
-        _remember(place, digest)
+        remember(place, digest.encode())
     return digest
 
 
@@ -59,11 +58,3 @@ def _remembered(place: Path) -> str | None:
     except (OSError, ValueError):
         return None
     return text if re.fullmatch("[0-9a-f]{64}", text) else None
-
-
-def _remember(place: Path, digest: str) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(place, digest.encode())
-    except (OSError, Stage1Error):
-        return  # a cache that cannot be written costs time, nothing else

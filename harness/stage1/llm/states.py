@@ -61,9 +61,11 @@ class FrozenLLM:
     def share(self, embeds: Tensor) -> None:
         """Run `embeds` [P, D], what all prompts begin with, through the LLM once; calls go on from there.
 
-        Without any, or with a model that keeps no keys and values, there is nothing to go on from.
+        Without any, with a model that keeps no keys and values, or where activations are computed again,
+        which goes without them, there is nothing to go on from.
         """
-        self._cache = self._decoder.read(embeds[None].to(self.model.dtype)) if len(embeds) else None
+        read = len(embeds) > 0 and not self.checkpointing
+        self._cache = self._decoder.read(embeds[None].to(self.model.dtype)) if read else None
         self.shared = 0 if self._cache is None else len(embeds)
 
     def __call__(self, prompts: Embedded, answers: Answers | None = None) -> States:

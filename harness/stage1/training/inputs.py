@@ -45,6 +45,11 @@ class Presenter:
     packed: bool = False
     llm: FrozenLLM | None = None
 
+    @property
+    def shared(self) -> int:
+        """Tokens in front of every prompt that the LLM has read once, and batches leave out."""
+        return self.llm.shared if self.llm else 0
+
     def __call__(self, batch: Batch, cross: Cross) -> LossInputs:
         """What the losses see of `batch` when its embeddings take the way `cross`."""
         packed = (batch.embeds, batch.cross) if not self.packed else pack(batch.embeds, batch.cross)

@@ -31,21 +31,19 @@ class Selection:
 
     Args:
         session: model, table and questions.
+        prompts: of the split's questions.
+        questions: how many the LLM is asked; 0: none, F1 is not measured.
     """
 
-    def __init__(self, session: Session) -> None:
+    def __init__(self, session: Session, prompts: list[Prompt], questions: int) -> None:
         self.session = session
         self.size = session.config.train.batch_prompts
-        self.prompts = session.prompts(session.data.selection)
+        self.prompts = prompts
         self.stats = count_tokens(self.prompts, session.table)
-        self.ask(0)
+        self.questions = spread(session.data.selection, questions) if questions else []
+        self.asked = self._prompts_of(self.questions)
         self.judged = spread(session.data.selection, session.config.train.check_prompts)
         self.typical: dict[str, float] = {}  # term → its value at the first check
-
-    def ask(self, questions: int) -> None:
-        """Measure F1, too, on so many questions; 0: do not."""
-        self.questions = spread(self.session.data.selection, questions) if questions else []
-        self.asked = self._prompts_of(self.questions)
 
     def _prompts_of(self, questions: Sequence[Question]) -> list[Prompt]:
         chosen = {question.id for question in questions}
@@ -108,8 +106,7 @@ class Selection:
         """Each term's value over all the prompts together."""
         prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
         answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
-        shared = present.llm.shared if present.llm else 0
-        rest = [prompt.behind(shared) for prompt in prompts]
+        rest = [prompt.behind(present.shared) for prompt in prompts]
         batches = in_order(rest, self.session.table, self.size, answers)
         return self._average(objective, present, cross, batches)
 

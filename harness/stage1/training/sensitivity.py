@@ -10,12 +10,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor
 
-from stage1.bottleneck.batches import in_order
+from stage1.bottleneck.batches import in_front, in_order
 from stage1.bottleneck.statistics import count_tokens
-from stage1.data.prompts import Prompt, common_prefix
-from stage1.errors import Stage1Error
+from stage1.data.prompts import Prompt
 from stage1.evaluation.answers import decisive
-from stage1.files import default_cache, read_bytes, write_atomic
+from stage1.files import default_cache, read_bytes, remember
 from stage1.llm.chunked import POSITIONS, token_cross_entropy
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import Embedded, TokenStats
@@ -50,7 +49,7 @@ def sensitivity(session: Session, prompts: Sequence[Prompt], count: int) -> Tens
         session.progress.note("The LLM's sensitivity was cached.")
         return known.to(session.device)
     found = estimated(session, some)
-    _remember(place, found)
+    remember(place, save({"sensitivity": found.cpu()}))
     return found
 
 
@@ -62,14 +61,6 @@ def _remembered(place: Path, width: int) -> Tensor | None:
     if found is None or found.shape != (width, width) or found.dtype != torch.float64:
         return None
     return found if bool(found.isfinite().all()) else None
-
-
-def _remember(place: Path, found: Tensor) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(place, save({"sensitivity": found.cpu()}))
-    except (OSError, Stage1Error):
-        return  # a cache that cannot be written costs time, nothing else
 
 
 def estimated(session: Session, prompts: Sequence[Prompt]) -> Tensor:
@@ -84,8 +75,7 @@ def estimated(session: Session, prompts: Sequence[Prompt]) -> Tensor:
     generator = torch.Generator(table.device).manual_seed(session.config.seed)
     special = torch.tensor(session.tokenizer.all_special_ids, device=table.device)
     total = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
-    common = torch.tensor(common_prefix(prompts), dtype=torch.long)  # examples: no gradient goes there
-    llm.share(table[common])
+    llm.share(in_front(prompts, table))  # examples: no gradient goes there
     positions, some = 0, [prompt.behind(llm.shared) for prompt in prompts]
     with session.progress.task("Measuring the LLM's sensitivity", len(some), "prompts") as advance:
         for batch in in_order(some, table, AT_ONCE):

@@ -12,10 +12,11 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel
 
+from stage1.bottleneck.batches import in_front
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import occurrence_weights, training_rows
 from stage1.config import RunConfig
-from stage1.data.prompts import Prompt, common_prefix, note_truncation
+from stage1.data.prompts import Prompt, note_truncation
 from stage1.errors import PluginError
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Registry, Resolved
@@ -66,24 +67,22 @@ class Trainer:
         model = session.model.llm if ask or self.objective.needs_llm else None
         self.llm = self._frozen(model) if model and self.objective.needs_llm else None
         with progress.task("Tokenizing prompts"):
-            prompts = session.prompts(session.data.train)
+            prompts, held_out = (session.prompts(qs) for qs in (session.data.train, session.data.selection))
         note_truncation(prompts, "training", progress)
         self.stats = fitting_stats(session, prompts)
-        self.selection = Selection(session)
-        if self.llm and not self.llm.checkpointing:  # which has no use for a cache
-            common = common_prefix([*prompts, *self.selection.prompts])
-            self.llm.share(session.table[torch.tensor(common, dtype=torch.long)])
-        self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
-        train = self.config.train
-        self.rows = training_rows(self.stats, train.uniform, session.table, train.vocabulary)
-        self.batches = self._batches(prompts)
-        self.selection.ask(self._check_questions(prompts, model))
+        if self.llm:
+            self.llm.share(in_front([*prompts, *held_out], session.table))
         self.present = Presenter(
             self.stats.variance,
             torch.tensor(session.tokenizer.all_special_ids, device=session.device),
             self.bottleneck.compressor.changes_length,
             self.llm,
         )
+        self.fast = self.bottleneck.tokenwise and self.objective.tokenwise
+        train = self.config.train
+        self.rows = training_rows(self.stats, train.uniform, session.table, train.vocabulary)
+        self.batches = self._batches(prompts)
+        self.selection = Selection(session, held_out, self._check_questions(prompts, model))
 
     @property
     def components(self) -> dict[str, Component]:
@@ -92,11 +91,6 @@ class Trainer:
         parts: dict[str, Component] = dict(zip(paths, self.bottleneck.stages, strict=True))
         parts["adapter"] = self.bottleneck.adapter
         return parts | {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
-
-    @property
-    def shared(self) -> int:
-        """Tokens in front of every prompt that the LLM has read once."""
-        return self.llm.shared if self.llm else 0
 
     # -- setting up -----------------------------------------------------------------------------------
 
@@ -108,7 +102,7 @@ class Trainer:
             return TokenBatches(self.rows, size, seed, rank=rank, processes=processes)
         answers = session.answer_ids(session.data.train, prompts) if self.objective.teacher_forced else None
         return PromptBatches(
-            [prompt.behind(self.shared) for prompt in prompts],
+            [prompt.behind(self.present.shared) for prompt in prompts],
             session.table,
             occurrence_weights(self.stats, train.uniform, session.table),
             train.batch_prompts,
@@ -125,7 +119,7 @@ class Trainer:
             return 0
         if train.check_questions:
             return train.check_questions
-        length = sum(len(prompt.ids) for prompt in prompts) / len(prompts) - self.shared
+        length = sum(len(prompt.ids) for prompt in prompts) / len(prompts) - self.present.shared
         tokens = min(train.batch_tokens, len(self.rows.ids)) if self.fast else train.batch_prompts * length
         return affordable_questions(
             self.config,
