@@ -83,6 +83,25 @@ def test_parts_have_the_gradient_of_the_whole(trainer: Trainer, term: str) -> No
         assert float((ours - whole).norm()) < 1e-6 * float(whole.norm()), term
 
 
+def test_token_wise_terms_read_the_whole_vocabulary_beside_the_prompts(trainer: Trainer) -> None:
+    """What the bottleneck knows of the other tokens would be forgotten otherwise."""
+    batch, cross = trainer.batches.batch(0), RoundTrip(trainer.bottleneck)
+    tokens = batch.tokens
+    assert tokens is not None
+    assert len(set(tokens.ids.flatten().tolist()) - set(batch.ids.flatten().tolist())) > 100
+    both, prompts = (
+        trainer.objective(*seen)
+        for seen in (trainer.present.both(batch, cross), (trainer.present(batch, cross),))
+    )
+    with torch.no_grad():
+        error = (trainer.bottleneck(tokens.embeds, tokens.cross) - tokens.embeds).square().mean()
+    assert float(both["recon"]) == pytest.approx(float(error) / trainer.stats.variance, rel=1e-4)
+    assert float(both["recon"]) != pytest.approx(float(prompts["recon"]), rel=1e-2)
+    assert {name for name in both if torch.equal(both[name], prompts[name])} == {
+        name for name, loss in trainer.objective.losses.items() if not loss.tokenwise
+    }
+
+
 def test_out_of_memory_in_the_middle_of_training_changes_nothing(tmp_path: Path) -> None:
     """The loss averages over answers, whose lengths differ from prompt to prompt."""
 

@@ -25,6 +25,7 @@ class Batch(NamedTuple):
     weights: Tensor  # [B, L] float32: what a position counts, 0 where it does not cross
     whole_prompts: bool = True  # False: distinct tokens side by side
     answers: Answers | None = None  # gold continuations, under a teacher-forced loss
+    tokens: "Batch | None" = None  # distinct tokens beside the prompts, for the token-wise terms
 
     def ordinary(self, special: Tensor) -> Tensor:
         """[B, L] bool: tokens that are neither padding nor one of the `special` ids [S]."""
@@ -33,17 +34,23 @@ class Batch(NamedTuple):
     @property
     def pieces(self) -> int:
         """The most parts that `split` can make: prompts, or the tokens of a batch without prompts."""
-        return len(self.ids) if self.whole_prompts else self.ids.numel()
+        own = len(self.ids) if self.whole_prompts else self.ids.numel()
+        return own if self.tokens is None else min(own, self.tokens.pieces)
 
     def split(self, parts: int) -> Iterator["Batch"]:
-        """The batch in `parts` smaller ones, along the prompts or, in a batch of tokens, its positions."""
-        dim = 0 if self.whole_prompts else 1
+        """The batch in `parts` smaller ones, along the prompts or, in a batch of tokens, its positions.
+
+        There are `pieces` of them at most, none of them empty.
+        """
+        parts, dim = min(parts, self.pieces), 0 if self.whole_prompts else 1
         names = ("ids", "embeds", "attention", "cross", "weights")
-        chunks = [getattr(self, name).chunk(parts, dim) for name in names]
-        answers = zip(*(field.chunk(parts) for field in self.answers), strict=True) if self.answers else None
-        for ids, embeds, attention, cross, weights in zip(*chunks, strict=True):
-            own = Answers(*next(answers)) if answers else None
-            yield Batch(ids, embeds, attention, cross, weights, self.whole_prompts, own)
+        chunks = zip(*(getattr(self, name).tensor_split(parts, dim) for name in names), strict=True)
+        answers = zip(*(field.tensor_split(parts) for field in self.answers or ()), strict=True)
+        tokens = self.tokens.split(parts) if self.tokens else None
+        for ids, embeds, attention, cross, weights in chunks:
+            own = Answers(*next(answers)) if self.answers else None
+            beside = next(tokens) if tokens else None
+            yield Batch(ids, embeds, attention, cross, weights, self.whole_prompts, own, beside)
 
 
 def in_front(prompts: Sequence[Prompt], table: Tensor) -> Tensor:

@@ -1,7 +1,9 @@
 """Training batches, from either of two sources with the same expected gradient.
 
 A token-wise bottleneck under token-wise losses sees only *which token*: `TokenBatches` draws from the
-histogram of tokens in use. Everything else needs whole prompts: `PromptBatches`. A batch is a pure
+histogram of tokens in use. Everything else needs whole prompts: `PromptBatches`, where a token-wise
+bottleneck has such tokens beside the prompts, for its token-wise losses: what it knows of the tokens that
+the prompts of a step do not hold would be forgotten otherwise. A batch is a pure
 function of (seed, step), so a resumed run draws what an uninterrupted one would have drawn.
 """
 
@@ -54,7 +56,7 @@ class PromptBatches:
     """Whole prompts, right-padded, in an order shuffled anew each epoch.
 
     `weight` [V] is what an occurrence of each token counts; `answers` are the prompts' gold continuations as
-    token ids, in the same order.
+    token ids, in the same order; `tokens` draws what stands beside the prompts, `Batch.tokens`.
     """
 
     def __init__(
@@ -66,11 +68,12 @@ class PromptBatches:
         seed: int,
         *,
         answers: Sequence[list[int]] | None = None,
+        tokens: TokenBatches | None = None,
         rank: int = 0,
         processes: int = 1,
     ) -> None:
         self.prompts, self.table, self.size, self.seed = prompts, table, size, seed
-        self.answers = answers
+        self.answers, self.tokens = answers, tokens
         self.rank, self.processes = rank, processes
         self.weight = weight
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
@@ -80,7 +83,8 @@ class PromptBatches:
         numbers = range(step * self.size + self.rank, (step + 1) * self.size, self.processes)
         picked = [self._shuffled(n) for n in numbers]
         answers = [self.answers[i] for i in picked] if self.answers else None
-        return collate([self.prompts[i] for i in picked], self.table, self.weight, answers)
+        batch = collate([self.prompts[i] for i in picked], self.table, self.weight, answers)
+        return batch._replace(tokens=self.tokens.batch(step)) if self.tokens else batch
 
     def _shuffled(self, number: int) -> int:
         epoch, position = divmod(number, len(self.prompts))

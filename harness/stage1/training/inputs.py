@@ -1,7 +1,7 @@
 """What the losses are shown of a batch: the one place where `LossInputs` are put together."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -51,13 +51,18 @@ class Presenter:
         return self.llm.shared if self.llm else 0
 
     def __call__(self, batch: Batch, cross: Cross) -> LossInputs:
-        """What the losses see of `batch` when its embeddings take the way `cross`."""
+        """What the losses see of `batch` when its embeddings take the way `cross`; not of its `tokens`."""
         packed = (batch.embeds, batch.cross) if not self.packed else pack(batch.embeds, batch.cross)
         code, reconstructed = cross(*packed)
         outputs = None if self.llm is None else self._read(self.llm, batch, code, reconstructed)
         return LossInputs(
             batch.embeds, reconstructed, batch.weights, batch.ids, self.variance, outputs, crossed=code
         )
+
+    def both(self, batch: Batch, cross: Cross) -> tuple[LossInputs, LossInputs | None]:
+        """What the losses see of `batch`, and what token-wise ones see of the tokens beside its prompts."""
+        tokens = None if batch.tokens is None else replace(self, llm=None)(batch.tokens, cross)
+        return self(batch, cross), tokens
 
     def _read(self, llm: FrozenLLM, batch: Batch, code: Code, reconstructed: Tensor) -> LLMOutputs:
         original = Embedded(batch.embeds, batch.attention)

@@ -58,6 +58,11 @@ class Objective(nn.Module):
         return all(loss.tokenwise for loss in self.losses.values())
 
     @property
+    def mixed(self) -> bool:
+        """True if some terms look at one position at a time, and others do not."""
+        return not self.tokenwise and any(loss.tokenwise for loss in self.losses.values())
+
+    @property
     def least_squares(self) -> bool:
         """True if weighted least squares minimises a term of it, and undoes none that compares tokens."""
         terms = self.losses.values()
@@ -65,18 +70,25 @@ class Objective(nn.Module):
 
     # -- its value -----------------------------------------------------------------------------------------
 
-    def forward(self, inputs: LossInputs) -> dict[str, Tensor]:
-        """Each term's own value."""
+    def forward(self, inputs: LossInputs, tokens: LossInputs | None = None) -> dict[str, Tensor]:
+        """Each term's own value; of token-wise ones on `tokens`, where there are any beside the prompts."""
         values = {}
         for name, loss in self.losses.items():
-            value = loss(inputs)
+            value = loss(self._seen(loss, inputs, tokens))
             sound = getattr(value, "ndim", None) == 0
             values[name] = expect(loss, "forward", value, Tensor, "a scalar tensor", sound)
         return values
 
-    def denominators(self, inputs: LossInputs) -> dict[str, Tensor]:
+    def denominators(self, inputs: LossInputs, tokens: LossInputs | None = None) -> dict[str, Tensor]:
         """What each term divides by, float64: values of parts, weighted by these, are that of the whole."""
-        return {name: loss.denominator(inputs).double() for name, loss in self.losses.items()}
+        return {
+            name: loss.denominator(self._seen(loss, inputs, tokens)).double()
+            for name, loss in self.losses.items()
+        }
+
+    @staticmethod
+    def _seen(loss: Loss, inputs: LossInputs, tokens: LossInputs | None) -> LossInputs:
+        return tokens if tokens is not None and loss.tokenwise else inputs
 
     @staticmethod
     def total(values: Mapping[str, Tensor], weights: Mapping[str, float]) -> Tensor:

@@ -61,7 +61,8 @@ class Selection:
         """Reconstruction errors; the `objective` and its `terms`, where they are measured; `f1` to `ask`.
 
         `score` is the one number that chooses the checkpoint, lower is better: the objective, on distinct
-        tokens where it is trained on these, weighted as there, so that rare ones count. Where prompts are
+        tokens where it (or the terms that are token-wise) is trained on these, weighted as there, so that
+        rare ones count. Where prompts are
         trained on without the LLM, and positions match, it is `recon`. An `auto` term is divided by its
         value at the first check, so that scores of different steps compare.
         """
@@ -72,7 +73,11 @@ class Selection:
         on_tokens = bottleneck.tokenwise and objective.tokenwise
         if on_tokens or objective.needs_llm or bottleneck.compressor.changes_length:
             cross = RoundTrip(bottleneck)
-            terms = (self._token_terms if on_tokens else self._terms)(objective, present, cross)
+            if on_tokens:
+                terms = self._token_terms(objective, present, cross)
+            else:
+                tokens = self._tokens() if bottleneck.tokenwise and objective.mixed else None
+                terms = self._terms(objective, present, cross, tokens)
             self.typical = self.typical or terms
             scales = objective.scales(self.typical)
             measured["terms"] = terms
@@ -98,17 +103,23 @@ class Selection:
 
     def _token_terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
         """Each term's value over the distinct tokens, by their share of what they would weigh in training."""
-        rows = training_rows(self.stats, self.session.config.train.uniform, self.session.table, "seen")
-        whole = TokenBatches(rows, len(rows.ids), 0).batch(0)
-        return self._average(objective, present, cross, whole.split(math.ceil(len(rows.ids) / ROWS)))
+        whole = self._tokens()
+        return self._average(objective, present, cross, whole.split(math.ceil(whole.pieces / ROWS)))
 
-    def _terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
-        """Each term's value over all the prompts together."""
+    def _tokens(self) -> Batch:
+        rows = training_rows(self.stats, self.session.config.train.uniform, self.session.table, "seen")
+        return TokenBatches(rows, len(rows.ids), 0).batch(0)
+
+    def _terms(
+        self, objective: Objective, present: Presenter, cross: Cross, tokens: Batch | None
+    ) -> dict[str, float]:
+        """Each term's value over all the prompts together; of token-wise ones over the `tokens`, if any."""
         prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
         answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
         rest = [prompt.behind(present.shared) for prompt in prompts]
         batches = in_order(rest, self.session.table, self.size, answers)
-        return self._average(objective, present, cross, batches)
+        together = (batch._replace(tokens=tokens) for batch in batches)
+        return self._average(objective, present, cross, together)
 
     @staticmethod
     def _average(
@@ -116,9 +127,9 @@ class Selection:
     ) -> dict[str, float]:
         sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
         for batch in batches:
-            inputs = present(batch, cross)
-            values: Mapping[str, Tensor] = objective(inputs)
-            for name, denominator in objective.denominators(inputs).items():
+            seen_by = present.both(batch, cross)
+            values: Mapping[str, Tensor] = objective(*seen_by)
+            for name, denominator in objective.denominators(*seen_by).items():
                 if weight := float(denominator):
                     seen[name] += weight
                     sums[name] += weight * float(values[name])

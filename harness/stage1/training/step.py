@@ -142,18 +142,18 @@ class Stepper:
 
     @torch.no_grad()
     def _denominators(self, piece: Batch) -> dict[str, Tensor]:
-        return self.objective.denominators(self.present(piece, self.alone))
+        return self.objective.denominators(*self.present.both(piece, self.alone))
 
     # -- what is done with a piece --------------------------------------------------------------------
 
     @torch.no_grad()
     def _values(self, piece: Batch, shares: Mapping[str, float]) -> Mapping[str, Tensor]:
-        return self._counting(self.present(piece, self.alone), shares)
+        return self._counting(self.present.both(piece, self.alone), shares)
 
     def _backward(
         self, piece: Batch, shares: Mapping[str, float], *, weights: Mapping[str, float]
     ) -> Mapping[str, Tensor]:
-        values = self._counting(self.present(piece, self.module), shares)
+        values = self._counting(self.present.both(piece, self.module), shares)
         if not values:
             return values  # nothing of this piece counts
         # Accelerate takes the mean over the processes, of which each has its share of the whole.
@@ -164,14 +164,16 @@ class Stepper:
         self.accelerator.backward(total)
         return values
 
-    def _counting(self, inputs: LossInputs, shares: Mapping[str, float]) -> dict[str, Tensor]:
+    def _counting(
+        self, seen: tuple[LossInputs, LossInputs | None], shares: Mapping[str, float]
+    ) -> dict[str, Tensor]:
         """The terms that have something to average over; a mean over nothing is not a number."""
-        values: dict[str, Tensor] = self.objective(inputs)
+        values: dict[str, Tensor] = self.objective(*seen)
         return {name: value for name, value in values.items() if shares[name]}
 
     def _compare_gradients(self, batch: Batch) -> dict[str, Any]:
         """The terms' own gradients on (the first piece of) the batch."""
-        values = self.objective(self.present(next(batch.split(self.parts)), self.alone))
+        values = self.objective(*self.present.both(next(batch.split(self.parts)), self.alone))
         trained = [p for p in self.bottleneck.parameters() if p.requires_grad]
         return {"gradients": gradients(values, trained)}
 

@@ -97,9 +97,9 @@ class Trainer:
     def _batches(self, prompts: list[Prompt]) -> Batches:
         train, seed, session = self.config.train, self.config.seed, self.session
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        tokens = TokenBatches(self.rows, train.batch_tokens, seed, rank=rank, processes=processes)
         if self.fast:
-            size = train.batch_tokens
-            return TokenBatches(self.rows, size, seed, rank=rank, processes=processes)
+            return tokens
         answers = session.answer_ids(session.data.train, prompts) if self.objective.teacher_forced else None
         return PromptBatches(
             [prompt.behind(self.present.shared) for prompt in prompts],
@@ -108,6 +108,7 @@ class Trainer:
             train.batch_prompts,
             seed,
             answers=answers,
+            tokens=tokens if self.bottleneck.tokenwise and self.objective.mixed else None,
             rank=rank,
             processes=processes,
         )
