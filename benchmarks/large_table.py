@@ -1,125 +1,116 @@
-"""The fast path at the size of Llama-3.1-8B: an embedding table of 128,256 × 4,096, 25,000 tokens in use.
+"""Training at the size of Llama-3.1-8B's embedding table: 128,256 × 4,096, 25,000 tokens in use.
 
-The table is synthetic (there are no such weights here): a decaying spectrum, bfloat16, Zipf counts. A
-compressor to 512 dimensions, exact PCA for one, is fitted, then the closed-form decoder, then a residual
-adapter is trained with it, on the tokens in use or on every row; times and peak memory of this process are
-printed.
+There are no such weights here: the table is synthetic, bfloat16, with a spectrum that decays, and the text is
+words drawn by Zipf's law. It is written as a model with one narrow layer, of which `stage1 train --no-eval`
+reads the table alone; that command is run in a process of its own and measured from outside.
 
-    python benchmarks/large_table.py [--steps 30] [--compressor autoencoder] [--vocabulary all]
+    python benchmarks/large_table.py --folder TABLE [--compressor autoencoder] [--set KEY=VALUE]
 """
 
 import argparse
 import json
 import resource
+import subprocess
+import sys
+import tempfile
 import time
-from typing import Any
+from pathlib import Path
 
+import numpy as np
 import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import training_rows
-from stage1.config import merge, validate
-from stage1.plugins import load_plugins, resolve
-from stage1.plugins.tensors import LossInputs, TokenStats
-from stage1.training.batches import TokenBatches
-from stage1.training.objective import Objective
-from stage1.training.schedule import learning_rate
-
-VOCABULARY, WIDTH, USED, DIM = 128_256, 4096, 25_000, 512
+PASSAGES, WORDS = 1000, 200
 
 
-def synthetic_table() -> torch.Tensor:
-    """[V, D] bfloat16, RMS near 0.01, with a spectrum that decays as word embeddings' do."""
+def write_model(folder: Path, vocabulary: int, width: int) -> None:
+    """A table [V, D] of RMS near 0.01, and a tokenizer whose words are numbers."""
     generator = torch.Generator().manual_seed(0)
-    mixing = torch.randn(WIDTH, WIDTH, generator=generator) / WIDTH**0.5
-    mixing *= torch.arange(1, WIDTH + 1)[:, None] ** -0.4
-    table = torch.empty(VOCABULARY, WIDTH, dtype=torch.bfloat16)
+    mixing = torch.randn(width, width, generator=generator) / width**0.5
+    mixing *= torch.arange(1, width + 1)[:, None] ** -0.4
+    table = torch.empty(vocabulary, width, dtype=torch.bfloat16)
     for rows in torch.split(table, 8192):
-        rows.copy_(0.05 * torch.randn(len(rows), WIDTH, generator=generator) @ mixing)
-    return table
+        rows.copy_(0.05 * torch.randn(len(rows), width, generator=generator) @ mixing)
+    sizes = {"num_attention_heads": 8, "num_hidden_layers": 1, "intermediate_size": 64}
+    config = LlamaConfig(vocab_size=vocabulary, hidden_size=width, tie_word_embeddings=True, **sizes)
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    model = model.to(torch.bfloat16).to_empty(device="cpu")
+    for parameter in model.parameters():
+        torch.nn.init.zeros_(parameter)
+    model.set_input_embeddings(torch.nn.Embedding.from_pretrained(table))
+    model.tie_weights()
+    model.save_pretrained(folder)
+    special = ["<unk>", "<s>", "</s>"]
+    words = {word: i for i, word in enumerate([*special, *map(str, range(vocabulary - len(special)))])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+
+
+def write_questions(path: Path, vocabulary: int, used: int) -> None:
+    """A question about each passage of words, the most frequent ones scattered over the vocabulary."""
+    random = np.random.default_rng(1)
+    words = random.permutation(vocabulary - 3)[:used]
+    zipf = 1 / np.arange(1, used + 1)
+    with path.open("w", encoding="utf-8") as file:
+        for number in range(PASSAGES):
+            drawn = random.choice(words, WORDS, p=zipf / zipf.sum())
+            rare = random.choice(words, WORDS // 8)  # so that every word in use occurs somewhere
+            context = " ".join(map(str, [*drawn, *rare]))
+            answer = {"text": [str(rare[0])], "answer_start": [context.index(str(rare[0]))]}
+            record = {
+                "id": str(number),
+                "title": "",
+                "context": context,
+                "question": str(rare[1]),
+                "answers": answer,
+            }
+            file.write(json.dumps(record) + "\n")
 
 
 def main() -> None:
-    """Run it and print the times as JSON."""
+    """Write what is missing, train, and print what it took as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=30)
+    parser.add_argument("--folder", type=Path, help="where the model and the questions are kept")
     parser.add_argument("--compressor", default="pca")
-    parser.add_argument("--vocabulary", choices=["seen", "all"], default="seen", help="rows trained on")
-    args = parser.parse_args()
-    settings = [
-        f"compressor={args.compressor}",
-        f"compressor.dim={DIM}",
-        "adapter.expansion=1",
-        "train.batch_tokens=2048",
-        "train.lr=3e-4",
-    ]
-    config = validate(merge({}, {}, [*settings, f"train.steps={args.steps}", "train.until=steps"]))
-    table = synthetic_table()
-    ids = torch.randperm(VOCABULARY, generator=torch.Generator().manual_seed(1))[:USED].sort().values
-    counts = (1e6 / torch.arange(1, USED + 1).double()).ceil()
-    times: dict[str, float] = {}
-
-    begun = time.perf_counter()
-    stats = TokenStats(ids, counts, table[ids].float())
-    resolved = resolve(config, load_plugins())
-    bottleneck = Bottleneck.build(resolved, "free", WIDTH, config.seed)
-    times["build"] = time.perf_counter() - begun
-
-    begun = time.perf_counter()
-    bottleneck.compressor.fit(stats)
-    times["fit"] = time.perf_counter() - begun
-    begun = time.perf_counter()
-    with torch.no_grad():
-        bottleneck.adapter.warm_start(bottleneck.encode_rows, stats)
-    times["closed_form_decoder"] = time.perf_counter() - begun
-
-    objective = Objective(resolved)
-    optimizer = torch.optim.AdamW(bottleneck.parameters(), lr=config.train.lr)
-    rows = training_rows(stats, config.train.uniform, table, args.vocabulary)
-    batches = TokenBatches(rows, config.train.batch_tokens, config.seed)
-    losses: list[float] = []
-    begun = time.perf_counter()
-    for step in range(args.steps):
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config.train)
-        batch = batches.batch(step)
-        reconstructed = bottleneck(batch.embeds, batch.cross)
-        inputs = LossInputs(batch.embeds, reconstructed, batch.weights, batch.ids, stats.variance)
-        total: Any = objective.total(objective(inputs), objective.weights(0))
-        optimizer.zero_grad()
-        total.backward()
-        optimizer.step()
-        losses.append(float(total.detach()))
-    times["training"] = time.perf_counter() - begun
-    begun = time.perf_counter()
-    with torch.no_grad():
-        bottleneck.adapter.solve_last_layer(bottleneck.encode_rows, rows)
-    times["closed_form_last_layer"] = time.perf_counter() - begun
-    with torch.no_grad():
-        batch = batches.batch(0)
-        reconstructed = bottleneck(batch.embeds, batch.cross)
-        refitted = objective.total(
-            objective(LossInputs(batch.embeds, reconstructed, batch.weights, batch.ids, stats.variance)),
-            objective.weights(0),
-        )
-    print(
-        json.dumps(
-            {
-                "table": [VOCABULARY, WIDTH],
-                "compressor": args.compressor,
-                "rows_trained_on": len(rows.ids),
-                "tokens_in_use": USED,
-                "code_dim": DIM,
-                "trained_parameters": sum(p.numel() for p in bottleneck.parameters()),
-                "seconds": {name: round(value, 2) for name, value in times.items()},
-                "seconds_per_step": times["training"] / args.steps,
-                "loss_first_last_refitted": [losses[0], losses[-1], float(refitted)],
-                "peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9,
-                "threads": torch.get_num_threads(),
-            },
-            indent=2,
-        )
+    parser.add_argument("--adapter", default="residual")
+    parser.add_argument(
+        "--shape", type=int, nargs=3, default=[128_256, 4096, 25_000], metavar=("V", "D", "USED")
     )
+    parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
+    args = parser.parse_args()
+    vocabulary, width, used = args.shape
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = args.folder or Path(scratch) / "table"
+        questions, run = folder / "questions.jsonl", Path(scratch) / "run"
+        if not questions.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_model(folder, vocabulary, width)
+            write_questions(questions, vocabulary, used)
+        command = [sys.executable, "-m", "stage1", "train", "--no-eval", "--model", str(folder)]
+        command += ["--data", str(questions), "--compressor", args.compressor, "--adapter", args.adapter]
+        command += [part for setting in args.settings for part in ("--set", setting)]
+        begun = time.perf_counter()
+        subprocess.run([*command, "--output", str(run)], check=True)
+        seconds = time.perf_counter() - begun
+        training = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["training"]
+        parts = json.loads((run / "timings.json").read_text(encoding="utf-8"))
+    record = {
+        "table": [vocabulary, width],
+        "compressor": args.compressor,
+        "adapter": args.adapter,
+        "settings": args.settings,
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1),
+        "timings": parts,
+        "peak_memory_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9,
+        "training": training,
+    }
+    print(json.dumps(record, indent=2))
 
 
 if __name__ == "__main__":

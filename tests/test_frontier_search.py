@@ -64,7 +64,8 @@ def test_looks_double_and_end_with_all_questions() -> None:
     assert Rule(first=40, most=600).looks == [40, 80, 160, 320, 600]
     assert Rule(first=40, most=24).looks == [24]
     assert Rule().look_error == pytest.approx(0.01)
-    assert Rule(keep=0.95).confirmable == 86
+    assert Rule(keep=0.95).confirmable(100) == 86
+    assert Rule(keep=0.95).confirmable(28) == 306  # what the text answers wrongly shows nothing
 
 
 @pytest.mark.parametrize("border", [0, 1, 7, 20, 39])

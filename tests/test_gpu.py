@@ -45,6 +45,18 @@ def test_gradients_through_the_llm_are_finite(loss: str, tmp_path: Path) -> None
     train_run(config, Progress(), with_evaluation=False)  # raises where a gradient is not finite
 
 
+@pytest.mark.gpu
+@needs_gpu
+def test_what_is_derived_from_the_table_is_where_the_table_is(tmp_path: Path) -> None:
+    settings = ["adapter=codebook", "compressors=[sensitivity, pca]", "train.steps=0", "device=cuda"]
+    config = small_config(*settings, f"output={tmp_path / 'run'}")
+    run = train_run(config, Progress(), with_evaluation=False).run
+    session = Session.open(config, Progress())
+    rows = session.table[5:9].float()[None]
+    loaded = session.load_bottleneck(run)
+    assert torch.equal(loaded(rows, torch.ones(1, 4, dtype=torch.bool, device=rows.device)), rows)
+
+
 @pytest.mark.slow
 def test_the_script_runs_without_a_gpu(tmp_path: Path) -> None:
     output = tmp_path / "gpu.json"

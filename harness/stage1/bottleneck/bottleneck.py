@@ -303,7 +303,7 @@ class Bottleneck(nn.Module):
             raise damaged(folder, str(error).splitlines()[0]) from None
         if len(bottleneck.seen) not in (0, len(table)):
             raise damaged(folder, f"it knows {len(bottleneck.seen)} tokens, the table has {len(table)}.")
-        bottleneck.receive_table(table)
+        bottleneck.to(table.device).receive_table(table)
         return bottleneck.requires_grad_(False).eval()
 
 

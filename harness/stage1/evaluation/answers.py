@@ -26,10 +26,10 @@ FORMAT = 1
 """Of what is kept; counted up when the same prompts would be asked in another way."""
 
 TOKENS_AT_ONCE = {"cpu": 4_096}
-TOKENS_AT_ONCE_ELSEWHERE = 65_536
+TOKENS_AT_ONCE_ELSEWHERE = 262_144
 """Tokens of a batch under `batch_size: auto`: a start, halved when memory runs out."""
 
-PROMPTS_AT_ONCE = 256
+PROMPTS_AT_ONCE = 512
 """The most prompts of such a batch."""
 
 TOO_LARGE: list[Any] = []

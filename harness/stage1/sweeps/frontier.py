@@ -163,7 +163,7 @@ class Explorer:
                 ended = "budget spent"
             self.budget.share = 1.0
             candidates = search.candidates()
-            if self.rule.confirmable > len({question.context for question in self.test}):
+            if self._confirmable > len({question.context for question in self.test}):
                 candidates = islice(candidates, 1)  # it is measured all the same
             confirmed = confirm(candidates, self.try_out, self.rule)
         except BudgetSpentError:
@@ -171,6 +171,11 @@ class Explorer:
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Go on with the same `stage1 frontier` command.") from None
         return self._write(search, confirmed, ended)
+
+    @property
+    def _confirmable(self) -> int:
+        """Passages of test questions that a confirmation takes, by the text's F1 of what was asked so far."""
+        return self.rule.confirmable(np.mean(self.answers["text"]) if self.answers["text"] else 100.0)
 
     def measure(self, method: int, number: int, questions: int) -> Sample:
         """Answers to the first selection questions at a method's setting; what is known is not asked again.
@@ -285,7 +290,7 @@ class Explorer:
             keep=self.request.keep,
             error=self.rule.error,
             passages=len({question.context for question in self.test}),
-            passages_needed=self.rule.confirmable,
+            passages_needed=self._confirmable,
             axis=self.request.axis,
             marks=self._marks(),
             points=points,

@@ -58,10 +58,13 @@ class Rule(NamedTuple):
         doubled = [self.first * 2**k for k in range(32) if self.first * 2**k < self.most]
         return [*doubled, self.most]
 
-    @property
-    def confirmable(self) -> int:
-        """Passages of test questions that a confirmation takes, were all answered as the text answers."""
-        return math.ceil(math.log(self.error / len(FURTHER)) / math.log(self.keep)) if self.keep < 1 else 1
+    def confirmable(self, text: float) -> int:
+        """Passages of test questions that a confirmation takes, were all answered as the text answers.
+
+        What the text answers wrongly shows nothing: `text` is its F1, 0 to 100.
+        """
+        answered = math.log(self.error / len(FURTHER)) / math.log(self.keep) if self.keep < 1 else 1
+        return math.ceil(answered / max(text / 100, 1e-3))
 
     @property
     def look_error(self) -> float:
