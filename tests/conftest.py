@@ -376,12 +376,14 @@ def finished(common: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def generated(common: Path) -> list[Path]:
+def generated(common: Path, indexed: Path) -> list[Path]:
     """The folder of a package of each kind, as `stage1 plugins new` writes it."""
 
     def make(folder: Path) -> None:
-        for kind, name in GENERATED.items():
-            create(name, kind, folder, Progress())
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("STAGE1_CACHE", str(indexed))
+            for kind, name in GENERATED.items():
+                create(name, kind, folder, Progress())
 
     folder = once(common / "generated", make)
     return [folder / named(name, kind).distribution for kind, name in GENERATED.items()]

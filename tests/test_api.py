@@ -56,14 +56,14 @@ def test_evaluating_again_gives_the_same_and_other_settings_something_else(run: 
 
 @pytest.mark.usefixtures("few_prompts_suffice")
 def test_a_diagnosis_of_other_rules_leaves_the_runs_own_alone(run: stage1.Evaluated) -> None:
-    own = stage1.diagnose(run, limit=12)
+    own = stage1.diagnose(run, limit=5)
     assert isinstance(own.clean, bool)
-    assert own.measured["protocol"]["n"] == 12
+    assert own.measured["protocol"]["n"] == 5
     stored = (run.path / "diagnosis.json").read_bytes()
-    other = stage1.diagnose(run, limit=12, scope="context")
-    assert other.measured["protocol"]["n"] == 12
+    other = stage1.diagnose(run, limit=5, scope="context")
+    assert other.measured["protocol"]["n"] == 5
     assert (run.path / "diagnosis.json").read_bytes() == stored
-    sent = stage1.diagnose(run, limit=12, magnitude="sent")
+    sent = stage1.diagnose(run, limit=5, magnitude="sent")
     assert "adapter" in {stage["name"] for stage in sent.measured["ablation"]["stages"]}
     assert "adapter" not in {stage["name"] for stage in own.measured["ablation"]["stages"]}
 

@@ -124,16 +124,17 @@ def test_settings_come_from_file_flags_and_set_in_that_order(invoke: Invoke, tmp
 
 
 def test_eval_gives_the_same_numbers_from_the_folder_alone(
-    trained: tuple[Path, str, str], cli: Cli, tmp_path: Path
+    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On 'another machine': the folder was moved, the caches are empty."""
+    """On 'another machine': another process, the folder was moved, the caches are empty."""
     moved = shutil.copytree(trained[0], tmp_path / "elsewhere")
     before = (moved / "results.json").read_bytes()
     (moved / "results.json").unlink()
-    done = cli("eval", "elsewhere", "--json", "--quiet", env={"STAGE1_CACHE": str(tmp_path / "fresh")})
-    assert (done.returncode, done.stderr) == (0, "")
+    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "fresh"))
+    done = invoke("eval", "elsewhere", "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
     assert (moved / "results.json").read_bytes() == before
-    shown = json.loads(done.stdout)
+    shown = json.loads(done.out)
     assert (shown.pop("run"), shown.pop("timings") != {}) == ("elsewhere", True)
     assert shown == Run(moved).read_results()
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import stage1.diagnosis.objective as objective
-from conftest import opened, with_table
+from conftest import NARROW, opened, with_table
 from plugin_sites import Site
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
@@ -105,11 +105,14 @@ def first(case: Case) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def clean(sound: Case, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    """The diagnosis of a run with the default compressor, adapter and loss."""
-    run = train(tmp_path_factory.mktemp("clean"), "train.steps=60", "train.check_every=60")
-    assert run["bottleneck"].compressor.code_dim * 8 == sound.session.table.shape[1]
-    return diagnose(like(sound, **run), "RUN")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The diagnosis of a run with the defaults, for which 1,000 prompts are plenty."""
+    settings = (NARROW, "data.train=1000", "train.steps=20", "train.check_every=20")
+    run = train(tmp_path_factory.mktemp("clean"), *settings)
+    assert run["bottleneck"].compressor.code_dim * 8 == run["session"].table.shape[1]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("stage1.diagnosis.ablation.PLENTY", 1000)
+        return diagnose(replace(case_of(run["bottleneck"], run["session"]), metrics=run["metrics"]), "RUN")
 
 
 def test_a_sound_run_has_a_clean_bill(clean: dict[str, Any]) -> None:

@@ -31,7 +31,7 @@ from stage1_models.tiny import MODEL_DIR
 TASKS = ROOT / "tests" / "tasks"
 SMALL_TASKS = [str(TASKS / f"small_{name}.yaml") for name in ("generation", "cloze", "choice", "rolling")]
 NAMES = [Path(path).stem for path in SMALL_TASKS]
-LIMIT = 24
+LIMIT = 12
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +86,7 @@ def selected(tasks: list[str]) -> Selection:
     return select(tasks, load_plugins(), Progress())
 
 
-@pytest.mark.parametrize(("shots", "limit"), [(0, LIMIT), (2, 8)])
+@pytest.mark.parametrize(("shots", "limit"), [(0, LIMIT), (2, 4)])
 def test_lossless_equals_stock_lm_eval_in_every_type(shots: int, limit: int, runs: dict[str, Run]) -> None:
     ours = asked(runs["identity"], num_fewshot=shots, limit=limit)
     expected = stock(SMALL_TASKS, num_fewshot=shots, limit=limit)
@@ -182,19 +182,19 @@ def test_the_run_keeps_results_and_samples(runs: dict[str, Run], tmp_path: Path)
 def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the middle of the bottleneck's row; what was asked is known when it is asked again."""
     run, counted = runs["lossy"], []
-    complete = asked(run, SMALL_TASKS[2], limit=40)
+    complete = asked(run, SMALL_TASKS[2], limit=20)
     keep, answer_all = Stage1LM.keep, Stage1LM.answer
 
     def dying(self: Stage1LM, request: Any, answer: Any) -> None:
         keep(self, request, answer)
         if self.embed is not None:
             counted.append(request)
-            if len(counted) == 40:
+            if len(counted) == 20:
                 raise KeyboardInterrupt
 
     monkeypatch.setattr(Stage1LM, "keep", dying)
     with pytest.raises(KeyboardInterrupt):
-        asked(run, SMALL_TASKS[2], limit=40)
+        asked(run, SMALL_TASKS[2], limit=20)
     monkeypatch.setattr(Stage1LM, "keep", keep)
     rows: list[tuple[int, int]] = []
 
@@ -204,14 +204,14 @@ def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: py
         return answers
 
     monkeypatch.setattr(Stage1LM, "answer", watched)
-    again = metrics(asked(run, SMALL_TASKS[2], limit=40), "small_choice")
+    again = metrics(asked(run, SMALL_TASKS[2], limit=20), "small_choice")
     for metric, entry in metrics(complete, "small_choice").items():
         assert again[metric]["bottleneck"] == entry["bottleneck"]
     (total, text), (_, ours) = rows
     assert text == 0
-    assert ours == total - 40
+    assert ours == total - 20
     rows.clear()
-    asked(run, SMALL_TASKS[2], limit=40)
+    asked(run, SMALL_TASKS[2], limit=20)
     assert [count for _, count in rows] == [0, total]  # a bottleneck's answers are not kept when it is done
 
 

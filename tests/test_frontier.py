@@ -181,6 +181,7 @@ def test_a_finished_search_is_shown_again(copied: Path, searched: tuple[Path, st
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*/*")} == times
 
 
+@pytest.mark.slow
 def test_killed_and_gone_on(
     tmp_path: Path, searched: tuple[Path, stage1.Frontier], monkeypatch: pytest.MonkeyPatch
 ) -> None:

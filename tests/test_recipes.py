@@ -5,11 +5,13 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
 from conftest import SMALL, Invoke, full_disk, settings_args
+from stage1 import train
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.config.presets import RECIPES, Preset
 from stage1.errors import UsageError
@@ -76,6 +78,30 @@ def test_a_file_changes_single_settings_of_a_recipe_and_replaces_its_losses(
     assert (shown["train"]["steps"], shown["train"]["lr"], shown["train"]["check_every"]) == (9, 0.5, 20)
     assert list(shown["losses"]) == ["cosine"]
     assert (shown["compressors"][0]["name"], shown["seed"]) == ("random_projection", 1)
+
+
+@pytest.mark.parametrize(("kind", "name"), [("recipe", "distill"), ("protocol", "few_shot")])
+def test_a_recipe_or_protocol_that_a_run_would_override_whole_is_refused(
+    invoke: Invoke, finished: Path, kind: str, name: str
+) -> None:
+    run = str(finished)
+    done = invoke("train", run, f"--{kind}", name, "--output", "other")
+    assert (done.code, len(done.err.splitlines()), Path("other").exists()) == (2, 2, False)
+    assert f"{kind} {name!r} is overridden whole" in done.err
+    assert f"--init RUN --{kind} {name}" in done.err
+    over = invoke("sweep", run, "--over", f"{kind}={name}", "--output", "grid")
+    assert (over.code, "is overridden whole" in over.err, Path("grid").exists()) == (2, True, False)
+    typed: dict[str, Any] = {kind: name}
+    with pytest.raises(UsageError, match="is overridden whole"):
+        train(finished / "config.yaml", **typed)
+    shown = yaml.safe_load(invoke("config", "show", "--init", run, f"--{kind}", name).out)
+    assert ("kl" in shown["losses"], shown["prompt"]["shots"]) == (kind == "recipe", 3 * (kind == "protocol"))
+    assert shown["compressors"][0]["ratio"] == 16
+
+
+def test_a_protocol_that_says_what_the_run_does_is_not_refused(invoke: Invoke, finished: Path) -> None:
+    shown = invoke("config", "show", str(finished), "--protocol", "plain")
+    assert (shown.code, shown.out) == (0, invoke("config", "show", str(finished)).out)
 
 
 def test_set_reaches_into_the_second_phase(invoke: Invoke) -> None:

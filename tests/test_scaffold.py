@@ -15,6 +15,8 @@ from stage1.files import TEMPORARY
 from stage1.scaffold import KINDS, LONGEST, named, render, write
 from wheels import Environment
 
+pytestmark = pytest.mark.usefixtures("catalogued")  # no name may be that of a task
+
 
 def python(*arguments: str, cwd: Path) -> str:
     """Run a module of this Python; what it printed."""

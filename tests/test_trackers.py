@@ -334,6 +334,7 @@ def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(
         train_run(tracked(tmp_path / "out"), Progress())
 
 
+@pytest.mark.slow
 def test_trackers_that_nobody_asked_for_are_not_imported() -> None:
     code = (
         "import atexit, runpy, sys; atexit.register(lambda: print(*sys.modules, file=sys.stderr))\n"

@@ -99,7 +99,7 @@ def test_training_starts_at_the_linear_optimum_and_only_gets_better(tmp_path: Pa
 def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path: Path) -> None:
     """It is far better than what the gradient reached, and only taken where least squares was the aim."""
     for adapter in ("residual", "mlp"):
-        run = trained(tmp_path / adapter, f"adapter={adapter}", "data.train=1000")
+        run = trained(tmp_path / adapter, f"adapter={adapter}", "data.train=1000", "train.steps=20")
         *_, gradient, solved = run.metrics()
         assert solved["solved"] is True
         assert solved["selection"]["recon"] < 0.9 * gradient["selection"]["recon"]
@@ -230,7 +230,8 @@ def test_tokens_that_no_prompt_holds_are_trained_on_too(tmp_path: Path) -> None:
     """The closed form of the last layer overfits where it is solved on the training prompts' tokens alone."""
     errors = {}
     for vocabulary in ("all", "seen"):
-        run = trained(tmp_path / vocabulary, WIDE, f"train.vocabulary={vocabulary}", "data.train=100")
+        few = ("data.train=100", "train.steps=10")
+        run = trained(tmp_path / vocabulary, WIDE, f"train.vocabulary={vocabulary}", *few)
         session = Session.open(run.config, Progress(), before=embedded())
         seen = count_tokens(session.prompts(session.data.train), session.table).ids
         asked = count_tokens(session.prompts(session.data.test), session.table)

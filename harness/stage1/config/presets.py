@@ -78,13 +78,19 @@ def from_presets(file: Mapping[str, Any], base: Mapping[str, Any], **typed: str 
         typed: a recipe or a protocol to use instead of the file's.
 
     Raises:
-        UsageError: there is no such recipe or protocol.
+        UsageError: there is no such recipe or protocol, or all that a typed one says is overridden by `file`.
     """
-    own, tree = dict(file), dict(base)
+    own = {key: value for key, value in file.items() if key not in PRESETS}
+    tree = dict(base)
     for kind, presets in PRESETS.items():
-        name = own.pop(kind, None)
-        if (name := typed.get(kind) or name) is not None:
-            tree = overlay(tree, presets.find(str(name)).settings)
+        if (name := typed.get(kind) or file.get(kind)) is not None:
+            settings = presets.find(str(name)).settings
+            if typed.get(kind) and overlay(settings, own) == overlay({}, own) != overlay(own, settings):
+                raise UsageError(
+                    f"The {kind} {name!r} is overridden whole by the file or run beside it.",
+                    f"Leave one of them out, or start from a run's weights: --init RUN --{kind} {name}",
+                )
+            tree = overlay(tree, settings)
     return overlay(tree, own)
 
 

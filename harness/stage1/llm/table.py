@@ -30,12 +30,12 @@ def load_table(source: Path, trust_remote_code: bool = False) -> Tensor:
         UsageError: the model is incomplete or damaged, its parts do not belong together, or a row is not
             finite.
     """
-    _, layer = _declared(source, trust_remote_code)
+    declared, layer = _declared(source, trust_remote_code)
     if is_gguf(source):
         name, table = "token_embd.weight", read_gguf_table(source)
     else:
         files = weight_map(source)
-        name = find_table(source, files, trust_remote_code)
+        name = _stored(declared, source, files, trust_remote_code)
         with opened(source / files[name]) as file:
             table = file.get_tensor(name)
     shape = tuple(layer.weight.shape)
@@ -93,15 +93,20 @@ def without_weights(source: Path, trust_remote_code: bool) -> PreTrainedModel:
 
 
 def find_table(folder: Path, names: Collection[str], trust_remote_code: bool) -> str:
-    """The input embeddings' name among the `names` in the weight files.
-
-    Files written by the bare decoder lack the prefix `model.`, those of a larger model have one more; and
-    where input and output embeddings are tied, some have only the output's.
+    """The input embeddings' name among the `names` in the weight files of `folder`.
 
     Raises:
         UsageError: none of them is.
     """
-    declared, _ = _declared(folder, trust_remote_code)
+    return _stored(_declared(folder, trust_remote_code)[0], folder, names, trust_remote_code)
+
+
+def _stored(declared: str, folder: Path, names: Collection[str], trust_remote_code: bool) -> str:
+    """What the weight `declared` is called among `names`.
+
+    Files written by the bare decoder lack the prefix `model.`, those of a larger model have one more; and
+    where input and output embeddings are tied, some have only the output's.
+    """
     last = ".".join(declared.split(".")[-2:])
     alike = [name for name in names if name == last or name.endswith(f".{last}")]
     if declared in names:

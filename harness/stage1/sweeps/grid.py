@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 import yaml
 
 from stage1.bounded import load_yaml
-from stage1.config import RunConfig, format_setting, granted, overlay
-from stage1.config.presets import PRESETS
+from stage1.config import RunConfig, format_setting, granted
+from stage1.config.presets import PRESETS, from_presets
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.llm.location import locate
 from stage1.llm.table import table_width
@@ -170,7 +170,7 @@ def _configuration(
     inner = []
     for key, value in chosen.items():
         if key in PRESETS:
-            file = overlay(PRESETS[key].find(str(value)).settings, file)
+            file = from_presets(file, {}, **{key: str(value)})
         elif "." in key.removesuffix(".name"):
             inner.append(f"{key}={json.dumps(value)}")
         else:

@@ -1,6 +1,7 @@
 """Reading-comprehension passages in SQuAD's schema, invented by a generator: nothing to download."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cache
 from math import ceil
 
 import stage1
@@ -19,7 +20,13 @@ class TinySquad(stage1.Dataset):
 
     def records(self, split: Split, at_least: int | None) -> Iterable[Record]:
         count = TEST_QUESTIONS if split == "test" or at_least is None else at_least
-        return tiny_squad(split, ceil(count / QUESTIONS_PER_PASSAGE))
+        return _made(split, ceil(count / QUESTIONS_PER_PASSAGE))
+
+
+@cache
+def _made(split: Split, passages: int) -> Sequence[Record]:
+    """The same for every run of a process, as those of a sweep."""
+    return list(tiny_squad(split, passages))
 
 
 @stage1.hookimpl
