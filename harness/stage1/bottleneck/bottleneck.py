@@ -33,7 +33,7 @@ from stage1.plugins import (
 )
 from stage1.plugins.blame import built, expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
-from stage1.plugins.tensors import Code, Embedded, TokenStats, straight_through
+from stage1.plugins.tensors import CHUNK, Code, Embedded, TokenStats, straight_through
 from stage1.progress import SILENT, Progress
 
 SCALE_BITS = 16
@@ -165,6 +165,9 @@ class Bottleneck(nn.Module):
 
         Where a code depends on its surroundings, the first vector of a prompt of that one token.
         """
+        return torch.cat([self._encode_some(some) for some in torch.split(rows, CHUNK)])
+
+    def _encode_some(self, rows: Tensor) -> Tensor:
         mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
         if self.compressor.tokenwise:
             return self.encode(rows[None], mask).vectors[0]

@@ -20,6 +20,7 @@ from stage1.data.records import Question
 from stage1.errors import Stage1Error, UsageError
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import NEEDED, conditions
+from stage1.evaluation.evaluate import task_name
 from stage1.evaluation.rate import marks, rate
 from stage1.evaluation.statistics import ClusterBootstrap, Floats
 from stage1.experiment import train_run
@@ -286,7 +287,7 @@ class Explorer:
         config = self.session.config
         return Frontier(
             model=config.model.name,
-            data=config.data.name,
+            data=task_name(self.session),
             keep=self.request.keep,
             error=self.rule.error,
             passages=len({question.context for question in self.test}),

@@ -56,12 +56,14 @@ class MLP(Adapter):
         self.embed_scale.fill_(max(stats.variance, 1e-30) ** 0.5)
 
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
-        self.solve(encode(stats.embeds), stats.embeds, stats.shares)
+        self.solve(encode(stats.embeds), Derived(stats.embeds, lambda part: part), stats.shares)
 
-    def solve(self, codes: Tensor, targets: Tensor, shares: Tensor) -> None:
+    def solve(self, codes: Tensor, targets: Derived, shares: Tensor) -> None:
         """Give the last layer its optimum for `codes` [U, d] and `targets` [U, D], given the hidden units."""
         hidden = Derived(codes, lambda part: self.net[:-1](self._standardise(part)))
-        wanted = Derived(targets, lambda part: (part - self.embed_mean) / self.embed_scale)
+        wanted = Derived(
+            targets.rows, lambda part: (targets.function(part) - self.embed_mean) / self.embed_scale
+        )
         weight, bias = least_squares(hidden, wanted, shares, RIDGE)
         last = self.net[-1]
         last.load_state_dict({"weight": weight.T.float(), "bias": bias.float()})

@@ -1,8 +1,9 @@
 """The least-squares decoder plus a trained correction."""
 
+import torch
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, Encode, TokenStats, hookimpl
+from stage1 import Adapter, Code, Derived, Encode, TokenStats, hookimpl
 from stage1_adapters.linear import Linear
 from stage1_adapters.mlp import MLP, MLPConfig
 
@@ -30,8 +31,10 @@ class Residual(Adapter):
         self.correction.embed_mean.zero_()  # the linear part already carries the mean
 
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
-        codes = encode(stats.embeds)
-        self.correction.solve(codes, stats.embeds - self.linear.decode(codes), stats.shares)
+        codes, rows = encode(stats.embeds), torch.arange(len(stats.ids), device=stats.ids.device)
+        # Some rows at a time: what the linear part leaves of all of them would be a second table.
+        left = Derived(rows, lambda some: stats.embeds[some] - self.linear.decode(codes[some]))
+        self.correction.solve(codes, left, stats.shares)
 
     def forward(self, code: Code) -> Tensor:
         reconstructed: Tensor = self.linear(code) + self.correction(code)
