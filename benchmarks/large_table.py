@@ -9,17 +9,21 @@ reads the table alone; that command is run in a process of its own and measured 
 
 import argparse
 import json
-import resource
+import multiprocessing
+import os
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from stage1.llm.model import device_name
 
 PASSAGES, WORDS = 1000, 200
 
@@ -71,10 +75,50 @@ def write_questions(path: Path, vocabulary: int, used: int) -> None:
             file.write(json.dumps(record) + "\n")
 
 
+def write(folder: Path, vocabulary: int, width: int, used: int) -> None:
+    """The model and, last, so that they say that all is there, the questions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_model(folder, vocabulary, width)
+    write_questions(folder / "questions.jsonl", vocabulary, used)
+
+
+def measure(folder: Path, run: Path, args: argparse.Namespace) -> dict[str, Any]:
+    """Train on what is in `folder`; what it took, and what the files of `run` say of it."""
+    command = [sys.executable, "-m", "stage1", "train", "--no-eval", "--model", str(folder)]
+    command += ["--data", str(folder / "questions.jsonl"), "--output", str(run)]
+    command += ["--compressor", args.compressor, "--adapter", args.adapter]
+    command += [part for setting in args.settings for part in ("--set", setting)]
+    begun = time.perf_counter()
+    process = subprocess.Popen(command, stdout=sys.stderr)
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - begun
+    if code := os.waitstatus_to_exitcode(status):
+        sys.exit(code)
+    model, manifest, timings = (
+        json.loads(path.read_text(encoding="utf-8"))
+        for path in (folder / "config.json", run / "manifest.json", run / "timings.json")
+    )
+    return {
+        "table": [model["vocab_size"], model["hidden_size"]],
+        "compressor": args.compressor,
+        "adapter": args.adapter,
+        "settings": args.settings,
+        "tokens": manifest["tokens"],
+        "device": device_name(torch.device(manifest["device"])),
+        "threads": torch.get_num_threads(),
+        "seconds": round(seconds, 1),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 1),  # of all threads, on a busy machine too
+        "training_seconds": round(timings["training_seconds"], 1),
+        "training": manifest["training"],
+        "peak_memory_gb": usage.ru_maxrss * 1024 / 1e9,
+    }
+
+
 def main() -> None:
     """Write what is missing, train, and print what it took as JSON."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, help="where the model and the questions are kept")
+    parser.add_argument("--output", type=Path, help="where the run is kept")
     parser.add_argument("--compressor", default="pca")
     parser.add_argument("--adapter", default="residual")
     parser.add_argument(
@@ -82,35 +126,16 @@ def main() -> None:
     )
     parser.add_argument("--set", action="append", default=[], dest="settings", metavar="KEY=VALUE")
     args = parser.parse_args()
-    vocabulary, width, used = args.shape
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder or Path(scratch) / "table"
-        questions, run = folder / "questions.jsonl", Path(scratch) / "run"
-        if not questions.exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_model(folder, vocabulary, width)
-            write_questions(questions, vocabulary, used)
-        command = [sys.executable, "-m", "stage1", "train", "--no-eval", "--model", str(folder)]
-        command += ["--data", str(questions), "--compressor", args.compressor, "--adapter", args.adapter]
-        command += [part for setting in args.settings for part in ("--set", setting)]
-        begun = time.perf_counter()
-        subprocess.run([*command, "--output", str(run)], check=True)
-        seconds = time.perf_counter() - begun
-        training = json.loads((run / "manifest.json").read_text(encoding="utf-8"))["training"]
-        parts = json.loads((run / "timings.json").read_text(encoding="utf-8"))
-    record = {
-        "table": [vocabulary, width],
-        "compressor": args.compressor,
-        "adapter": args.adapter,
-        "settings": args.settings,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU",
-        "threads": torch.get_num_threads(),
-        "seconds": round(seconds, 1),
-        "timings": parts,
-        "peak_memory_gb": resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 / 1e9,
-        "training": training,
-    }
-    print(json.dumps(record, indent=2))
+        if not (folder / "questions.jsonl").exists():
+            # Linux counts the peak of what starts a process as that process's own, so this one stays small.
+            writer = multiprocessing.get_context("spawn").Process(target=write, args=(folder, *args.shape))
+            writer.start()
+            writer.join()
+            if writer.exitcode:
+                sys.exit(writer.exitcode)
+        print(json.dumps(measure(folder, args.output or Path(scratch) / "run", args), indent=2))
 
 
 if __name__ == "__main__":

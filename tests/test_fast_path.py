@@ -1,18 +1,23 @@
 """The histogram over the vocabulary against the slow, obvious loop over prompts: the same numbers."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from conftest import small_config
+from conftest import ROOT, small_config
 from stage1.bottleneck.batches import collate
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens, least_squares, occurrence_weights, training_rows
 from stage1.data.prompts import Prompt
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import LossInputs, TokenStats
+from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.batches import PromptBatches, TokenBatches
 from stage1.training.objective import Objective
@@ -154,3 +159,20 @@ def test_batches_depend_on_seed_and_step_alone(session: Session, prompts: list[P
     assert torch.equal(first.batch(3).ids, second.batch(3).ids)
     assert not torch.equal(first.batch(3).ids, first.batch(4).ids)
     assert not np.array_equal(first.batch(3).ids, TokenBatches(stats, 64, seed=6).batch(3).ids)
+
+
+@pytest.mark.slow
+def test_the_benchmark_trains_on_the_model_that_it_writes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, str(ROOT / "benchmarks" / "large_table.py"), "--shape", "2000", "64", "1500"]
+    command += ["--folder", str(tmp_path / "model"), "--output", str(run)]
+    for setting in ("compressor.dim=8", "train.steps=5", "train.until=steps", "device=cpu"):
+        command += ["--set", setting]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    record = json.loads(done.stdout)
+    assert (record["table"], record["device"]) == ([2000, 64], "cpu")
+    assert record["tokens"]["distinct"] > 1400
+    assert record["training"] == Run.open(run).read_manifest()["training"]
+    assert (record["training"]["steps"], record["training"]["stopped"]) == (5, "steps")
+    assert record["training"]["best_error"] < record["training"]["first_error"]
+    assert 0 < record["training_seconds"] < record["seconds"]
