@@ -36,22 +36,23 @@ def write_model(folder: Path, vocabulary: int, width: int) -> None:
     table = torch.empty(vocabulary, width, dtype=torch.bfloat16)
     for rows in torch.split(table, 8192):
         rows.copy_(0.05 * torch.randn(len(rows), width, generator=generator) @ mixing)
-    sizes = {"num_attention_heads": 8, "num_hidden_layers": 1, "intermediate_size": 64}
-    config = LlamaConfig(vocab_size=vocabulary, hidden_size=width, tie_word_embeddings=True, **sizes)
+    sizes: Any = {"num_attention_heads": 8, "num_hidden_layers": 1, "intermediate_size": 64}
+    config: Any = LlamaConfig(vocab_size=vocabulary, hidden_size=width, tie_word_embeddings=True, **sizes)
     with torch.device("meta"):
-        model = LlamaForCausalLM(config)
+        model: Any = LlamaForCausalLM(config)
     model = model.to(torch.bfloat16).to_empty(device="cpu")
     for parameter in model.parameters():
         torch.nn.init.zeros_(parameter)
-    model.set_input_embeddings(torch.nn.Embedding.from_pretrained(table))
+    model.get_input_embeddings().weight = torch.nn.Parameter(table)
     model.tie_weights()
     model.save_pretrained(folder)
     special = ["<unk>", "<s>", "</s>"]
     words = {word: i for i, word in enumerate([*special, *map(str, range(vocabulary - len(special)))])}
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    names = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    names: Any = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>"}
+    fast: Any = PreTrainedTokenizerFast
+    fast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
 
 
 def write_questions(path: Path, vocabulary: int, used: int) -> None:
