@@ -127,7 +127,9 @@ class Bottleneck(nn.Module):
     def fit(self, stats: TokenStats, table: Tensor, progress: Progress = SILENT) -> None:
         """What comes before training: fit the compressor, hand over the table, warm-start the adapter."""
         self.mean_embedding.copy_(stats.mean)
-        self.vocab_rms.fill_(float(rms(table.float()).mean()))
+        self.vocab_rms.fill_(
+            float(torch.cat([rms(some.float()) for some in torch.split(table, CHUNK)]).mean())
+        )
         self.see(stats.ids, table)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self.seed)
