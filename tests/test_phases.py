@@ -12,10 +12,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from conftest import NARROW, small_config
+from conftest import NARROW, Notes, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig, validate
 from stage1.errors import ConfigError, TrainingError, UsageError
+from stage1.evaluation.conditions import NEEDED
 from stage1.experiment import evaluate_run, resume_run, train_run
 from stage1.files import read_record, write_record
 from stage1.progress import Progress
@@ -206,6 +207,24 @@ def test_the_first_phase_is_a_run_that_others_start_from(both: Path, tmp_path: P
     config = small_config(*PHASES[:5], *settings)
     after = train_run(config, Progress(), with_evaluation=False).run
     assert same(weights(after.path), weights(both / FIRST))
+
+
+@pytest.mark.parametrize(("ratio", "said"), [(1, True), (64, False)])
+def test_where_little_is_left_to_gain_it_is_said(tmp_path: Path, ratio: int, said: bool) -> None:
+    same = (
+        f"compressor.ratio={ratio}",
+        "adapter=linear",
+        "data.train=40",
+        "data.selection=8",
+        "eval.limit=8",
+    )
+    first, second = tmp_path / "first", tmp_path / "second"
+    train_run(small_config(*same, "train.steps=0", f"output={first}"), Progress(), rows=NEEDED)
+    notes = Notes()
+    losses = ("losses={kl: 1}", "train.steps=1", "train.check_prompts=2", "train.batch_prompts=2")
+    config = small_config(*same, *losses, f"init={first}", f"output={second}")
+    train_run(config, notes, with_evaluation=False)
+    assert any(note.startswith(f"{first} keeps 100% of the text F1") for note in notes.notes) == said
 
 
 @pytest.mark.parametrize("setting", ["compressor.dim=3", "init=nowhere"])

@@ -60,11 +60,10 @@ class Selection:
     ) -> dict[str, Any]:
         """Reconstruction errors; the `objective` and its `terms`, where they are measured; `f1` to `ask`.
 
-        `score` is the one number that chooses the checkpoint, lower is better: the objective, on distinct
-        tokens where it (or the terms that are token-wise) is trained on these, weighted as there, so that
-        rare ones count. Where prompts are
-        trained on without the LLM, and positions match, it is `recon`. An `auto` term is divided by its
-        value at the first check, so that scores of different steps compare.
+        `score` is the one number that chooses the checkpoint, lower is better: the objective, its terms on
+        distinct tokens where they are trained on these, weighted as there, so that rare ones count. Where
+        prompts are trained on without the LLM, and positions match, it is `recon`. An `auto` term is divided
+        by its value at the first check, so that scores of different steps compare.
         """
         measured: dict[str, Any] = {}
         if not bottleneck.compressor.changes_length:

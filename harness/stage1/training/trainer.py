@@ -15,7 +15,7 @@ from transformers import PreTrainedModel
 from stage1.bottleneck.batches import in_front
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import occurrence_weights, training_rows
-from stage1.config import RunConfig
+from stage1.config import SUFFICES, RunConfig
 from stage1.data.prompts import Prompt, note_truncation
 from stage1.errors import PluginError
 from stage1.llm.states import FrozenLLM
@@ -41,6 +41,17 @@ def make_accelerator(device: torch.device) -> Accelerator:
     if not several():
         os.environ["ACCELERATE_TORCH_DEVICE"] = str(device)
     return Accelerator(cpu=device.type == "cpu")
+
+
+def _note_little_to_gain(start: Run, progress: Progress) -> None:
+    """Say it where losses that read the LLM start from a run which keeps most of the text F1 without them."""
+    results = start.read_results()
+    kept = results and results["verdict"]["ratio"]
+    if kept and kept >= SUFFICES:
+        progress.note(
+            f"{start.path} keeps {kept:.0%} of the text F1 already. From there losses that read the LLM "
+            "gained nothing on SmolLM2 (docs/log.md)."
+        )
 
 
 class Trainer:
@@ -72,6 +83,8 @@ class Trainer:
         self.stats = fitting_stats(session, prompts)
         if self.llm:
             self.llm.share(in_front([*prompts, *held_out], session.table))
+        if self.llm and self.config.init:
+            _note_little_to_gain(Run(self.config.init), progress)
         self.present = Presenter(
             self.stats.variance,
             torch.tensor(session.tokenizer.all_special_ids, device=session.device),
