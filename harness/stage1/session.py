@@ -287,8 +287,7 @@ class Session:
 
     def load_bottleneck(self, run: Run) -> Bottleneck:
         """The bottleneck of a trained run, its magnitude as this session's configuration says."""
-        bottleneck = Bottleneck.from_pretrained(run.path, table=self.table, magnitude=self.config.magnitude)
-        return bottleneck.to(self.device).eval()
+        return Bottleneck.from_pretrained(run.path, table=self.table, magnitude=self.config.magnitude)
 
 
 def _questions(config: RunConfig, progress: Progress, trained_on: TrainedOn | None) -> QAData:

@@ -85,6 +85,7 @@ def from_presets(file: Mapping[str, Any], base: Mapping[str, Any], **typed: str 
     for kind, presets in PRESETS.items():
         if (name := typed.get(kind) or file.get(kind)) is not None:
             settings = presets.find(str(name)).settings
+            # Refused is what has no effect beside the file, unless both say the same anyway.
             if typed.get(kind) and overlay(settings, own) == overlay({}, own) != overlay(own, settings):
                 raise UsageError(
                     f"The {kind} {name!r} is overridden whole by the file or run beside it.",

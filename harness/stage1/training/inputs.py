@@ -61,8 +61,12 @@ class Presenter:
 
     def both(self, batch: Batch, cross: Cross) -> tuple[LossInputs, LossInputs | None]:
         """What the losses see of `batch`, and what token-wise ones see of the tokens beside its prompts."""
-        tokens = None if batch.tokens is None else replace(self, llm=None)(batch.tokens, cross)
+        tokens = None if batch.tokens is None else self.apart(batch.tokens, cross)
         return self(batch, cross), tokens
+
+    def apart(self, tokens: Batch, cross: Cross) -> LossInputs:
+        """What token-wise losses see of distinct tokens, which the LLM does not read."""
+        return replace(self, llm=None)(tokens, cross)
 
     def _read(self, llm: FrozenLLM, batch: Batch, code: Code, reconstructed: Tensor) -> LLMOutputs:
         original = Embedded(batch.embeds, batch.attention)

@@ -72,11 +72,12 @@ class Selection:
         on_tokens = bottleneck.tokenwise and objective.tokenwise
         if on_tokens or objective.needs_llm or bottleneck.compressor.changes_length:
             cross = RoundTrip(bottleneck)
-            if on_tokens:
-                terms = self._token_terms(objective, present, cross)
-            else:
-                tokens = self._tokens() if bottleneck.tokenwise and objective.mixed else None
-                terms = self._terms(objective, present, cross, tokens)
+            terms = (self._token_terms if on_tokens else self._terms)(objective, present, cross)
+            if bottleneck.tokenwise and objective.mixed:
+                seen = present.apart(self._tokens(), cross)
+                terms |= {
+                    name: float(loss(seen)) for name, loss in objective.losses.items() if loss.tokenwise
+                }
             self.typical = self.typical or terms
             scales = objective.scales(self.typical)
             measured["terms"] = terms
@@ -109,16 +110,13 @@ class Selection:
         rows = training_rows(self.stats, self.session.config.train.uniform, self.session.table, "seen")
         return TokenBatches(rows, len(rows.ids), 0).batch(0)
 
-    def _terms(
-        self, objective: Objective, present: Presenter, cross: Cross, tokens: Batch | None
-    ) -> dict[str, float]:
-        """Each term's value over all the prompts together; of token-wise ones over the `tokens`, if any."""
+    def _terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
+        """Each term's value over all the prompts together."""
         prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
         answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
         rest = [prompt.behind(present.shared) for prompt in prompts]
         batches = in_order(rest, self.session.table, self.size, answers)
-        together = (batch._replace(tokens=tokens) for batch in batches)
-        return self._average(objective, present, cross, together)
+        return self._average(objective, present, cross, batches)
 
     @staticmethod
     def _average(
@@ -126,9 +124,9 @@ class Selection:
     ) -> dict[str, float]:
         sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
         for batch in batches:
-            seen_by = present.both(batch, cross)
-            values: Mapping[str, Tensor] = objective(*seen_by)
-            for name, denominator in objective.denominators(*seen_by).items():
+            inputs = present(batch, cross)
+            values: Mapping[str, Tensor] = objective(inputs)
+            for name, denominator in objective.denominators(inputs).items():
                 if weight := float(denominator):
                     seen[name] += weight
                     sums[name] += weight * float(values[name])
