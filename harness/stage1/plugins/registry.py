@@ -6,7 +6,6 @@ import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
-from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
 
@@ -277,7 +276,7 @@ class Registry:
                 call(event, implementation, **deepcopy(facts))  # what a listener does to them stays there
             except FaultError as fault:
                 self._report("events", implementation.plugin_name, event, str(fault))
-        for name, action in self._tracking.told(event, facts["run"], partial(self.get, "tracker"), facts):
+        for name, action in self._tracking.told(event, facts, self.get):
             try:
                 guarded(f"it raised at {event}", action)
             except FaultError as fault:

@@ -39,8 +39,7 @@ class Autoencoder(Compressor):
         nn.init.normal_(last.weight, std=SILENT)
         nn.init.zeros_(last.bias)
         self.net = nn.Sequential(nn.Linear(embed_dim, hidden), nn.GELU(), last)
-        self.scale: Tensor
-        self.register_buffer("scale", torch.ones(()))
+        self.scale = nn.Buffer(torch.ones(()))
 
     @property
     def code_dim(self) -> int:

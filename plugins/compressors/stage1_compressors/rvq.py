@@ -59,8 +59,7 @@ class RVQ(Compressor):
             raise ConfigError([ConfigIssue("compressor.groups", message)])
         # In units of `scale`, so that one learning rate does for all models; the groups' side by side.
         self.codebooks = nn.Parameter(torch.zeros(config.stages, 2**config.bits, embed_dim))  # [S, K, d]
-        self.scale: Tensor
-        self.register_buffer("scale", torch.ones(()))
+        self.scale = nn.Buffer(torch.ones(()))
 
     @classmethod
     def rates(cls, config: RVQConfig, embed_dim: int) -> list[dict[str, int]]:

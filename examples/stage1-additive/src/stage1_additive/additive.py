@@ -36,10 +36,8 @@ class Additive(Adapter):
         super().__init__(config, code_dim, embed_dim)
         self.weight = nn.Parameter(torch.zeros(code_dim * config.knots, embed_dim))  # [d · knots, D]
         self.bias = nn.Parameter(torch.zeros(embed_dim))  # [D]
-        self.low: Tensor
-        self.span: Tensor
-        self.register_buffer("low", torch.zeros(code_dim))  # [d] where the first knot is
-        self.register_buffer("span", torch.ones(code_dim))  # [d] > 0, from there to the last
+        self.low = nn.Buffer(torch.zeros(code_dim))  # [d] where the first knot is
+        self.span = nn.Buffer(torch.ones(code_dim))  # [d] > 0, from there to the last
 
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         codes = encode(stats.embeds)

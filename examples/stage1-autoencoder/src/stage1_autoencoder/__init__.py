@@ -37,10 +37,8 @@ class ConvAutoencoder(Compressor):
         self.mix = nn.Conv1d(embed_dim, embed_dim, width, padding=config.context, groups=embed_dim)
         self.gate = nn.Parameter(torch.full((embed_dim, 1), 1e-3))  # [D, 1]
         self.pool = nn.Conv1d(embed_dim, dim, config.tokens, stride=config.tokens)
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(embed_dim))  # [D]
-        self.register_buffer("scale", torch.ones(()))
+        self.mean = nn.Buffer(torch.zeros(embed_dim))  # [D]
+        self.scale = nn.Buffer(torch.ones(()))
 
     @property
     def code_dim(self) -> int:

@@ -38,8 +38,7 @@ class EntropyCoded(Compressor):
         super().__init__(config, embed_dim)
         self.center = nn.Parameter(torch.zeros(embed_dim))  # [D] in levels
         self.log_width = nn.Parameter(torch.zeros(embed_dim))  # [D] of the logistic's scale, in levels
-        self.step: Tensor
-        self.register_buffer("step", torch.ones(()))
+        self.step = nn.Buffer(torch.ones(()))
 
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:

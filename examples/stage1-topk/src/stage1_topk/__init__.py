@@ -47,8 +47,7 @@ class TopK(Compressor):
             message = f"{config.keep} is more than the {embed_dim} values there are; choose 1 to {embed_dim}."
             raise ConfigError([ConfigIssue("compressor.keep", message)])
         self.weight = nn.Parameter(torch.eye(embed_dim))  # [D, D] a direction a row
-        self.mean: Tensor
-        self.register_buffer("mean", torch.zeros(embed_dim))  # [D]
+        self.mean = nn.Buffer(torch.zeros(embed_dim))  # [D]
 
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:
