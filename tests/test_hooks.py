@@ -210,14 +210,6 @@ def test_every_hook_is_listed_in_its_order_with_all_who_implement_it(site: Site)
     assert hooks["stage1_commands"].implementers == []
 
 
-def test_a_plugin_that_was_refused_implements_nothing(site: Site) -> None:
-    late = "@hookimpl\ndef stage1_step(steps): pass\n"
-    site.install("refused", {"point": compressor("keep") + late})
-    assert not [
-        h.name for h in site.load().hooks() if any(o.distribution == "refused" for _, o in h.implementers)
-    ]
-
-
 def test_listeners_may_ask_to_be_first_or_last(
     site: Site, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
