@@ -1,7 +1,5 @@
 """Compressors to chain: a quantiser, one that changes the length, one without an inverse, one that raises."""
 
-from collections.abc import Iterator
-
 from plugin_sites import Site
 from stage1.plugins import Registry, load_plugins
 
@@ -84,7 +82,7 @@ TOYS = '''
 '''
 
 
-def installed(site: Site) -> Iterator[Registry]:
+def installed(site: Site) -> Registry:
     """The installed plugins and a package `toys`, for this process's commands too."""
     site.install("toys", {"point": TOYS})
-    yield load_plugins()
+    return load_plugins()

@@ -1,7 +1,7 @@
 """Compressors behind compressors: what is computed, charged, saved, said and refused."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +33,8 @@ from stage1.training.step import Stepper
 
 
 @pytest.fixture
-def toys(site: Site) -> Iterator[Registry]:
-    yield from installed(site)
+def toys(site: Site) -> Registry:
+    return installed(site)
 
 
 def built(stats: TokenStats, *options: str, fit: bool = True) -> Bottleneck:

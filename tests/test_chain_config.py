@@ -1,7 +1,6 @@
 """Several compressors as they are written: files, flags, `--set`, the schema, sweeps, and what is refused."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,8 @@ from stage1.sweeps.grid import Axis, plan
 
 
 @pytest.fixture
-def toys(site: Site) -> Iterator[Registry]:
-    yield from installed(site)
+def toys(site: Site) -> Registry:
+    return installed(site)
 
 
 def choices(config: RunConfig) -> list[dict[str, Any]]:
