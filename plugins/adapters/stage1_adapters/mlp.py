@@ -47,9 +47,9 @@ class MLP(Adapter):
         codes = replace(stats, embeds=encode(stats.embeds))
         self.code_mean.copy_(codes.mean)
         # One scale for all dimensions: which directions vary most is information, whitening would hide it.
-        self.code_scale.fill_(max(codes.variance, 1e-30) ** 0.5)
+        self.code_scale.fill_(codes.scale)
         self.embed_mean.copy_(stats.mean)
-        self.embed_scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.embed_scale.fill_(stats.scale)
 
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         self.solve(encode(stats.embeds), Derived(stats.embeds, lambda part: part), stats.shares)

@@ -47,7 +47,7 @@ class Autoencoder(Compressor):
 
     def fit(self, stats: TokenStats) -> None:
         self.linear.fit(stats)
-        self.scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.scale.fill_(stats.scale)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         correction: Tensor = self.net((embeds - self.linear.mean) / self.scale) * self.scale

@@ -29,11 +29,7 @@ class PCA(Compressor):
         return len(self.components)
 
     def fit(self, stats: TokenStats) -> None:
-        variances, directions = torch.linalg.eigh(stats.covariance())  # ascending
-        variances, directions = variances.flip(0), directions.flip(1).T
-        # An eigenvector's sign is arbitrary; fix it, so that every machine's code looks the same.
-        peaks = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-        directions = directions * peaks.sign()
+        variances, directions = stats.principal_components()
         self.mean.copy_(stats.mean)
         self.components.copy_(directions[: self.code_dim])
         self.explained_variance.copy_((variances.clamp(min=0) / variances.sum())[: self.code_dim])

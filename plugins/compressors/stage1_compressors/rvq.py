@@ -68,7 +68,7 @@ class RVQ(Compressor):
         return [*coarse, *({"stages": stages, "bits": config.bits} for stages in range(1, 17))]
 
     def fit(self, stats: TokenStats, *, seed: int = 0) -> None:
-        self.scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.scale.fill_(stats.scale)
         rest = (stats.embeds / self.scale).cpu()  # [U, d] what the stages so far leave
         with torch.no_grad():
             for book in self.codebooks:

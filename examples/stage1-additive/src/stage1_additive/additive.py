@@ -1,12 +1,10 @@
 """A sum of one curve for each value of the code."""
 
-from dataclasses import replace
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl
+from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl, least_squares
 
 
 class AdditiveConfig(ComponentConfig):
@@ -48,13 +46,9 @@ class Additive(Adapter):
     @torch.no_grad()
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         features = self.features(encode(stats.embeds))
-        both = replace(stats, embeds=torch.cat([features, stats.embeds], dim=1))
-        n = features.shape[1]
-        moments = both.covariance()[:n]  # [n, n + D]
-        moments.diagonal().add_(self.config.ridge * moments.diagonal().mean())
-        weight = torch.linalg.solve(moments[:, :n], moments[:, n:])
+        weight, bias = least_squares(features, stats.embeds, stats.shares, self.config.ridge)
         self.weight.copy_(weight)
-        self.bias.copy_(both.mean[n:] - both.mean[:n] @ weight)
+        self.bias.copy_(bias)
 
     def features(self, codes: Tensor) -> Tensor:
         """[..., d · knots]: how near each value is to each knot; 1 on it, 0 from the next one on."""

@@ -47,12 +47,10 @@ class ConvAutoencoder(Compressor):
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:
         self.mean.copy_(stats.mean)
-        self.scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.scale.fill_(stats.scale)
         rows = torch.eye(self.embed_dim)
         if self.code_dim < self.embed_dim:
-            directions = torch.linalg.eigh(stats.covariance()).eigenvectors.flip(1).T
-            peaks = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-            rows = (directions * peaks.sign())[: self.code_dim]  # a direction's sign is arbitrary: fixed
+            rows = stats.principal_components()[1][: self.code_dim]
         self.pool.weight.copy_(rows[..., None].expand_as(self.pool.weight) / self.config.tokens)
         torch.nn.init.zeros_(torch.as_tensor(self.pool.bias))
 

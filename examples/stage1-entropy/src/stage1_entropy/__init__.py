@@ -42,7 +42,7 @@ class EntropyCoded(Compressor):
 
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:
-        self.step.fill_(self.config.step * max(stats.variance, 1e-30) ** 0.5)
+        self.step.fill_(self.config.step * stats.scale)
         self.center.copy_(stats.mean / self.step)
         deviation = stats.covariance().diagonal().clamp(min=0).sqrt() / self.step
         self.log_width.copy_((deviation * 3**0.5 / math.pi).clamp(min=0.1).log())  # a logistic's deviation

@@ -51,9 +51,7 @@ class TopK(Compressor):
 
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:
-        directions = torch.linalg.eigh(stats.covariance()).eigenvectors.flip(1).T  # [D, D]
-        signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # arbitrary: fix them
-        self.weight.copy_(directions * signs)
+        self.weight.copy_(stats.principal_components()[1])
         self.mean.copy_(stats.mean)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
