@@ -338,9 +338,9 @@ def trainer(path: Path, *settings: str, progress: Progress | None = None) -> tup
     return Trainer(resolve(config, load_plugins()), session, load_plugins(), progress or Progress()), run
 
 
-def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:
+def test_a_run_with_these_losses_and_a_chain_resumes_bit_for_bit(tmp_path: Path) -> None:
     settings = (*FEW, *(f"losses.{name}=auto" for name in LOSSES), "losses.hidden.layers=[1, 3]")
-    settings += ("compressor=learned_linear",)
+    settings += ("compressors=[{name: learned_linear, ratio: 4}, {name: rvq, stages: 2, bits: 4}]",)
     whole, run = trainer(tmp_path / "whole", *settings)
     whole.train(run)
     stopped, other = trainer(tmp_path / "stopped", *settings, progress=CtrlC("Training", 1))
@@ -355,14 +355,10 @@ def test_a_run_with_these_losses_resumes_bit_for_bit(tmp_path: Path) -> None:
     assert set(run.metrics()[-1]["terms"]) >= set(LOSSES)
 
 
-def test_norm_keeps_a_run_on_the_fast_path(tmp_path: Path) -> None:
-    fast, _ = trainer(tmp_path / "run", "losses.norm=0.1")
-    assert fast.fast
-    assert fast.llm is None
-
-
 def test_learned_linear_and_its_adapter_improve_together(tmp_path: Path) -> None:
     pair, run = trainer(tmp_path / "run", "compressor=learned_linear", "adapter=mlp", "losses.norm=0.01")
+    assert pair.fast  # `norm` looks at one token at a time
+    assert pair.llm is None
     compressor: Any = pair.bottleneck.compressor
     compressor.fit(pair.stats)
     start = compressor.weight.detach().clone()
