@@ -18,11 +18,6 @@ from stage1.plugins import Owner, discover, load_plugins
 
 def test_the_built_in_plugins_load_and_are_stage1s_own() -> None:
     registry = load_plugins()
-    assert {"pca", "random_projection", "identity"} <= set(registry.names("compressor"))
-    assert {"linear", "local_linear", "mlp", "residual", "codebook", "identity"} <= set(
-        registry.names("adapter")
-    )
-    assert {"recon", "cosine"} <= set(registry.names("loss"))
     own = of(registry, "stage1")
     assert own
     for record in own:
@@ -40,10 +35,6 @@ def test_the_built_in_plugins_load_and_are_stage1s_own() -> None:
 def test_every_entry_point_of_the_package_is_accounted_for() -> None:
     [points] = [d.entry_points.select(group="stage1") for d in distributions(name="stage1")][:1]
     assert len(of(load_plugins(), "stage1")) == len(points)
-
-
-def test_plugins_are_looked_up_once_per_process() -> None:
-    assert load_plugins() is load_plugins()
 
 
 def test_names_of_different_kinds_do_not_clash() -> None:
