@@ -13,7 +13,6 @@ from stage1.cli.options import BottleneckParts
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.errors import ConfigError, UsageError
 from stage1.plugins import Registry, fully_resolved, resolve
-from stage1.runs.run import Run
 from stage1.sweeps.grid import Axis, plan
 
 
@@ -173,13 +172,6 @@ def test_compressors_in_a_file_replace_those_beneath_it() -> None:
     assert len(choices(validate(overlay(FILE, {"adapter": "mlp"})))) == 3
 
 
-def test_they_survive_the_file(tmp_path: Path) -> None:
-    config = validate({"compressors": ["z", {"name": "a", "x": [1]}, "z"]})
-    run = Run(tmp_path)
-    run.write_config(config)
-    assert run.config == config
-
-
 # -- commands -----------------------------------------------------------------------------------------
 
 
@@ -192,16 +184,6 @@ def test_the_command_line_shows_them(toys: Registry, invoke: Invoke) -> None:
         {"name": "steps", "bits": 6},
         {"name": "halve"},
     ]
-
-
-@pytest.mark.parametrize("command", [("train",), ("config", "show"), ("diagnose",)])
-def test_flags_that_cannot_be(invoke: Invoke, tmp_path: Path, command: tuple[str, ...]) -> None:
-    result = invoke(*command, "--compressor", "pca", "--compressor", "idenitty")
-    assert result.code == 2
-    assert "idenitty: " in result.err
-    assert "'identity'?" in result.err
-    assert "Traceback" not in result.err
-    assert list(tmp_path.iterdir()) == []
 
 
 # -- sweeps -------------------------------------------------------------------------------------------

@@ -13,7 +13,6 @@ import typer
 from conftest import Invoke
 from plugin_sites import HOOK, Site, of
 from stage1.cli import app
-from stage1.plugins import hooks as specifications
 from stage1.plugins import load_plugins
 from stage1.plugins.registry import COMMANDS
 
@@ -214,7 +213,6 @@ def test_hooks_are_listed_with_who_implements_them(several: None, invoke: Invoke
     done = invoke("plugins", "list", "--hooks", "--json")
     assert done.code == 0
     listed = json.loads(done.out)
-    assert [hook["hook"] for hook in listed] == [n for n in vars(specifications) if n.startswith("stage1_")]
     [commands] = [hook for hook in listed if hook["hook"] == "stage1_commands"]
     assert commands == {
         "hook": "stage1_commands",
