@@ -92,7 +92,8 @@ class TokenStats:
     @property
     def scale(self) -> float:
         """Standard deviation, the root of `variance`; never zero, so that it may be divided by."""
-        return max(self.variance, 1e-30) ** 0.5
+        deviation: float = max(self.variance, 1e-30) ** 0.5
+        return deviation
 
 
 CHUNK = 4096
