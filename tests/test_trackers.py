@@ -29,9 +29,11 @@ Scalars = dict[str, dict[int, float]]
 """Name → step → value."""
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
+@pytest.fixture(autouse=True, scope="module")
+def _offline() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        yield
 
 
 def tracked(path: Path, *settings: str, log_with: str = "tensorboard, wandb") -> RunConfig:
@@ -124,9 +126,7 @@ def assert_equal(found: Scalars, expected: Scalars, tolerance: float = 1e-6) -> 
 def both(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with several terms, evaluated, told to both."""
     path = tmp_path_factory.mktemp("both") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        return train_run(tracked(path, "losses.recon=1", "losses.cosine=0.1"), Progress()).run
+    return train_run(tracked(path, "losses.recon=1", "losses.cosine=0.1"), Progress()).run
 
 
 def test_tensorboard_has_the_numbers_of_the_log_and_of_the_results(both: Run) -> None:
