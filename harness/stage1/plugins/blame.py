@@ -25,10 +25,10 @@ def attributed(remedy: str = "", cls: type[Component] | None = None) -> Iterator
 
     Args:
         remedy: of that error.
-        cls: the component's class, where none of it may be on the stack.
+        cls: the class that is at work, where it may have left no trace on the stack.
 
     Raises:
-        PluginError: Ctrl-C, our own errors and what no foreign plugin raised stay as they are.
+        PluginError: a foreign plugin raised. Ctrl-C, our own errors and all else stay as they are.
     """
     try:
         yield
