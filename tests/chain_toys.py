@@ -1,43 +1,11 @@
-"""Compressors to chain: a quantiser, one that changes the length, one without an inverse, one that raises."""
-
-from collections.abc import Iterator
+"""Compressors to chain: one that changes the length, one without an inverse, one that raises."""
 
 from plugin_sites import Site
 from stage1.plugins import Registry, load_plugins
 
 TOYS = '''
     import torch
-    from pydantic import Field
-    from stage1 import Code, Compressor, ComponentConfig, hookimpl, straight_through
-
-    class StepsConfig(ComponentConfig):
-        bits: int = Field(4, ge=2, description="Bits of a value.")
-
-    class Steps(Compressor):
-        """Rounds to equal steps of a scale per dimension; half a float beside every vector."""
-        name = "steps"
-        Config = StepsConfig
-        wire_dtype = None
-
-        def __init__(self, config, embed_dim):
-            super().__init__(config, embed_dim)
-            self.register_buffer("scale", torch.ones(embed_dim))
-            self.register_buffer("mean", torch.zeros(embed_dim))
-
-        def fit(self, stats):
-            self.scale.copy_(stats.embeds.abs().amax(0))
-            self.mean.copy_(stats.mean)
-
-        def forward(self, embeds, mask):
-            step = self.scale / (2 ** (self.config.bits - 1) - 1)
-            rounded = (embeds / step).round() * step
-            return Code(straight_through(rounded, embeds), mask)
-
-        def bits(self, code):
-            return torch.full(code.mask.shape, self.embed_dim * self.config.bits + 16.0)
-
-        def inverse(self, code):
-            return code.vectors
+    from stage1 import Code, Compressor, hookimpl
 
     class Pairs(Compressor):
         """The mean of every two neighbours; two bits beside each."""
@@ -80,11 +48,11 @@ TOYS = '''
 
     @hookimpl
     def stage1_compressors():
-        return [Steps, Pairs, Halve, Faulty]
+        return [Pairs, Halve, Faulty]
 '''
 
 
-def installed(site: Site) -> Iterator[Registry]:
+def installed(site: Site) -> Registry:
     """The installed plugins and a package `toys`, for this process's commands too."""
     site.install("toys", {"point": TOYS})
-    yield load_plugins()
+    return load_plugins()

@@ -41,7 +41,7 @@ from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
 from stage1.scaffold import create, named
 from stage1.session import Session
-from wheels import Environment, write_firstdims
+from wheels import Environment
 
 ROOT = Path(__file__).resolve().parent.parent
 SQUAD = ROOT.parent / "shared" / "data" / "squad"
@@ -391,9 +391,9 @@ def generated(common: Path, indexed: Path) -> list[Path]:
 
 @pytest.fixture(scope="session")
 def installed(generated: list[Path], common: Path) -> Environment:
-    """An environment with stage1, the example, the generated packages and one of a single file."""
+    """An environment with stage1, the examples and the generated packages."""
 
     def make(folder: Path) -> None:
-        Environment(folder).build([ROOT, *EXAMPLES, write_firstdims(folder / "firstdims"), *generated])
+        Environment(folder).build([ROOT, *EXAMPLES, *generated])
 
     return Environment(once(common / "installed", make))

@@ -44,14 +44,12 @@ class Site:
         self.folder = folder
         self.modules: set[str] = set()
 
-    def install(
-        self, distribution: str, entry_points: dict[str, str], release: str = "1.2", prefix: str = ""
-    ) -> None:
+    def install(self, distribution: str, entry_points: dict[str, str], release: str = "1.2") -> None:
         """One module for each entry point, from its source, and the metadata pip would write."""
         load_plugins.cache_clear()
         points = []
         for name, source in entry_points.items():
-            module = f"{prefix or distribution.lower().replace('-', '_').replace('.', '_')}__{name}"
+            module = f"{distribution.lower().replace('-', '_').replace('.', '_')}__{name}"
             (self.folder / f"{module}.py").write_text(dedent(source), encoding="utf-8")
             self.modules.add(module)
             points.append(f"{name} = {module}")

@@ -1,22 +1,21 @@
 """Compressors behind compressors: what is computed, charged, saved, said and refused."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from chain_toys import installed
 from conftest import SMALL, Invoke, settings_args, small_config
 from plugin_sites import Site
-from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.chain import Chain
 from stage1.bottleneck.checkpoint import digest
-from stage1.config import ModelConfig, RunConfig, validate
+from stage1.config import ModelConfig, validate
 from stage1.data.prompts import Prompt
 from stage1.errors import ConfigError, PluginError, UsageError
 from stage1.evaluation.rate import rate
@@ -29,12 +28,11 @@ from stage1.progress import Progress
 from stage1.reports import publish
 from stage1.reports.commands import train_command
 from stage1.runs.run import Run
-from stage1.training.step import Stepper
 
 
 @pytest.fixture
-def toys(site: Site) -> Iterator[Registry]:
-    yield from installed(site)
+def toys(site: Site) -> Registry:
+    return installed(site)
 
 
 def built(stats: TokenStats, *options: str, fit: bool = True) -> Bottleneck:
@@ -62,41 +60,31 @@ PCA6 = after_pca()
 # -- what it computes ---------------------------------------------------------------------------------
 
 
-def test_a_chain_does_what_its_stages_do_by_hand(toys: Registry, stats: TokenStats) -> None:
-    chained, alone = built(stats, after_pca("{name: steps, bits: 5}")), built(stats, PCA6)
-    pca, steps = alone.compressor, toys.get("compressor", "steps")
+def test_a_chain_does_what_its_stages_do_by_hand(stats: TokenStats) -> None:
+    chained, alone = built(stats, after_pca("{name: quantize, bits: 5}")), built(stats, PCA6)
+    pca, quantize = alone.compressor, load_plugins().get("compressor", "quantize")
     codes = pca(*whole(stats)).vectors
-    by_hand: Any = steps(steps.Config(bits=5), 6)
-    by_hand.fit(TokenStats(stats.ids, stats.weights, codes[0]))
+    by_hand: Any = quantize(quantize.Config(bits=5), 6)
+    by_hand.fit(replace(stats, embeds=codes[0]))  # with the tokens' counts
+    assert torch.equal(chained.stages[1].get_buffer("low"), by_hand.low)
     expected = by_hand(codes, whole(stats)[1])
     code = chained.encode(*whole(stats))
     assert torch.equal(code.vectors, expected.vectors)  # not rounded on the way, neither before nor behind
     reconstructed, _ = chained.reconstruct_linear(*whole(stats))
     assert torch.equal(reconstructed, pca.inverse(expected))
     chain: Any = chained.compressor
-    assert (chain.name, chain.embed_dim, chain.code_dim) == ("pca+steps", 24, 6)
+    assert (chain.name, chain.embed_dim, chain.code_dim) == ("pca+quantize", 24, 6)
     assert (chain.tokenwise, chain.changes_length, chain.wire_dtype) == (True, False, None)
 
 
-def test_a_stage_is_fitted_to_the_codes_before_it_with_the_tokens_counts(
-    toys: Registry, stats: TokenStats
-) -> None:
-    pca, steps = built(stats, after_pca("{name: steps, bits: 4}")).stages
-    codes = pca(*whole(stats)).vectors[0]
-    assert torch.equal(steps.scale, codes.abs().amax(0))  # type: ignore[arg-type]
-    torch.testing.assert_close(steps.mean, (stats.shares @ codes.double()).float(), rtol=0, atol=1e-6)
-    unweighted = codes.mean(0)
-    assert not torch.allclose(steps.mean, unweighted, atol=1e-3 * float(codes.std()))  # type: ignore[arg-type]
-
-
 def test_three_stages_in_order(toys: Registry, stats: TokenStats) -> None:
-    chained = built(stats, after_pca("{name: steps, bits: 3}", "halve"))
-    pca, steps, halve = chained.stages
+    chained = built(stats, after_pca("{name: quantize, bits: 3}", "halve"))
+    pca, quantize, halve = chained.stages
     assert [stage.embed_dim for stage in chained.stages] == [24, 6, 6]
     assert chained.compressor.code_dim == 3
     assert chained.compressor.wire_dtype == torch.bfloat16  # the last one's
     mask = whole(stats)[1]
-    by_hand = halve(steps(pca(*whole(stats)).vectors, mask).vectors, mask).vectors
+    by_hand = halve(quantize(pca(*whole(stats)).vectors, mask).vectors, mask).vectors
     assert torch.equal(chained.encode(*whole(stats)).vectors, by_hand.bfloat16().float())
 
 
@@ -105,8 +93,8 @@ def test_a_stage_without_an_inverse_leaves_the_chain_without(toys: Registry, sta
         built(stats, after_pca("halve")).reconstruct_linear(*whole(stats))
 
 
-def test_gradients_reach_the_first_stage(toys: Registry, stats: TokenStats) -> None:
-    chained = built(stats, "compressors=[{name: learned_linear, dim: 6}, {name: steps, bits: 3}]")
+def test_gradients_reach_the_first_stage(stats: TokenStats) -> None:
+    chained = built(stats, "compressors=[{name: learned_linear, dim: 6}, {name: quantize, bits: 3}]")
     loss = (chained(*whole(stats)) - stats.embeds).square().sum()
     loss.backward()
     gradient = chained.stages[0].get_parameter("weight").grad
@@ -125,10 +113,10 @@ def test_a_stage_that_is_not_fitted_goes_behind_any_other(toys: Registry, stats:
 
 
 def test_behind_a_stage_that_mixes_tokens_nothing_is_fitted(toys: Registry, stats: TokenStats) -> None:
-    pairs, steps = (toys.get("compressor", name) for name in ("pairs", "steps"))
-    chain: Any = Chain([pairs(pairs.Config(), 24), steps(steps.Config(), 24)])
+    pairs, quantize = (toys.get("compressor", name) for name in ("pairs", "quantize"))
+    chain: Any = Chain([pairs(pairs.Config(), 24), quantize(quantize.Config(), 24)])
     chain.fit(stats)
-    assert chain.stages[1].scale.tolist() == [1.0] * 24
+    assert chain.stages[1].low.tolist() == [0.0] * 24
 
 
 # -- bits ---------------------------------------------------------------------------------------------
@@ -143,23 +131,19 @@ def bits(bottleneck: Bottleneck, stats: TokenStats) -> list[float]:
 
 
 def test_bits_are_those_of_the_last_code(toys: Registry, stats: TokenStats) -> None:
-    vector = 6 * 4 + 16  # values and the scale beside them
-    assert bits(built(stats, after_pca("{name: steps, bits: 4}")), stats) == [
-        5 * vector,
-        2 * vector,
-        3 * vector,
-        0,
-    ]
+    vector = 6 * 4
+    alone = built(stats, after_pca("{name: quantize, bits: 4}"))
+    assert bits(alone, stats) == [5 * vector, 2 * vector, 3 * vector, 0]
     sent = vector + 16
-    with_rms = built(stats, after_pca("{name: steps, bits: 4}"), "magnitude=sent")
+    with_rms = built(stats, after_pca("{name: quantize, bits: 4}"), "magnitude=sent")
     assert bits(with_rms, stats) == [5 * sent, 2 * sent, 3 * sent, 0]
-    then_halved = built(stats, after_pca("{name: steps, bits: 4}", "halve"))
+    then_halved = built(stats, after_pca("{name: quantize, bits: 4}", "halve"))
     vector = 3 * 16  # in bfloat16 again; nothing is left of the rounding before it
     assert bits(then_halved, stats) == [5 * vector, 2 * vector, 3 * vector, 0]
 
 
 def test_bits_behind_a_stage_that_changes_the_length(toys: Registry, stats: TokenStats) -> None:
-    bottleneck = built(stats, after_pca("steps", "pairs"), "adapter=mlp", "losses={answer_ce: 1}")
+    bottleneck = built(stats, after_pca("quantize", "pairs"), "adapter=mlp", "losses={answer_ce: 1}")
     vector = 6 * 16 + 2
     # Five positions are three pairs; two are one; of three that start in the second pair there are two.
     assert bits(bottleneck, stats) == [3 * vector, vector, 2 * vector, 0]
@@ -196,23 +180,17 @@ def test_bits_may_depend_on_the_vectors(stats: TokenStats) -> None:
 
 
 def test_the_first_stage_and_the_adapter_draw_what_they_draw_alone(stats: TokenStats) -> None:
-    registry = load_plugins()
-    options = ("compressor=random_projection", "compressor.dim=6", "adapter=mlp", "seed=3")
-    alone = built(stats, *options, fit=False)
+    options = ("adapter=mlp", "seed=3")
+    first = "{name: random_projection, dim: 6}"
+    alone, chained = (
+        built(stats, f"compressors=[{names}]", *options, fit=False) for names in (first, f"{first}, identity")
+    )
     torch.manual_seed(3)
-    projection = registry.get("compressor", "random_projection")
-    compressor = projection(projection.Config(dim=6), 24)
-    torch.manual_seed(4)
-    mlp = registry.get("adapter", "mlp")
-    adapter = mlp(mlp.Config(), 6, 24)
-    by_hand = Bottleneck(compressor, adapter)
-    assert alone.state_dict().keys() == by_hand.state_dict().keys()
-    for name, value in by_hand.state_dict().items():
-        assert torch.equal(alone.state_dict()[name], value)
-    two = "compressors=[{name: random_projection, dim: 6}, identity]"
-    chained = built(stats, two, *options[2:], fit=False)
-    assert torch.equal(chained.stages[0].get_buffer("projection"), compressor.get_buffer("projection"))
-    for name, value in adapter.state_dict().items():
+    projection = load_plugins().get("compressor", "random_projection")
+    by_hand = projection(projection.Config(dim=6), 24).get_buffer("projection")
+    for bottleneck in (alone, chained):
+        assert torch.equal(bottleneck.stages[0].get_buffer("projection"), by_hand)
+    for name, value in alone.adapter.state_dict().items():
         assert torch.equal(chained.adapter.state_dict()[name], value)
 
 
@@ -231,16 +209,6 @@ def test_every_stage_draws_from_a_seed_of_its_own(stats: TokenStats) -> None:
     assert torch.equal(last, third)
 
 
-def test_the_same_compressor_stands_twice(stats: TokenStats) -> None:
-    twice = built(stats, "compressors=[{name: pca, dim: 12}, {name: pca, dim: 6}]")
-    once = built(stats, PCA6)
-    codes, direct = (b.encode(*whole(stats)).vectors for b in (twice, once))
-    # The first six of twelve principal components are the principal components of the twelve.
-    torch.testing.assert_close(
-        codes, direct - direct.mean() + codes.mean(), rtol=0, atol=2e-2 * float(codes.std())
-    )
-
-
 def save(bottleneck: Bottleneck, stats: TokenStats, folder: Path) -> Path:
     model = ModelConfig(name="somewhere/else")
     bottleneck.save_pretrained(folder, model=model, table_hash=table_sha256(stats.embeds))
@@ -256,34 +224,42 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_a_saved_chain_is_loaded_as_it_was(toys: Registry, stats: TokenStats, tmp_path: Path) -> None:
-    bottleneck = built(stats, after_pca("{name: steps, bits: 3}", "halve", "halve"))
+    bottleneck = built(stats, after_pca("{name: quantize, bits: 3}", "halve", "halve"))
     folder = save(bottleneck, stats, tmp_path)
     record = json.loads((folder / "bottleneck.json").read_text())
     made = [(part["name"], part["distribution"], part["config"]) for part in record["compressors"]]
     assert made[0][:2] == ("pca", "stage1")
-    assert made[1:] == [("steps", "toys", {"bits": 3}), *[("halve", "toys", {})] * 2]
+    assert made[1] == ("quantize", "stage1", {"bits": 3, "group": None})
+    assert made[2:] == [("halve", "toys", {})] * 2
     loaded = Bottleneck.from_pretrained(folder, table=stats.embeds)
     assert torch.equal(loaded(*whole(stats)), bottleneck(*whole(stats)))
     assert bits(loaded, stats) == bits(bottleneck, stats)
 
 
-def test_a_missing_package_of_a_link_is_named(toys: Registry, stats: TokenStats, tmp_path: Path) -> None:
-    folder = save(built(stats, after_pca("{name: steps, bits: 3}")), stats, tmp_path)
+def test_a_missing_package_of_a_link_is_named(stats: TokenStats, tmp_path: Path) -> None:
+    folder = save(built(stats, after_pca("{name: quantize, bits: 3}")), stats, tmp_path)
     rewrite(folder, lambda record: record["compressors"][1].update(distribution="stage1-gone", version="3"))
-    with pytest.raises(UsageError, match=r"'steps' of package 'stage1-gone'.*\npip install stage1-gone==3"):
+    with pytest.raises(
+        UsageError, match=r"'quantize' of package 'stage1-gone'.*\npip install stage1-gone==3"
+    ):
         Bottleneck.from_pretrained(folder, table=stats.embeds)
 
 
 def test_weights_are_taken_over_from_the_same_chain_alone(
     toys: Registry, stats: TokenStats, tmp_path: Path
 ) -> None:
-    trained = built(stats, after_pca("{name: steps, bits: 3}"))
+    trained = built(stats, after_pca("{name: quantize, bits: 3}"))
     folder = save(trained, stats, tmp_path)
-    same = built(stats, after_pca("{name: steps, bits: 3}"), fit=False)
+    same = built(stats, after_pca("{name: quantize, bits: 3}"), fit=False)
     same.start_from(folder, stats.embeds)
     assert torch.equal(same(*whole(stats)), trained(*whole(stats)))
-    for other in (PCA6, after_pca("{name: steps, bits: 4}"), after_pca("halve"), after_pca("steps", "steps")):
-        with pytest.raises(ConfigError, match=r"^compressors: .*'steps'.* you ask for") as caught:
+    for other in (
+        PCA6,
+        after_pca("{name: quantize, bits: 4}"),
+        after_pca("halve"),
+        after_pca("quantize", "quantize"),
+    ):
+        with pytest.raises(ConfigError, match=r"^compressors: .*'quantize'.* you ask for") as caught:
             built(stats, other, fit=False).start_from(folder, stats.embeds)
         assert {issue.path for issue in caught.value.issues} <= {"compressors", "adapter"}
 
@@ -293,45 +269,36 @@ def test_a_link_that_does_not_fit_the_code_says_which_it_is(stats: TokenStats) -
         built(stats, after_pca("{name: random_projection, dim: 7}"))
 
 
-def test_a_chain_is_a_compressor_of_its_own() -> None:
-    pca = load_plugins().get("compressor", "pca")
-    chain = Chain([pca(pca.Config(dim=4), 24)])
-    assert isinstance(chain, Compressor)
-    assert (chain.name, chain.code_dim, chain.wire_dtype) == ("pca", 4, torch.bfloat16)
-
-
 # -- whole runs ----------------------------------------------------------------------------------------
 
 FEW = (*SMALL, "data.train=100", "train.steps=6", "train.check_every=3", "train.save_every=3", "eval.limit=8")
-CHAINED = ("compressors=[{name: learned_linear, ratio: 4}, {name: steps, bits: 6}]", "adapter=linear")
 
 
-def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
-    flags = ("--compressor", "learned_linear", "--compressor", "steps", "--adapter", "linear")
-    few = settings_args([*FEW, "compressor.ratio=4", "steps.bits=6"])
+def test_a_whole_run_with_a_chain(invoke: Invoke) -> None:
+    flags = ("--compressor", "learned_linear", "--compressor", "quantize", "--adapter", "linear")
+    few = settings_args([*FEW, "compressor.ratio=4", "quantize.bits=6"])
     trained = invoke("train", *flags, "--no-keep-special", *few, "--json")
     assert trained.code == 0, trained.err
     results = json.loads(trained.out)
     (path,) = Path("runs").iterdir()
     run = Run(path)
-    assert path.name.endswith("-learned_linear+steps-linear-1")
+    assert path.name.endswith("-learned_linear+quantize-linear-1")
     width = Bottleneck.from_pretrained(path).compressor.embed_dim
-    assert results["rate"]["bits_per_token"] == width / 4 * 6 + 16  # every token of a prompt crosses
+    assert results["rate"]["bits_per_token"] == width / 4 * 6  # every token of a prompt crosses
     assert "linear" in {row["row"] for row in results["rows"]}
     plugins = run.read_manifest()["plugins"]
     assert {part: plugins[part]["name"] for part in plugins} == {
         "compressors.0": "learned_linear",
-        "compressors.1": "steps",
+        "compressors.1": "quantize",
         "adapter": "linear",
         "losses.recon": "recon",
     }
-    assert plugins["compressors.1"]["distribution"] == "toys"
     again = invoke("eval", str(path), "--json")
     assert json.loads(again.out)["rows"] == results["rows"]
     command = train_command(run.config, load_plugins())
-    assert "--compressor learned_linear --compressor steps" in command
+    assert "--compressor learned_linear --compressor quantize" in command
     card = publish.model_card(run, "me/it")
-    assert "# learned_linear+steps → linear" in card
+    assert "# learned_linear+quantize → linear" in card
     inherits = invoke("train", "--init", str(path), "--no-eval", "--output", "two", "--set", "train.steps=1")
     assert inherits.code == 0, inherits.err
     assert Run(Path("two")).config.compressors == run.config.compressors
@@ -339,32 +306,6 @@ def test_a_whole_run_with_a_chain(toys: Registry, invoke: Invoke) -> None:
     assert other.code == 2
     assert "compressors: " in other.err
     assert not Path("three").exists()
-
-
-def test_an_interrupted_chain_ends_with_the_same_weights(
-    toys: Registry, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def config(name: str) -> RunConfig:
-        return small_config(*FEW, *CHAINED, f"output={tmp_path / name}")
-
-    train_run(config("whole"), Progress(), with_evaluation=False)
-    own = Stepper.step
-
-    def interrupted(stepper: Stepper, batch: Batch, number: int, *, compare: bool) -> dict[str, Any]:
-        if number == 4:
-            raise KeyboardInterrupt
-        return own(stepper, batch, number, compare=compare)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Stepper, "step", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            train_run(config("cut"), Progress(), with_evaluation=False)
-    run = Run(tmp_path / "cut")
-    assert not run.trained
-    train_run(resume_run(run, run.config), Progress(), resume=run, with_evaluation=False)
-    ours, theirs = (load_file(tmp_path / name / "bottleneck.safetensors") for name in ("cut", "whole"))
-    assert ours.keys() == theirs.keys()
-    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
 def test_a_run_is_resumed_with_its_own_chain_alone(tmp_path: Path) -> None:

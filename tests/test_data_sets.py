@@ -61,8 +61,8 @@ def load(name: str, **options: Any) -> QAData:
 def test_the_embedded_ones_register_as_any_plugin() -> None:
     registry = load_plugins()
     assert registry.names("dataset") == ["squad", "tiny-squad"]
-    assert registry.dataset("stage1:tiny-squad") is registry.dataset("tiny-squad")
-    assert registry.owner(registry.dataset("squad")).distribution == "stage1"
+    assert registry.get("dataset", "stage1:tiny-squad") is registry.get("dataset", "tiny-squad")
+    assert registry.owner(registry.get("dataset", "squad")).distribution == "stage1"
     default = DataConfig()
     assert (default.name, len(load_qa(default).test)) == ("tiny-squad", 1200)
 

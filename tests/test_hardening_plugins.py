@@ -7,24 +7,22 @@ from textwrap import dedent
 
 import pytest
 import yaml
-from torch import Tensor
 
-from conftest import Invoke, Notes, settings_args, small_config
+from conftest import Invoke, Notes, small_config
 from plugin_sites import Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.checkpoint import digest
-from stage1.errors import UsageError
+from stage1.errors import PluginError, UsageError
 from stage1.evaluation.lm_eval.catalogue import select
 from stage1.experiment import train_run
 from stage1.files import write_json
+from stage1.llm.table import load_table
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.reports.publish import model_card, published
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
-
-USERS = ("experiment", "plugins.blame", "bottleneck.bottleneck", "bottleneck.checkpoint", "session")
-"""Modules that look plugins up by themselves."""
+from stage1_models.tiny import MODEL_DIR
 
 FEW = ("train.steps=2", "train.check_every=1", "data.train=40", "data.selection=8", "eval.limit=4")
 
@@ -60,37 +58,25 @@ FAULTS = {
         "def inverse(self, code):\n    return code.vectors[..., :3]",
         "from inverse, not a tensor [B, M, ",
     ),
+    "forward returns vectors": (
+        "__call__ = lambda self, embeds, mask: embeds",
+        "returned a Tensor of shape",
+    ),
 }
 
 
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_faulty_compressor_is_named_and_nothing_is_called_done(
-    fault: str, site: Site, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+    fault: str, site: Site, tmp_path: Path
 ) -> None:
     body, said = FAULTS[fault]
     site.install("strange", {"point": compressor("strange", body=body)})
-    registry = site.load()
-    monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
-    for module in USERS:
-        monkeypatch.setattr(f"stage1.{module}.load_plugins", lambda: registry)
-    done = invoke("train", "-q", "--compressor", "strange", *settings_args(FEW), "--output", "run")
-    assert done.code == 1, done.err
-    assert "'strange' of strange 1.2" in done.err
-    assert said in done.err
-    assert len(done.err.splitlines()) <= 2
-    assert not Path("run/results.json").exists()
-
-
-def test_wrong_returns_of_a_forward_are_named(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = compressor("strange").replace("return Code(embeds, mask)", "return embeds")
-    site.install("strange", {"point": source})
-    registry = site.load()
-    monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
-    for module in USERS:
-        monkeypatch.setattr(f"stage1.{module}.load_plugins", lambda: registry)
-    config = small_config(*FEW, "compressor=strange")
-    with pytest.raises(Exception, match=r"'strange' of strange 1\.2 returned a Tensor of shape"):
-        train_run(config, Progress(), with_evaluation=False)
+    config = small_config(*FEW, "compressor=strange", f"output={tmp_path / 'run'}")
+    with pytest.raises(PluginError, match=r"'strange' of strange 1\.2") as caught:
+        train_run(config, Progress())
+    assert said in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 2
+    assert not (tmp_path / "run" / "results.json").exists()
 
 
 def test_a_listener_gets_copies(site: Site) -> None:
@@ -119,8 +105,6 @@ def test_a_listener_gets_copies(site: Site) -> None:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run whose model and data lie at private places with names that Markdown and YAML would read."""
-    from stage1_models.tiny import MODEL_DIR
-
     home = tmp_path_factory.mktemp("private-place")
     model = home / "a: [b](http:`x`) <i>\nbase_model: evil"
     shutil.copytree(MODEL_DIR, model)
@@ -147,15 +131,9 @@ def test_what_is_published_is_a_bottleneck(trained: Path, tmp_path: Path) -> Non
     for name, content in published(run, "me/it").items():
         (tmp_path / name).write_bytes(content)
     whole = Bottleneck.from_pretrained(run.path)
-    table = Bottleneck.from_pretrained(tmp_path, table=_table(trained))
-    assert table.fingerprint() == whole.fingerprint()
+    table = load_table(Path(run.config.model.name))
+    assert Bottleneck.from_pretrained(tmp_path, table=table).fingerprint() == whole.fingerprint()
     assert Run.open(tmp_path).read_results() == run.read_results()
-
-
-def _table(run: Path) -> Tensor:
-    from stage1.llm.table import load_table
-
-    return load_table(Path(Run(run).config.model.name))
 
 
 def test_a_name_does_not_break_out_of_the_card(trained: Path) -> None:
@@ -211,14 +189,9 @@ def test_a_checkpoint_puts_nothing_into_a_command(
 
 
 def test_a_task_file_is_said_to_be_code(tmp_path: Path) -> None:
-    notes, path = Notes(), tmp_path / "mine.yaml"
+    path = tmp_path / "mine.yaml"
     path.write_text("task: mine\ndataset_path: json\noutput_type: generate_until\n")
-    select([str(path)], load_plugins(), notes)
-    assert sum("is code" in note for note in notes.notes) == 1
-    assert all("is code" not in note for note in _notes_of("tiny-squad"))
-
-
-def _notes_of(task: str) -> list[str]:
-    notes = Notes()
-    select([task], load_plugins(), notes)
-    return notes.notes
+    for task, times in ((str(path), 1), ("tiny-squad", 0)):
+        notes = Notes()
+        select([task], load_plugins(), notes)
+        assert sum("is code" in note for note in notes.notes) == times

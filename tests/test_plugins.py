@@ -18,11 +18,6 @@ from stage1.plugins import Owner, discover, load_plugins
 
 def test_the_built_in_plugins_load_and_are_stage1s_own() -> None:
     registry = load_plugins()
-    assert {"pca", "random_projection", "identity"} <= set(registry.names("compressor"))
-    assert {"linear", "local_linear", "mlp", "residual", "codebook", "identity"} <= set(
-        registry.names("adapter")
-    )
-    assert {"recon", "cosine"} <= set(registry.names("loss"))
     own = of(registry, "stage1")
     assert own
     for record in own:
@@ -40,10 +35,6 @@ def test_the_built_in_plugins_load_and_are_stage1s_own() -> None:
 def test_every_entry_point_of_the_package_is_accounted_for() -> None:
     [points] = [d.entry_points.select(group="stage1") for d in distributions(name="stage1")][:1]
     assert len(of(load_plugins(), "stage1")) == len(points)
-
-
-def test_plugins_are_looked_up_once_per_process() -> None:
-    assert load_plugins() is load_plugins()
 
 
 def test_names_of_different_kinds_do_not_clash() -> None:
@@ -93,14 +84,6 @@ def test_stage1_comes_first_then_distributions_and_names_in_order(site: Site) ->
     order = [(r.distribution, r.name) for r in site.load().components]
     assert order[-3:] == [("Alpha", "a1"), ("zeta", "z2"), ("zeta", "z1")]
     assert {distribution for distribution, _ in order[:-3]} == {"stage1"}
-
-
-def test_the_order_does_not_depend_on_the_order_of_discovery(site: Site) -> None:
-    site.install("zeta", {"a": compressor("same")})
-    site.install("alpha", {"a": compressor("same")})
-    points = [p for d in distributions() for p in d.entry_points.select(group="stage1")]
-    for given in (points, points[::-1]):
-        assert discover(given).owner(discover(given).get("compressor", "same")).distribution == "alpha"
 
 
 def test_a_plugin_may_return_several_classes_and_a_bad_one_spares_the_others(site: Site) -> None:
@@ -156,11 +139,12 @@ def test_a_built_in_plugin_keeps_its_name_and_the_other_stays_reachable(site: Si
 def test_of_two_third_parties_the_first_in_order_keeps_the_name(site: Site) -> None:
     site.install("beta", {"point": compressor("same")}, release="2.0")
     site.install("alpha", {"point": compressor("same")})
-    registry = site.load()
-    assert registry.owner(registry.get("compressor", "same")).distribution == "alpha"
-    assert registry.owner(registry.get("compressor", "beta:same")).distribution == "beta"
-    assert "alpha 1.2" in of(registry, "beta")[0].reason
-    assert "beta:same" in registry.names("compressor")
+    points = [p for d in distributions() for p in d.entry_points.select(group="stage1")]
+    for registry in (discover(points), discover(points[::-1])):  # whichever is found first
+        assert registry.owner(registry.get("compressor", "same")).distribution == "alpha"
+        assert registry.owner(registry.get("compressor", "beta:same")).distribution == "beta"
+        assert "alpha 1.2" in of(registry, "beta")[0].reason
+        assert "beta:same" in registry.names("compressor")
 
 
 def test_entry_points_of_the_same_name_do_not_hide_each_other(site: Site) -> None:

@@ -2,18 +2,13 @@
 
 import hashlib
 import json
-import os
 import re
-import subprocess
-import sys
 from itertools import groupby
-from pathlib import Path
 from typing import get_args
 
 import pytest
 from tokenizers import Tokenizer
 
-import stage1
 from stage1_datasets.tiny_squad import Record, Split, tiny_squad
 from stage1_datasets.tiny_squad.generator import QUESTIONS_PER_PASSAGE
 from stage1_datasets.tiny_squad.lexicon import NUMBERS, YEARS, all_names
@@ -46,19 +41,9 @@ def sentences(records: list[Record]) -> set[str]:
 
 
 def test_the_data_are_the_data_the_model_was_trained_on() -> None:
+    """Whatever Python's own hashes are, which differ from process to process."""
     found = as_bytes([r for split in SPLITS for r in tiny_squad(split, 20)])
     assert hashlib.sha256(found).hexdigest() == KNOWN_BYTES
-
-
-def test_another_process_makes_the_same_bytes() -> None:
-    program = (
-        "import json, sys; from stage1_datasets.tiny_squad import tiny_squad;"
-        "sys.stdout.write(json.dumps(list(tiny_squad('test', 30, seed=5)), sort_keys=True))"
-    )
-    roots = [str(Path(stage1.__file__).parents[1])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(roots), "PYTHONHASHSEED": "1"}  # here it is random
-    done = subprocess.run([sys.executable, "-c", program], env=env, check=True, capture_output=True)
-    assert done.stdout == as_bytes(list(tiny_squad("test", 30, seed=5)))
 
 
 def test_seeds_and_lengths() -> None:

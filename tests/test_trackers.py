@@ -7,10 +7,9 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
@@ -19,8 +18,7 @@ from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 from conftest import NARROW, SMALL, CtrlC, Invoke, settings_args, small_config
 from plugin_sites import Site
 from stage1.cli import main
-from stage1.config import RunConfig
-from stage1.errors import UsageError
+from stage1.config import RunConfig, flat
 from stage1.experiment import evaluate_run, train_run
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
@@ -31,9 +29,11 @@ Scalars = dict[str, dict[int, float]]
 """Name → step → value."""
 
 
-@pytest.fixture(autouse=True)
-def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("WANDB_MODE", "offline")
+@pytest.fixture(autouse=True, scope="module")
+def _offline() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WANDB_MODE", "offline")
+        yield
 
 
 def tracked(path: Path, *settings: str, log_with: str = "tensorboard, wandb") -> RunConfig:
@@ -99,25 +99,17 @@ def wandb(recording: Path) -> Scalars:
 
 def logged(run: Run) -> Scalars:
     """The numbers in metrics.jsonl and results.json under the names that they should have."""
-    found: Scalars = {}
-
-    def add(name: str, value: Any, step: int) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                add(f"{name}/{key}", inner, step)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            found.setdefault(name, {})[step] = value
-
-    for entry in run.metrics():
-        for key, value in entry.items():
-            if key != "step":
-                add(key, value, entry["step"])
+    entries = run.metrics()
+    said = [(entry.pop("step"), flat(entry, "/")) for entry in map(dict, entries)]
     if (results := run.read_results()) is not None:
-        last = run.metrics()[-1]["step"]
-        for row in results["rows"]:
-            add(f"eval/{row['row']}", row, last)
-        for key in ("rate", "reconstruction"):
-            add(f"eval/{key}", results[key], last)
+        rows = {row["row"]: row for row in results["rows"]}
+        others = {key: results[key] for key in ("rate", "reconstruction")}
+        said.append((entries[-1]["step"], flat({"eval": {**rows, **others}}, "/")))
+    found: Scalars = {}
+    for step, values in said:
+        for name, value in values.items():
+            if isinstance(value, int | float) and not isinstance(value, bool):
+                found.setdefault(name, {})[step] = value
     return found
 
 
@@ -134,9 +126,7 @@ def assert_equal(found: Scalars, expected: Scalars, tolerance: float = 1e-6) -> 
 def both(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run with several terms, evaluated, told to both."""
     path = tmp_path_factory.mktemp("both") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("WANDB_MODE", "offline")
-        return train_run(tracked(path, "losses.recon=1", "losses.cosine=0.1"), Progress()).run
+    return train_run(tracked(path, "losses.recon=1", "losses.cosine=0.1"), Progress()).run
 
 
 def test_tensorboard_has_the_numbers_of_the_log_and_of_the_results(both: Run) -> None:
@@ -144,6 +134,8 @@ def test_tensorboard_has_the_numbers_of_the_log_and_of_the_results(both: Run) ->
     assert_equal(found, logged(both))
     assert found["terms/recon/value"].keys() == {10, 20, 30, 40}
     assert found["eval/bottleneck/f1"].keys() == {40}
+    [configuration] = both.path.glob("tensorboard/*/hparams.yml")
+    assert "compressors.0.ratio: 8" in configuration.read_text()
 
 
 def test_wandb_records_the_same_without_network(both: Run) -> None:
@@ -156,11 +148,6 @@ def test_wandb_records_the_same_without_network(both: Run) -> None:
     assert settings["losses.cosine.weight"] == 0.1
     assert settings["data.max_prompt_tokens"] is None
     assert json.loads(settings["log_with"]) == ["tensorboard", "wandb"]
-
-
-def test_tensorboard_has_the_resolved_configuration(both: Run) -> None:
-    [stored] = both.path.glob("tensorboard/*/hparams.yml")
-    assert "compressors.0.ratio: 8" in stored.read_text()
 
 
 def test_a_later_evaluation_is_not_logged(both: Run) -> None:
@@ -302,36 +289,28 @@ def test_the_flag_reaches_every_run_of_a_sweep(tmp_path: Path, invoke: Invoke) -
     assert all("eval/bottleneck/f1" in tensorboard(run) for run in runs)
 
 
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("tensorbord", "did you mean 'tensorboard'? Choices: tensorboard, wandb."),
+        ("wandb", 'Error: --log-with wandb: not installed.\nInstall it: pip install "stage1[wandb]"\n'),
+    ],
+)
 @pytest.mark.parametrize("command", [("train",), ("sweep", "--over", "compressor.ratio=4,8")])
-def test_an_unknown_tracker_is_refused_with_the_choices(
-    tmp_path: Path, invoke: Invoke, command: tuple[str, ...]
+def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_written(
+    tmp_path: Path,
+    invoke: Invoke,
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    name: str,
+    said: str,
 ) -> None:
-    result = invoke(*command, "--log-with", "tensorbord", "--output", "out")
-    assert result.code == 2
-    assert "did you mean 'tensorboard'? Choices: tensorboard, wandb." in result.err
-    assert not (tmp_path / "out").exists()
-
-
-@pytest.fixture
-def without_wandb(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As where the package is not installed."""
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, p=None: None if n == "wandb" else find(n, p))
-
-
-@pytest.mark.usefixtures("without_wandb")
-@pytest.mark.parametrize("command", [("train",), ("sweep", "--over", "compressor.ratio=4,8")])
-def test_a_tracker_that_is_not_installed_is_refused_before_anything_is_written(
-    tmp_path: Path, invoke: Invoke, command: tuple[str, ...]
-) -> None:
-    result = invoke(*command, "--log-with", "wandb", "--log-with", "tensorboard", "--output", "out")
+    result = invoke(*command, "--log-with", name, "--log-with", "tensorboard", "--output", "out")
     assert result.code == 2
-    assert result.err == (
-        'Error: --log-with wandb: not installed.\nInstall it: pip install "stage1[wandb]"\n'
-    )
+    assert said in result.err
     assert not (tmp_path / "out").exists()
-    with pytest.raises(UsageError, match="not installed"):
-        train_run(tracked(tmp_path / "out"), Progress())
 
 
 @pytest.mark.slow

@@ -8,56 +8,6 @@ import venv
 from collections.abc import Iterable
 from pathlib import Path
 
-PYPROJECT = """
-[build-system]
-requires = ["hatchling"]
-build-backend = "hatchling.build"
-
-[project]
-name = "stage1-firstdims"
-version = "0.3.1"
-dependencies = ["stage1"]
-
-[project.entry-points.stage1]
-firstdims = "stage1_firstdims"
-
-[tool.hatch.build.targets.wheel]
-include = ["stage1_firstdims.py"]
-"""
-
-PLUGIN = '''
-"""Keep the first few dimensions."""
-
-from stage1 import Code, Compressor, SizeConfig, hookimpl
-
-
-class FirstDims(Compressor):
-    """Sends the first dimensions of each embedding and drops the rest."""
-
-    name = "firstdims"
-    Config = SizeConfig
-
-    @property
-    def code_dim(self):
-        return self.config.width(self.embed_dim)
-
-    def forward(self, embeds, mask) -> Code:
-        return Code(embeds[..., : self.code_dim], mask)
-
-
-@hookimpl
-def stage1_compressors():
-    return FirstDims
-'''
-
-
-def write_firstdims(folder: Path) -> Path:
-    """The source of a whole plugin in one file."""
-    folder.mkdir()
-    (folder / "pyproject.toml").write_text(PYPROJECT)
-    (folder / "stage1_firstdims.py").write_text(PLUGIN)
-    return folder
-
 
 def pip(python: str | Path, *arguments: str | Path) -> None:
     """Run the pip of `python`, without the network."""

@@ -43,8 +43,8 @@ if TYPE_CHECKING:
     from stage1.plugins.interfaces import Dataset as Dataset
     from stage1.plugins.interfaces import Encode as Encode
     from stage1.plugins.interfaces import Loss as Loss
+    from stage1.plugins.interfaces import Model as Model
     from stage1.plugins.interfaces import SizeConfig as SizeConfig
-    from stage1.plugins.models import Model as Model
     from stage1.plugins.tensors import Code as Code
     from stage1.plugins.tensors import Derived as Derived
     from stage1.plugins.tensors import LLMOutputs as LLMOutputs
@@ -98,7 +98,7 @@ _HOME = {
     "LLMOutputs": "plugins.tensors",
     "Loss": "plugins.interfaces",
     "LossInputs": "plugins.tensors",
-    "Model": "plugins.models",
+    "Model": "plugins.interfaces",
     "Progress": "progress",
     "SILENT": "progress",
     "SizeConfig": "plugins.interfaces",

@@ -132,7 +132,7 @@ def require_trackers(config: RunConfig) -> None:
         UsageError: with what to install.
     """
     for name in config.log_with:
-        load_plugins().tracker(name).require()
+        load_plugins().get("tracker", name).require()
 
 
 def _shared_run(config: RunConfig, resume: Run | None, device: torch.device) -> Run:

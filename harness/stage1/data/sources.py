@@ -76,7 +76,7 @@ def _plugin(name: str, config: DataConfig) -> Source:
     from stage1.plugins import load_plugins
 
     try:
-        cls = load_plugins().dataset(name)
+        cls = load_plugins().get("dataset", name)
     except UsageError as error:
         raise UsageError(error.problem, f"{error.remedy} Or pass a file: {FORMATS}") from None
     return Source(name, cls.splits, partial(_ask_plugin, cls, config))

@@ -2,7 +2,6 @@
 
 from stage1.plugins.discovery import discover as discover
 from stage1.plugins.discovery import load_plugins as load_plugins
-from stage1.plugins.registry import Hook as Hook
 from stage1.plugins.registry import Kind as Kind
 from stage1.plugins.registry import Owner as Owner
 from stage1.plugins.registry import PluginRecord as PluginRecord

@@ -20,18 +20,26 @@ T = TypeVar("T")
 
 
 @contextmanager
-def attributed(remedy: str = "") -> Iterator[None]:
+def attributed(remedy: str = "", cls: type[Component] | None = None) -> Iterator[None]:
     """Turn what a component raises, `sys.exit()` included, into an error that names it and its package.
 
+    Args:
+        remedy: of that error.
+        cls: the class that is at work, where it may have left no trace on the stack.
+
     Raises:
-        PluginError: with `remedy`. Ctrl-C, our own errors and what no foreign plugin raised stay as they are.
+        PluginError: a foreign plugin raised. Ctrl-C, our own errors and all else stay as they are.
     """
     try:
         yield
     except (Stage1Error, KeyboardInterrupt):
         raise
     except BaseException as error:
-        if (blamed := _blame(error, load_plugins())) is None:
+        registry = load_plugins()
+        blamed = _blame(error, registry)
+        if not blamed and cls and registry.owner(cls).distribution != "stage1":
+            blamed = _said(error, cls, registry)
+        if not blamed:
             raise
         raise PluginError(blamed, remedy) from error
 
@@ -62,16 +70,8 @@ def built(component: ResolvedComponent | ResolvedLoss, *widths: int) -> Any:
         PluginError: a foreign one raised, or its `__init__` returned something.
         ConfigError: an option does not fit the width.
     """
-    try:
+    with attributed(cls=component.cls):
         return component.cls(component.config, *widths)
-    except (Stage1Error, KeyboardInterrupt):
-        raise
-    except BaseException as error:
-        registry = load_plugins()
-        if registry.owner(component.cls).distribution == "stage1":
-            raise
-        blamed = _blame(error, registry) or _said(error, component.cls, registry)
-        raise PluginError(blamed) from error
 
 
 def expect(component: Component, method: str, returned: T, kind: type, what: str, sound: bool = True) -> T:

@@ -9,7 +9,7 @@ from functools import cache, partial
 from importlib.metadata import EntryPoint, distributions
 from inspect import Parameter, signature
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import typer
 from pluggy import HookCaller, HookImpl, PluginManager
@@ -19,9 +19,8 @@ from stage1.errors import suggest
 from stage1.plugins import hooks as specifications
 from stage1.plugins.executors import Executor
 from stage1.plugins.faults import FaultError, call, first_line, guarded, logger
-from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss, Split
-from stage1.plugins.models import Model
-from stage1.plugins.registry import HOOKS, Kind, Owner, PluginRecord, Registry, canonical
+from stage1.plugins.interfaces import Adapter, Component, Compressor, Dataset, Loss, Model, Split
+from stage1.plugins.registry import HOOKS, AnyKind, Owner, PluginRecord, Registry, canonical
 from stage1.plugins.schema import docs
 from stage1.plugins.trackers import Tracker
 
@@ -141,7 +140,8 @@ def _check_arguments(hook: HookCaller, implementation: HookImpl) -> None:
 
 def _provided(hook: str, implementation: HookImpl, plugin: PluginRecord) -> Iterator[PluginRecord]:
     """A record for each thing that an implementation of a hook provides, or one that says why it has none."""
-    kind, ask, check = PROVIDERS[hook]
+    kind, check = PROVIDERS[hook]
+    ask = _added if hook == "stage1_commands" else _returned
     record = plugin._replace(kind=kind)
     try:
         for thing in guarded(f"{hook} raised", ask, hook, implementation):
@@ -244,26 +244,15 @@ def _check_options(cls: type[Component] | type[Executor]) -> None:
 
 _check_chosen = partial(_check_component, reserved=("name",))
 _check_loss = partial(_check_component, reserved=("weight", "ramp"))
-PROVIDERS: dict[
-    str,
-    tuple[
-        Kind | Literal["dataset", "model", "tracker", "executor", "tasks", "command"],
-        Callable[[str, HookImpl], list[Any]],
-        Callable[[PluginRecord, Any], PluginRecord],
-    ],
-] = {
-    "stage1_compressors": (
-        "compressor",
-        _returned,
-        _class(Compressor, _check_chosen),
-    ),
-    "stage1_adapters": ("adapter", _returned, _class(Adapter, _check_chosen)),
-    "stage1_losses": ("loss", _returned, _class(Loss, _check_loss)),
-    "stage1_datasets": ("dataset", _returned, _class(Dataset, _check_dataset)),
-    "stage1_models": ("model", _returned, _class(Model)),
-    "stage1_trackers": ("tracker", _returned, _class(Tracker)),
-    "stage1_executors": ("executor", _returned, _class(Executor, _check_options)),
-    "stage1_tasks": ("tasks", _returned, _check_folder),
-    "stage1_commands": ("command", _added, _check_command),
+PROVIDERS: dict[str, tuple[AnyKind, Callable[[PluginRecord, Any], PluginRecord]]] = {
+    "stage1_compressors": ("compressor", _class(Compressor, _check_chosen)),
+    "stage1_adapters": ("adapter", _class(Adapter, _check_chosen)),
+    "stage1_losses": ("loss", _class(Loss, _check_loss)),
+    "stage1_datasets": ("dataset", _class(Dataset, _check_dataset)),
+    "stage1_models": ("model", _class(Model)),
+    "stage1_trackers": ("tracker", _class(Tracker)),
+    "stage1_executors": ("executor", _class(Executor, _check_options)),
+    "stage1_tasks": ("tasks", _check_folder),
+    "stage1_commands": ("command", _check_command),
 }
-"""Hooks by which a plugin provides something: of what kind, how it is asked for, and how each is checked."""
+"""Hooks by which a plugin provides something: of what kind, and how each thing is checked."""

@@ -14,8 +14,7 @@ if TYPE_CHECKING:  # `stage1 --help` must not load torch
 
     from stage1.config import RunConfig
     from stage1.plugins.executors import Executor
-    from stage1.plugins.interfaces import Adapter, Compressor, Dataset, Loss
-    from stage1.plugins.models import Model
+    from stage1.plugins.interfaces import Adapter, Compressor, Dataset, Loss, Model
     from stage1.plugins.trackers import Tracker
 
 hookspec = HookspecMarker("stage1")

@@ -7,6 +7,7 @@ its documentation: `--set compressor.dim=64` reaches the field `dim`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -286,4 +287,22 @@ class Dataset(ABC):
         Args:
             split: one of `splits`.
             at_least: how many will be used: a generator may stop there. None: all.
+        """
+
+
+class Model(ABC):
+    """A model that a package brings or knows where to find: a folder of transformers, or a GGUF file.
+
+    The first line of the docstring is what `stage1 plugins list` shows.
+    """
+
+    name: ClassVar[str]
+    """What the user types: `--model NAME`."""
+
+    @abstractmethod
+    def path(self) -> Path:
+        """Where it lies: an absolute path. It is asked for when the model is, not before.
+
+        Raises:
+            UsageError: it is not installed here; with the command that brings it.
         """

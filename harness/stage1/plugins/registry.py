@@ -4,7 +4,7 @@ import hashlib
 import inspect
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, overload
@@ -148,11 +148,7 @@ class Registry:
         self._named[kind, record.name] = self._named[kind, qualified] = record
         return record
 
-    def names(
-        self,
-        kind: AnyKind,
-        suits: Callable[[Any], bool] = lambda cls: True,
-    ) -> list[str]:
+    def names(self, kind: str, suits: Callable[[Any], bool] = lambda cls: True) -> list[str]:
         """What a user can type for a component of `kind` whose class suits, or for a plugin's command."""
         return [r.name for r in self.components if r.kind == kind and r.status == "ok" and suits(r.cls)]
 
@@ -178,50 +174,23 @@ class Registry:
     def get(self, kind: Literal["loss"], name: str) -> type[Loss]: ...
     @overload
     def get(self, kind: Kind, name: str) -> type[Component]: ...
-    def get(self, kind: Kind, name: str) -> type[Component]:
+    @overload
+    def get(self, kind: Literal["dataset"], name: str) -> type[Dataset]: ...
+    @overload
+    def get(self, kind: Literal["tracker"], name: str) -> type[Tracker]: ...
+    @overload
+    def get(self, kind: Literal["executor"], name: str) -> type[Executor]: ...
+    def get(self, kind: str, name: str) -> type[Any]:
         """The class that `name`, or `distribution:name`, stands for.
 
         Raises:
             UsageError: there is none; with the nearest name and the choices or, if its plugin failed to
                 load, with whose it is and why.
         """
-        record = self._named.get((kind, _normal(name)))
-        if record is None or record.cls is None:
-            raise self._unknown(kind, name, self.names(kind))
-        return record.cls
-
-    def dataset(self, name: str) -> type[Dataset]:
-        """The data set that `name`, or `distribution:name`, stands for.
-
-        Raises:
-            UsageError: there is none; as for `get`.
-        """
-        found: type[Dataset] = self._other("dataset", name)
-        return found
-
-    def tracker(self, name: str) -> type[Tracker]:
-        """The experiment tracker that `name`, or `distribution:name`, stands for.
-
-        Raises:
-            UsageError: there is none; as for `get`.
-        """
-        found: type[Tracker] = self._other("tracker", name)
-        return found
-
-    def _other(self, kind: Literal["dataset", "tracker", "executor"], name: str) -> Any:
-        record = self._named.get((kind, _normal(name)))
-        if record is None or record.other is None:
-            raise self._unknown(kind, name, self.names(kind))
-        return record.other
-
-    def executor(self, name: str) -> type[Executor]:
-        """The executor that `name`, or `distribution:name`, stands for.
-
-        Raises:
-            UsageError: there is none; as for `get`.
-        """
-        found: type[Executor] = self._other("executor", name)
-        return found
+        record = self._found(kind, name)
+        if record is None or (cls := record.cls or record.other) is None:
+            raise self._unknown(kind, name)
+        return cls
 
     def model(self, name: str) -> Path | None:
         """Where the model lies that `name`, or `distribution:name`, stands for; None if no plugin brings it.
@@ -230,10 +199,10 @@ class Registry:
             UsageError: its plugin failed to load, or the model is not installed.
             PluginError: its plugin raised, or named what is not there.
         """
-        record = self._named.get(("model", _normal(name)))
+        record = self._found("model", name)
         if record is None or record.other is None:
             if self._broken("model", name):
-                raise self._unknown("model", name, self.names("model"))
+                raise self._unknown("model", name)
             return None
         try:
             path = guarded("its path raised", record.other().path)
@@ -254,12 +223,16 @@ class Registry:
         Raises:
             UsageError: there is none; as for `get`.
         """
-        record = self._named.get(("command", _normal(name)))
+        record = self._found("command", name)
         if record is None:
-            raise self._unknown("command", name, [*COMMANDS, *self.names("command")])
+            raise self._unknown("command", name, COMMANDS)
         return record
 
-    def _unknown(self, kind: str, name: str, choices: list[str]) -> UsageError:
+    def _found(self, kind: str, name: str) -> PluginRecord | None:
+        return self._named.get((kind, _normal(name)))
+
+    def _unknown(self, kind: str, name: str, own: Sequence[str] = ()) -> UsageError:
+        choices = [*own, *self.names(kind)]
         for record in self._broken(kind, name):
             return UsageError(
                 f"The {kind} {name!r} of {record.owner} failed to load: {record.reason}.",
@@ -268,7 +241,7 @@ class Registry:
             )
         remedy = suggest(name, choices)
         for other in NAMED:
-            if other != kind and (other, _normal(name)) in self._named:
+            if other != kind and self._found(other, name):
                 remedy = f"{name!r} is the name of a plugin of another kind: {other}. {remedy}"
         if broken := self._broken(kind):
             remedy += f" Plugins that failed to load: {len(broken)}; see `stage1 plugins list`."
@@ -303,7 +276,7 @@ class Registry:
                 call(event, implementation, **deepcopy(facts))  # what a listener does to them stays there
             except FaultError as fault:
                 self._report("events", implementation.plugin_name, event, str(fault))
-        for name, action in self._tracking.told(event, facts["run"], self.tracker, facts):
+        for name, action in self._tracking.told(event, facts, self.get):
             try:
                 guarded(f"it raised at {event}", action)
             except FaultError as fault:

@@ -45,45 +45,45 @@ def resolve(config: RunConfig, registry: Registry) -> Resolved:
     Raises:
         ConfigError: with every issue found, each with its path, the nearest valid name and the choices.
     """
-    if issues := list(_issues(config, registry)):
+    then = config.then.losses if config.then else {}
+    parts: dict[str, tuple[Any, BaseModel]] = {}  # class and options by path
+    if issues := list(_issues(config, then, registry, parts)):
         raise ConfigError(issues)
 
-    def component(kind: Kind, path: str, choice: ComponentChoice) -> ResolvedComponent:
-        cls = registry.get(kind, choice.name)
-        return ResolvedComponent(path, cls, cls.Config.model_validate(choice.options))
+    def losses(prefix: str, choices: Mapping[str, LossChoice]) -> dict[str, ResolvedLoss]:
+        return {
+            name: ResolvedLoss(*parts[f"{prefix}.{name}"], choice.weight, choice.ramp)
+            for name, choice in choices.items()
+        }
 
-    pairs = zip(config.compressor_paths, config.compressors, strict=True)
     return Resolved(
-        [component("compressor", path, choice) for path, choice in pairs],
-        component("adapter", "adapter", config.adapter),
-        _losses(config.losses, registry),
-        _losses(config.then.losses if config.then else {}, registry),
+        [ResolvedComponent(path, *parts[path]) for path in config.compressor_paths],
+        ResolvedComponent("adapter", *parts["adapter"]),
+        losses("losses", config.losses),
+        losses("then.losses", then),
     )
 
 
-def _losses(choices: Mapping[str, LossChoice], registry: Registry) -> dict[str, ResolvedLoss]:
-    resolved = {}
-    for name, choice in choices.items():
-        loss = registry.get("loss", name)
-        options = loss.Config.model_validate(choice.options)
-        resolved[name] = ResolvedLoss(loss, options, choice.weight, choice.ramp)
-    return resolved
-
-
-def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
-    then = config.then.losses if config.then else {}
-    pairs = zip(config.compressor_paths, config.compressors, strict=True)
+def _issues(
+    config: RunConfig,
+    then: Mapping[str, LossChoice],
+    registry: Registry,
+    parts: dict[str, tuple[Any, BaseModel]],
+) -> Iterator[ConfigIssue]:
+    """What is wrong; what is right is put into `parts`."""
+    route = list(zip(config.compressor_paths, config.compressors, strict=True))
     choices: list[tuple[Kind, str, str, dict[str, Any]]] = [
-        *(("compressor", path, choice.name, choice.options) for path, choice in pairs),
+        *(("compressor", path, choice.name, choice.options) for path, choice in route),
         ("adapter", "adapter", config.adapter.name, config.adapter.options),
         *(("loss", f"losses.{name}", name, choice.options) for name, choice in config.losses.items()),
         *(("loss", f"then.losses.{name}", name, choice.options) for name, choice in then.items()),
     ]
-    classes: dict[str, Any] = {}
+    classes: dict[str, Any] = {}  # those with wrong options, too
     for kind, path, name, options in choices:
         try:
             cls = classes[path] = registry.get(kind, name)
-            guarded(f"the options' check by {registry.owner(cls)} raised", cls.Config.model_validate, options)
+            what = f"the options' check by {registry.owner(cls)} raised"
+            parts[path] = cls, guarded(what, cls.Config.model_validate, options)
         except UsageError as error:
             yield ConfigIssue(path, f"{error.problem} {error.remedy}")
         except FaultError as fault:
@@ -94,13 +94,12 @@ def _issues(config: RunConfig, registry: Registry) -> Iterator[ConfigIssue]:
                 yield ConfigIssue(path, f"{fault}.")
     for name in config.log_with:
         try:
-            registry.tracker(name)
+            registry.get("tracker", name)
         except UsageError as error:
             yield ConfigIssue("log_with", f"{error.problem} {error.remedy}")
-    named = zip(config.compressor_paths, config.compressor_names, strict=True)
-    route = [(path, name, classes.pop(path)) for path, name in named if path in classes]
-    yield from _order_clashes(route, registry)
-    yield from _clashes(config, [(name, cls) for _, name, cls in route], classes, registry)
+    known = [(path, choice.name, classes.pop(path)) for path, choice in route if path in classes]
+    yield from _order_clashes(known, registry)
+    yield from _clashes(config, [(name, cls) for _, name, cls in known], classes, registry)
 
 
 def _of_another(issue: ConfigIssue, cls: Any, config: RunConfig, registry: Registry) -> ConfigIssue:

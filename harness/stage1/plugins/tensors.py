@@ -71,6 +71,16 @@ class TokenStats:
         """[D, D] float64: the exact covariance over all positions, no sampling."""
         return weighted_cross_moment(self.embeds, self.embeds, self.shares)
 
+    def principal_components(self) -> tuple[Tensor, Tensor]:
+        """Variances [D] from large to small and directions [D, D], one a row, orthonormal; float64.
+
+        An eigenvector's sign is arbitrary: its largest entry is positive here, on every machine.
+        """
+        variances, directions = torch.linalg.eigh(self.covariance())  # ascending, a direction a column
+        directions = directions.flip(1).T
+        peaks = directions.gather(1, directions.abs().argmax(1, keepdim=True))
+        return variances.flip(0), directions * peaks.sign()
+
     @cached_property
     def variance(self) -> float:
         """Mean over dimensions of the variance: the unit of `recon` (0 perfect, 1 always the mean)."""
@@ -78,6 +88,12 @@ class TokenStats:
         for rows, share in zip(torch.split(self.embeds, CHUNK), torch.split(self.shares, CHUNK), strict=True):
             spread += share @ (rows.double() - self.mean).square()
         return float(spread.mean())
+
+    @property
+    def scale(self) -> float:
+        """Standard deviation, the root of `variance`; never zero, so that it may be divided by."""
+        deviation: float = max(self.variance, 1e-30) ** 0.5
+        return deviation
 
 
 CHUNK = 4096

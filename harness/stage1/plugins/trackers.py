@@ -5,7 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from stage1.config import RunConfig, flat
 
@@ -53,17 +53,21 @@ class Tracking:
         self._steps: dict[Path, int] = {}  # the last one that was logged
 
     def told(
-        self, event: str, run: Path, find: Callable[[str], type[Tracker]], facts: Mapping[str, Any]
+        self,
+        event: str,
+        facts: Mapping[str, Any],
+        find: Callable[[Literal["tracker"], str], type[Tracker]],
     ) -> Iterator[tuple[str, Callable[[], None]]]:
-        """What each tracker of `run`, by its name, has to do at `event`.
+        """What each tracker of a run, by its name, has to do at `event`.
 
         The evaluation that closes a run is logged at its last step; a later one, which no run begins, is not.
         """
+        run = facts["run"]
         if event == "stage1_run_start":
             self._running[run], self._steps[run] = {}, facts["step"]
             settings = _settings(facts["config"])
             for name in dict.fromkeys(facts["config"].log_with):
-                yield name, partial(self._start, run, name, find(name), settings, facts["step"])
+                yield name, partial(self._start, run, name, find("tracker", name), settings, facts["step"])
         for name, tracker in self._running.get(run, {}).items():
             if event == "stage1_step":
                 self._steps[run] = facts["step"]

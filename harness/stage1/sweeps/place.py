@@ -34,7 +34,7 @@ def executor(
             return None
         on = "local"
     name, address, _ = on.partition("://")
-    cls = registry.executor(name)
+    cls = registry.get("executor", name)
     given = {**options, **({"address": on} if address else {}), **({} if jobs is None else {"jobs": jobs})}
     try:
         return cls(cls.Config.model_validate(given))

@@ -1,7 +1,7 @@
 """Nearest neighbour among the vocabulary's own codes."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1 import Adapter, Code, ComponentConfig, Encode, hookimpl, nearest_rows
 
@@ -22,10 +22,8 @@ class Codebook(Adapter):
 
     def __init__(self, config: ComponentConfig, code_dim: int, embed_dim: int) -> None:
         super().__init__(config, code_dim, embed_dim)
-        self.codes: Tensor
-        self.table: Tensor
-        self.register_buffer("codes", torch.zeros(0, code_dim), persistent=False)  # [V, d]
-        self.register_buffer("table", torch.zeros(0, embed_dim), persistent=False)  # [V, D]
+        self.codes: Tensor = nn.Buffer(torch.zeros(0, code_dim), persistent=False)  # [V, d]
+        self.table: Tensor = nn.Buffer(torch.zeros(0, embed_dim), persistent=False)  # [V, D]
 
     def receive_table(self, encode: Encode, table: Tensor) -> None:
         self.codes = torch.cat([encode(rows.float()) for rows in torch.split(table, CHUNK)])

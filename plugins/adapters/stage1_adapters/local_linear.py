@@ -40,10 +40,8 @@ class LocalLinear(Adapter):
         leaves = config.leaves
         self.weight = nn.Parameter(torch.zeros(leaves, code_dim, embed_dim))  # [K, d, D]
         self.bias = nn.Parameter(torch.zeros(leaves, embed_dim))  # [K, D]
-        self.dims: Tensor
-        self.thresholds: Tensor
-        self.register_buffer("dims", torch.zeros(leaves - 1, dtype=torch.long))  # [K − 1] each node's
-        self.register_buffer("thresholds", torch.zeros(leaves - 1))  # [K − 1]: what is above it goes right
+        self.dims = nn.Buffer(torch.zeros(leaves - 1, dtype=torch.long))  # [K − 1] each node's
+        self.thresholds = nn.Buffer(torch.zeros(leaves - 1))  # [K − 1]: what is above it goes right
 
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         self.solve_last_layer(encode, stats)

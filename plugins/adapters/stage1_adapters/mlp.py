@@ -38,22 +38,18 @@ class MLP(Adapter):
         widths = [code_dim, *[hidden] * config.depth]
         layers = [m for a, b in pairwise(widths) for m in (nn.Linear(a, b), nn.GELU())]
         self.net = nn.Sequential(*layers, nn.Linear(hidden, embed_dim))
-        self.code_mean: Tensor
-        self.code_scale: Tensor
-        self.embed_mean: Tensor
-        self.embed_scale: Tensor
-        self.register_buffer("code_mean", torch.zeros(code_dim))  # [d]
-        self.register_buffer("code_scale", torch.ones(()))
-        self.register_buffer("embed_mean", torch.zeros(embed_dim))  # [D]
-        self.register_buffer("embed_scale", torch.ones(()))
+        self.code_mean = nn.Buffer(torch.zeros(code_dim))  # [d]
+        self.code_scale = nn.Buffer(torch.ones(()))
+        self.embed_mean = nn.Buffer(torch.zeros(embed_dim))  # [D]
+        self.embed_scale = nn.Buffer(torch.ones(()))
 
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         codes = replace(stats, embeds=encode(stats.embeds))
         self.code_mean.copy_(codes.mean)
         # One scale for all dimensions: which directions vary most is information, whitening would hide it.
-        self.code_scale.fill_(max(codes.variance, 1e-30) ** 0.5)
+        self.code_scale.fill_(codes.scale)
         self.embed_mean.copy_(stats.mean)
-        self.embed_scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.embed_scale.fill_(stats.scale)
 
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         self.solve(encode(stats.embeds), Derived(stats.embeds, lambda part: part), stats.shares)

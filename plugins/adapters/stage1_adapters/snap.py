@@ -2,7 +2,7 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1 import Adapter, Code, Encode, hookimpl, nearest_rows
 from stage1_adapters.mlp import MLPConfig
@@ -37,8 +37,7 @@ class Snap(Residual):
 
     def __init__(self, config: SnapConfig, code_dim: int, embed_dim: int) -> None:
         super().__init__(config, code_dim, embed_dim)
-        self.table: Tensor
-        self.register_buffer("table", torch.zeros(0, embed_dim), persistent=False)  # [V, D]
+        self.table: Tensor = nn.Buffer(torch.zeros(0, embed_dim), persistent=False)  # [V, D]
 
     def receive_table(self, encode: Encode, table: Tensor) -> None:
         self.table = table

@@ -39,8 +39,7 @@ class Autoencoder(Compressor):
         nn.init.normal_(last.weight, std=SILENT)
         nn.init.zeros_(last.bias)
         self.net = nn.Sequential(nn.Linear(embed_dim, hidden), nn.GELU(), last)
-        self.scale: Tensor
-        self.register_buffer("scale", torch.ones(()))
+        self.scale = nn.Buffer(torch.ones(()))
 
     @property
     def code_dim(self) -> int:
@@ -48,7 +47,7 @@ class Autoencoder(Compressor):
 
     def fit(self, stats: TokenStats) -> None:
         self.linear.fit(stats)
-        self.scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.scale.fill_(stats.scale)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
         correction: Tensor = self.net((embeds - self.linear.mean) / self.scale) * self.scale

@@ -23,8 +23,7 @@ class LearnedLinear(Compressor):
         dim = config.width(embed_dim)
         self.weight = nn.Parameter(torch.zeros(dim, embed_dim))  # [d, D]
         self.bias = nn.Parameter(torch.zeros(dim))  # [d]
-        self.mean: Tensor
-        self.register_buffer("mean", torch.zeros(embed_dim))  # [D]
+        self.mean = nn.Buffer(torch.zeros(embed_dim))  # [D]
 
     @property
     def code_dim(self) -> int:

@@ -1,7 +1,7 @@
 """Principal component analysis, exact."""
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1 import Code, Compressor, SizeConfig, TokenStats, hookimpl
 
@@ -20,23 +20,16 @@ class PCA(Compressor):
     def __init__(self, config: SizeConfig, embed_dim: int) -> None:
         super().__init__(config, embed_dim)
         dim = config.width(embed_dim)
-        self.mean: Tensor
-        self.components: Tensor
-        self.explained_variance: Tensor
-        self.register_buffer("mean", torch.zeros(embed_dim))  # [D]
-        self.register_buffer("components", torch.zeros(dim, embed_dim))  # [d, D] orthonormal rows
-        self.register_buffer("explained_variance", torch.zeros(dim))  # [d] share of the true total
+        self.mean = nn.Buffer(torch.zeros(embed_dim))  # [D]
+        self.components = nn.Buffer(torch.zeros(dim, embed_dim))  # [d, D] orthonormal rows
+        self.explained_variance = nn.Buffer(torch.zeros(dim))  # [d] share of the true total
 
     @property
     def code_dim(self) -> int:
         return len(self.components)
 
     def fit(self, stats: TokenStats) -> None:
-        variances, directions = torch.linalg.eigh(stats.covariance())  # ascending
-        variances, directions = variances.flip(0), directions.flip(1).T
-        # An eigenvector's sign is arbitrary; fix it, so that every machine's code looks the same.
-        peaks = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-        directions = directions * peaks.sign()
+        variances, directions = stats.principal_components()
         self.mean.copy_(stats.mean)
         self.components.copy_(directions[: self.code_dim])
         self.explained_variance.copy_((variances.clamp(min=0) / variances.sum())[: self.code_dim])

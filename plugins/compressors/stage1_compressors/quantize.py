@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1 import Code, ComponentConfig, Compressor, TokenStats, hookimpl, straight_through
 
@@ -52,10 +52,8 @@ class Quantize(Compressor):
 
     def __init__(self, config: QuantizeConfig, embed_dim: int) -> None:
         super().__init__(config, embed_dim)
-        self.low: Tensor
-        self.step: Tensor
-        self.register_buffer("low", torch.zeros(embed_dim))  # [d]
-        self.register_buffer("step", torch.ones(embed_dim))  # [d] > 0
+        self.low = nn.Buffer(torch.zeros(embed_dim))  # [d]
+        self.step = nn.Buffer(torch.ones(embed_dim))  # [d] > 0
 
     @classmethod
     def rates(cls, config: QuantizeConfig, embed_dim: int) -> list[dict[str, int]]:

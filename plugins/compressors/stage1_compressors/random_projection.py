@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1 import Code, Compressor, SizeConfig, hookimpl
 
@@ -35,10 +35,8 @@ class RandomProjection(Compressor):
         dim = config.width(embed_dim)
         draw = _orthonormal if config.kind == "gaussian" else _very_sparse
         projection = draw(dim, embed_dim)
-        self.projection: Tensor
-        self.decoder: Tensor
-        self.register_buffer("projection", projection.float())  # [d, D]
-        self.register_buffer("decoder", torch.linalg.pinv(projection).T.float().contiguous())  # [d, D]
+        self.projection = nn.Buffer(projection.float())  # [d, D]
+        self.decoder = nn.Buffer(torch.linalg.pinv(projection).T.float().contiguous())  # [d, D]
 
     @property
     def code_dim(self) -> int:

@@ -59,8 +59,7 @@ class RVQ(Compressor):
             raise ConfigError([ConfigIssue("compressor.groups", message)])
         # In units of `scale`, so that one learning rate does for all models; the groups' side by side.
         self.codebooks = nn.Parameter(torch.zeros(config.stages, 2**config.bits, embed_dim))  # [S, K, d]
-        self.scale: Tensor
-        self.register_buffer("scale", torch.ones(()))
+        self.scale = nn.Buffer(torch.ones(()))
 
     @classmethod
     def rates(cls, config: RVQConfig, embed_dim: int) -> list[dict[str, int]]:
@@ -69,7 +68,7 @@ class RVQ(Compressor):
         return [*coarse, *({"stages": stages, "bits": config.bits} for stages in range(1, 17))]
 
     def fit(self, stats: TokenStats, *, seed: int = 0) -> None:
-        self.scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.scale.fill_(stats.scale)
         rest = (stats.embeds / self.scale).cpu()  # [U, d] what the stages so far leave
         with torch.no_grad():
             for book in self.codebooks:

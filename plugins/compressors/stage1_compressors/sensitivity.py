@@ -2,7 +2,7 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from stage1 import Code, ComponentConfig, Compressor, TokenStats, hookimpl
 
@@ -35,10 +35,8 @@ class Sensitivity(Compressor):
 
     def __init__(self, config: SensitivityConfig, embed_dim: int) -> None:
         super().__init__(config, embed_dim)
-        self.root: Tensor
-        self.inverse_root: Tensor
-        self.register_buffer("root", torch.eye(embed_dim))  # [D, D] symmetric
-        self.register_buffer("inverse_root", torch.eye(embed_dim))  # [D, D]
+        self.root = nn.Buffer(torch.eye(embed_dim))  # [D, D] symmetric
+        self.inverse_root = nn.Buffer(torch.eye(embed_dim))  # [D, D]
 
     def fit(self, stats: TokenStats) -> None:
         strengths, directions = torch.linalg.eigh(stats.sensitivity(self.config.prompts))  # [D], [D, D]

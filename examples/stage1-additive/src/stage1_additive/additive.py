@@ -1,12 +1,10 @@
 """A sum of one curve for each value of the code."""
 
-from dataclasses import replace
-
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl
+from stage1 import Adapter, Code, ComponentConfig, Encode, TokenStats, hookimpl, least_squares
 
 
 class AdditiveConfig(ComponentConfig):
@@ -36,10 +34,8 @@ class Additive(Adapter):
         super().__init__(config, code_dim, embed_dim)
         self.weight = nn.Parameter(torch.zeros(code_dim * config.knots, embed_dim))  # [d · knots, D]
         self.bias = nn.Parameter(torch.zeros(embed_dim))  # [D]
-        self.low: Tensor
-        self.span: Tensor
-        self.register_buffer("low", torch.zeros(code_dim))  # [d] where the first knot is
-        self.register_buffer("span", torch.ones(code_dim))  # [d] > 0, from there to the last
+        self.low = nn.Buffer(torch.zeros(code_dim))  # [d] where the first knot is
+        self.span = nn.Buffer(torch.ones(code_dim))  # [d] > 0, from there to the last
 
     def warm_start(self, encode: Encode, stats: TokenStats) -> None:
         codes = encode(stats.embeds)
@@ -50,13 +46,9 @@ class Additive(Adapter):
     @torch.no_grad()
     def solve_last_layer(self, encode: Encode, stats: TokenStats) -> None:
         features = self.features(encode(stats.embeds))
-        both = replace(stats, embeds=torch.cat([features, stats.embeds], dim=1))
-        n = features.shape[1]
-        moments = both.covariance()[:n]  # [n, n + D]
-        moments.diagonal().add_(self.config.ridge * moments.diagonal().mean())
-        weight = torch.linalg.solve(moments[:, :n], moments[:, n:])
+        weight, bias = least_squares(features, stats.embeds, stats.shares, self.config.ridge)
         self.weight.copy_(weight)
-        self.bias.copy_(both.mean[n:] - both.mean[:n] @ weight)
+        self.bias.copy_(bias)
 
     def features(self, codes: Tensor) -> Tensor:
         """[..., d · knots]: how near each value is to each knot; 1 on it, 0 from the next one on."""

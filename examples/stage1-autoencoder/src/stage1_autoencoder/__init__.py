@@ -37,10 +37,8 @@ class ConvAutoencoder(Compressor):
         self.mix = nn.Conv1d(embed_dim, embed_dim, width, padding=config.context, groups=embed_dim)
         self.gate = nn.Parameter(torch.full((embed_dim, 1), 1e-3))  # [D, 1]
         self.pool = nn.Conv1d(embed_dim, dim, config.tokens, stride=config.tokens)
-        self.mean: Tensor
-        self.scale: Tensor
-        self.register_buffer("mean", torch.zeros(embed_dim))  # [D]
-        self.register_buffer("scale", torch.ones(()))
+        self.mean = nn.Buffer(torch.zeros(embed_dim))  # [D]
+        self.scale = nn.Buffer(torch.ones(()))
 
     @property
     def code_dim(self) -> int:
@@ -49,12 +47,10 @@ class ConvAutoencoder(Compressor):
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:
         self.mean.copy_(stats.mean)
-        self.scale.fill_(max(stats.variance, 1e-30) ** 0.5)
+        self.scale.fill_(stats.scale)
         rows = torch.eye(self.embed_dim)
         if self.code_dim < self.embed_dim:
-            directions = torch.linalg.eigh(stats.covariance()).eigenvectors.flip(1).T
-            peaks = directions.gather(1, directions.abs().argmax(1, keepdim=True))
-            rows = (directions * peaks.sign())[: self.code_dim]  # a direction's sign is arbitrary: fixed
+            rows = stats.principal_components()[1][: self.code_dim]
         self.pool.weight.copy_(rows[..., None].expand_as(self.pool.weight) / self.config.tokens)
         torch.nn.init.zeros_(torch.as_tensor(self.pool.bias))
 

@@ -38,12 +38,11 @@ class EntropyCoded(Compressor):
         super().__init__(config, embed_dim)
         self.center = nn.Parameter(torch.zeros(embed_dim))  # [D] in levels
         self.log_width = nn.Parameter(torch.zeros(embed_dim))  # [D] of the logistic's scale, in levels
-        self.step: Tensor
-        self.register_buffer("step", torch.ones(()))
+        self.step = nn.Buffer(torch.ones(()))
 
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:
-        self.step.fill_(self.config.step * max(stats.variance, 1e-30) ** 0.5)
+        self.step.fill_(self.config.step * stats.scale)
         self.center.copy_(stats.mean / self.step)
         deviation = stats.covariance().diagonal().clamp(min=0).sqrt() / self.step
         self.log_width.copy_((deviation * 3**0.5 / math.pi).clamp(min=0.1).log())  # a logistic's deviation

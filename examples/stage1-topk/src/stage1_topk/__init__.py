@@ -47,14 +47,11 @@ class TopK(Compressor):
             message = f"{config.keep} is more than the {embed_dim} values there are; choose 1 to {embed_dim}."
             raise ConfigError([ConfigIssue("compressor.keep", message)])
         self.weight = nn.Parameter(torch.eye(embed_dim))  # [D, D] a direction a row
-        self.mean: Tensor
-        self.register_buffer("mean", torch.zeros(embed_dim))  # [D]
+        self.mean = nn.Buffer(torch.zeros(embed_dim))  # [D]
 
     @torch.no_grad()
     def fit(self, stats: TokenStats) -> None:
-        directions = torch.linalg.eigh(stats.covariance()).eigenvectors.flip(1).T  # [D, D]
-        signs = directions.gather(1, directions.abs().argmax(1, keepdim=True)).sign()  # arbitrary: fix them
-        self.weight.copy_(directions * signs)
+        self.weight.copy_(stats.principal_components()[1])
         self.mean.copy_(stats.mean)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:

@@ -10,10 +10,14 @@ Whatever the seed, splits therefore share no passage, and not even a fact.
 
 import random
 from collections.abc import Iterator
-from typing import Literal, TypedDict
+from functools import cache
+from pathlib import Path
+from typing import Literal, NamedTuple, TypedDict
+
+import yaml
+from pydantic import TypeAdapter
 
 from stage1_datasets.tiny_squad.lexicon import digest, names, pick, shuffled, stream, value
-from stage1_datasets.tiny_squad.templates import KINDS, Fact, Kind
 
 Split = Literal["train", "selection", "test"]
 
@@ -39,6 +43,29 @@ class Record(TypedDict):
     answers: Answers
 
 
+class Fact(NamedTuple):
+    """One thing to know about a subject."""
+
+    pool: str  # where its answer comes from
+    statements: tuple[str, ...]
+    questions: tuple[str, ...]
+
+
+class Kind(NamedTuple):
+    """A kind of subject."""
+
+    pool: str  # where its name comes from
+    forms: tuple[str, ...]  # the ways to name it
+    facts: tuple[Fact, ...]
+
+
+@cache
+def kinds() -> tuple[Kind, ...]:
+    """What `facts.yaml` holds."""
+    tree = yaml.safe_load(Path(__file__).with_name("facts.yaml").read_text(encoding="utf-8"))
+    return TypeAdapter(tuple[Kind, ...]).validate_python(tree)
+
+
 def split_of(kind: Kind, fact: Fact, name: str, answer: str) -> Split:
     """The one split in which this fact may be told."""
     tenth = digest("split", kind.forms[0], fact.statements[0], name, answer) % 10
@@ -60,17 +87,17 @@ def tiny_squad(
 
 def _passage(rng: random.Random, split: Split, key: str, subjects: int, facts: int) -> list[Record]:
     """One passage with its questions, or nothing if a fact is missing or an answer ambiguous."""
-    kinds = shuffled(rng, KINDS)[:subjects]
+    about = shuffled(rng, kinds())[:subjects]
     if subjects > 1 and rng.random() < PAIRED:
-        kinds = shuffled(rng, [kinds[0], *kinds[:-1]])
+        about = shuffled(rng, [about[0], *about[:-1]])
     # Subjects of one kind tell the same facts: each is a distractor for the other.
-    chosen = {kind.forms: shuffled(rng, kind.facts)[:facts] for kind in kinds}
+    chosen = {kind: shuffled(rng, kind.facts)[:facts] for kind in about}
 
     sentences: list[str] = []
     asked: list[tuple[str, str]] = []
-    subject_names = [pick(rng, names(kind.pool)) for kind in kinds]
-    for kind, name in zip(kinds, subject_names, strict=True):
-        told = _subject(rng, split, kind, name, shuffled(rng, chosen[kind.forms]))
+    subject_names = [pick(rng, names(kind.pool)) for kind in about]
+    for kind, name in zip(about, subject_names, strict=True):
+        told = _subject(rng, split, kind, name, shuffled(rng, chosen[kind]))
         sentences += [sentence for sentence, _, _ in told]
         asked += [(question, answer) for _, question, answer in told]
 

@@ -15,27 +15,8 @@ T = TypeVar("T")
 
 NAMES_PER_POOL = 400
 _ONSETS = (
-    "b",
-    "br",
-    "d",
-    "dr",
-    "f",
-    "g",
-    "gr",
-    "h",
-    "j",
-    "k",
-    "kr",
-    "l",
-    "m",
-    "n",
-    "p",
-    "r",
-    "s",
-    "t",
-    "tr",
-    "v",
-    "z",
+    *("b", "br", "d", "dr", "f", "g", "gr", "h", "j", "k", "kr"),
+    *("l", "m", "n", "p", "r", "s", "t", "tr", "v", "z"),
 )
 _VOWELS = ("a", "e", "i", "o", "u")
 _CODAS = ("", "", "l", "m", "n", "r", "s")
