@@ -327,9 +327,7 @@ def _evaluate(
     place = run if own else _place_for(run, session, rows)
     measured = {
         **timing(bottleneck, session),
-        "questions_per_second": {
-            row: speed.questions_per_second for row, speed in evaluation.throughput.items() if speed
-        },
+        "questions_per_second": {row: speed for row, speed in evaluation.throughput.items() if speed},
         "device": device_name(session.device),
     }
     if is_first():
