@@ -34,6 +34,7 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, validate
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import everything
 from stage1.experiment import train_run
 from stage1.plugins import Registry, load_plugins, resolve
@@ -262,6 +263,27 @@ def model(session: Session) -> PreTrainedModel:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small Llama with random weights. Copy it before writing to it."""
     return random_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def broken(llama: Path, tmp_path: Path) -> Path:
+    """A copy of the small Llama that a test may damage."""
+    return Path(shutil.copytree(llama, tmp_path / "model"))
+
+
+def refusal(step: Callable[[Path], Any], source: Path) -> str:
+    """What `step` says of `source`: the problem, and in a second line the remedy."""
+    with pytest.raises(UsageError) as refused:
+        step(source)
+    assert refused.value.remedy
+    assert str(refused.value).count("\n") == 1
+    return str(refused.value)
+
+
+@pytest.fixture(scope="session")
+def gibberish(llama: Path) -> Session:
+    """A random Llama: it answers nothing, but quickly, and differently to every change of its input."""
+    return Session.open(small_config(f"model={llama}", "eval.max_new_tokens=6"), Progress())
 
 
 def fitted(session: Session, *options: str) -> Bottleneck:
