@@ -282,6 +282,9 @@ def test_only_what_does_not_cross_is_shared_and_something_is_left(prompts: list[
     assert common_prefix(same) == []  # BOS alone does not cross
     plain = [prompt._replace(cross=[False] * len(prompt.ids)) for prompt in same]
     assert common_prefix(plain) == one.ids[:-1]
+    enough = [5] * (WORTH_SHARING - 1)  # behind BOS
+    assert common_prefix(behind(enough, [one, two])) == [one.ids[0], *enough]
+    assert common_prefix(behind(enough[1:], [one, two])) == []
     example = [5] * WORTH_SHARING
     assert common_prefix(behind([*example, 6, 7], [one, two])) == [one.ids[0], *example, 6, 7]
     crossing = [
@@ -289,12 +292,3 @@ def test_only_what_does_not_cross_is_shared_and_something_is_left(prompts: list[
         two._replace(ids=[two.ids[0], *example, 6, 9], cross=[False] * len([0, *example]) + [True, True]),
     ]
     assert common_prefix(crossing) == [one.ids[0], *example]
-
-
-def test_few_shared_tokens_are_not_worth_it(session: Session, prompts: list[Prompt]) -> None:
-    with calls_of(session.model.llm) as calls:
-        decoder(session).share(behind([5] * (WORTH_SHARING - 2), prompts))
-    assert calls == []
-    with calls_of(session.model.llm) as calls:
-        decoder(session).share(behind([5] * (WORTH_SHARING - 1), prompts))
-    assert len(calls) == 1

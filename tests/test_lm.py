@@ -11,7 +11,7 @@ from lm_eval.models.huggingface import HFLM
 from tokenizers.processors import ByteLevel
 from torch import Tensor
 
-from conftest import Notes, small_config, with_llm
+from conftest import Notes, fitted, small_config, with_llm
 from pairs import pairs
 from random_llama import VOCABULARY, WIDTH, calls_of, random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
@@ -22,8 +22,6 @@ from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
 from stage1.llm.model import load_llm
 from stage1.llm.tokenizer import load_tokenizer
-from stage1.plugins import load_plugins
-from stage1.plugins.interfaces import ComponentConfig
 from stage1.plugins.tensors import Embedded
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
@@ -85,15 +83,14 @@ def untied(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return llama(tmp_path_factory.mktemp("llama"), tied=False)
 
 
+@pytest.fixture(scope="module")
+def lossless(gibberish: Session) -> Bottleneck:
+    return fitted(gibberish, "compressor=identity", "adapter=identity")
+
+
 def embed_through(bottleneck: Bottleneck, model: Any) -> Embed:
     session = Session.open(small_config(f"model={model.name_or_path}"), Progress(), data="none")
     return embed_requests(bottleneck, with_llm(session, model))
-
-
-def identity() -> Bottleneck:
-    registry = load_plugins()
-    compressor = registry.get("compressor", "identity")(ComponentConfig(), WIDTH)
-    return Bottleneck(compressor, registry.get("adapter", "identity")(ComponentConfig(), WIDTH, WIDTH))
 
 
 ASK: dict[str, Callable[[Sequence[str]], list[Instance]]] = {
@@ -106,8 +103,10 @@ ASK: dict[str, Callable[[Sequence[str]], list[Instance]]] = {
 @pytest.mark.parametrize("whole", [False, True], ids=["context", "all"])
 @pytest.mark.parametrize("bos", [True, False], ids=["bos", "no bos"])
 @pytest.mark.parametrize("kind", ASK)
-def test_an_identity_bottleneck_changes_no_bit(kind: str, bos: bool, whole: bool, either: Any) -> None:
-    words, embed = tokenizer(bos=bos), embed_through(identity(), either)
+def test_an_identity_bottleneck_changes_no_bit(
+    kind: str, bos: bool, whole: bool, either: Any, lossless: Bottleneck
+) -> None:
+    words, embed = tokenizer(bos=bos), embed_through(lossless, either)
     for texts, size in ((TEXTS, 16), (SAME_LENGTH, 16), (SAME_LENGTH, 1)):  # padded, not, alone
         requests = ASK[kind](texts)
         with quiet_lm_eval():

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 
-from conftest import Invoke, refusal, settings_args
+from conftest import Invoke, refusal
 from random_llama import random_llama
+from stage1.bottleneck.statistics import count_tokens
+from stage1.data.prompts import Prompt
 from stage1.errors import UsageError
 from stage1.llm.model import check_llm, load_llm
 from stage1.llm.table import load_table
@@ -165,44 +166,12 @@ def test_a_tokenizers_own_code_is_not_run_unless_asked(broken: Path) -> None:
 
 # -- tokens without a row ---------------------------------------------------------------------------------
 
-NEW = "<|extra|>"
 
-
-@pytest.fixture
-def asked(broken: Path, tmp_path: Path) -> Path:
-    """Twelve questions, two of which hold a token that the tokenizer has beyond the table's last row."""
-    tokenizer = Tokenizer.from_file(str(broken / "tokenizer.json"))
-    tokenizer.add_tokens([*(f"<|{number}|>" for number in range(tokenizer.get_vocab_size(), 2997)), NEW])
-    tokenizer.save(str(broken / "tokenizer.json"))
-    paragraphs = [
-        {
-            "context": f"The keeper of mill {number} was Anna{number}.",
-            "qas": [
-                {
-                    "id": str(number),
-                    "question": f"{NEW if number in (3, 4) else ''} Who kept it?",
-                    "answers": [{"text": f"Anna{number}", "answer_start": 0}],
-                }
-            ],
-        }
-        for number in range(12)
-    ]
-    file = tmp_path / "mills.json"
-    data = {"version": "1.1", "data": [{"title": "Mills", "paragraphs": paragraphs}]}
-    file.write_text(json.dumps(data))
-    return file
-
-
-@pytest.mark.parametrize("scope", ["prompt", "context"])
-def test_a_token_without_a_row_is_refused_wherever_it_stands(
-    scope: str, asked: Path, broken: Path, invoke: Invoke
-) -> None:
-    done = invoke(
-        *("train", "--model", str(broken), "--data", str(asked), "--scope", scope, "--output", "run"),
-        *settings_args(("train.steps=2", "data.train=8")),
-    )
-    assert done.code == 2
-    assert "The tokenizer yields id 2997, but the embedding table has 2997 rows." in done.err
+@pytest.mark.parametrize("crosses", [True, False])
+def test_a_token_without_a_row_is_refused_wherever_it_stands(crosses: bool) -> None:
+    prompt = Prompt("q", "", [0, 2997, 5], [False, crosses, True], 0)
+    with pytest.raises(UsageError, match=r"yields id 2997, but the embedding table has 2997 rows\."):
+        count_tokens([prompt], torch.zeros(2997, 4))
 
 
 # -- the terminal -----------------------------------------------------------------------------------------
