@@ -26,16 +26,10 @@ def before(request: pytest.FixtureRequest) -> Any:
     cuda.enable_cudnn_sdp(own)
 
 
-def settings_inside(llm: Any) -> list[bool]:
-    """The setting at the first attention of every forward pass."""
-    seen: list[bool] = []
+def test_every_way_to_call_the_llm_leaves_cudnn_attention_out(llm: Any, before: bool) -> None:
+    seen: list[bool] = []  # the setting at the first attention of every forward pass
     layer = llm.get_decoder().layers[0].self_attn
     layer.register_forward_pre_hook(lambda *_: seen.append(cuda.cudnn_sdp_enabled()))
-    return seen
-
-
-def test_every_way_to_call_the_llm_leaves_cudnn_attention_out(llm: Any, before: bool) -> None:
-    seen = settings_inside(llm)
     ids = torch.tensor([[5, 6, 7]])
     llm(input_ids=ids)
     llm.generate(input_ids=ids, attention_mask=torch.ones_like(ids), max_new_tokens=2, do_sample=False)

@@ -14,7 +14,7 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.data.datasets import spread
 from stage1.data.prompts import WORTH_SHARING, Prompt, common_prefix
 from stage1.evaluation.conditions import lookup, raw
-from stage1.evaluation.generation import Embed, Generation, GreedyDecoder, endings
+from stage1.evaluation.generation import Generation, GreedyDecoder, endings
 from stage1.llm.model import load_llm
 from stage1.plugins.tensors import Embedded
 from stage1.session import Session
@@ -148,24 +148,15 @@ def test_a_stop_is_looked_for_in_the_answer_alone(gibberish: Session, prompts: l
 # -- what the LLM receives --------------------------------------------------------------------------------
 
 
-def marked(session: Session, mark: float) -> Embed:
-    """Every crossing position is a constant vector."""
-    embedding = session.model.llm.get_input_embeddings()
-
-    def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
-        embeds = embedding(ids)
-        return Embedded(torch.where(cross[..., None], torch.full_like(embeds, mark), embeds), attention)
-
-    return embed
-
-
 @pytest.mark.parametrize("scope", ["prompt", "context"])
 def test_the_llm_receives_what_the_prompt_says_and_its_own_tokens_raw(scope: Any, gibberish: Session) -> None:
     config = gibberish.config.model_copy(update={"scope": scope})
     prompts = gibberish.under(config).prompts(spread(gibberish.data.test, 12))
     table: Any = gibberish.model.llm.get_input_embeddings().weight
+    stats = count_tokens(prompts, gibberish.table)
+    constant = lookup(gibberish, stats, torch.full_like(stats.embeds, 0.25))
     with calls_of(gibberish.model.llm) as calls:
-        decoder(gibberish, NOTHING).answer(prompts, marked(gibberish, 0.25))
+        decoder(gibberish, NOTHING).answer(prompts, constant)
     for embeds, prompt in zip(calls[0]["inputs_embeds"], prompts, strict=True):
         own, cross = embeds[-len(prompt.ids) :], torch.tensor(prompt.cross)
         assert (own[cross] == 0.25).all()

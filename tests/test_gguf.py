@@ -2,11 +2,11 @@
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -30,17 +30,6 @@ TEXT = "Context: Ada met\n\nBob, at 12:45.\nQuestion: whom? é<|end_of_text|>日
 
 
 SPECIAL = ("<|begin_of_text|>", "<|end_of_text|>", "<|pad|>")
-NAMES = {
-    "input_layernorm": "attn_norm",
-    "self_attn.q_proj": "attn_q",
-    "self_attn.k_proj": "attn_k",
-    "self_attn.v_proj": "attn_v",
-    "self_attn.o_proj": "attn_output",
-    "post_attention_layernorm": "ffn_norm",
-    "mlp.gate_proj": "ffn_gate",
-    "mlp.up_proj": "ffn_up",
-    "mlp.down_proj": "ffn_down",
-}
 
 
 def llama_with_bpe(folder: Path, seed: int = 0) -> Path:
@@ -114,18 +103,17 @@ def _add_tokenizer(writer: Any, tokenizer: Any, config: Any) -> None:
     writer.add_add_bos_token(True)
 
 
-def _tensors(weights: dict[str, Tensor], config: Any) -> list[tuple[str, np.ndarray[Any, Any]]]:
-    named = [("token_embd.weight", weights["model.embed_tokens.weight"])]
-    named.append(("output_norm.weight", weights["model.norm.weight"]))
+def _tensors(weights: dict[str, Tensor], config: Any) -> Iterator[tuple[str, Any]]:
+    names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
     heads = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for layer in range(config["num_hidden_layers"]):
-        for theirs, ours in NAMES.items():
-            weight = weights[f"model.layers.{layer}.{theirs}.weight"]
-            if ours in heads:  # llama.cpp pairs neighbouring rotary dimensions, transformers the two halves
-                rows = weight.reshape(heads[ours], 2, -1, weight.shape[1])
-                weight = rows.transpose(1, 2).reshape(weight.shape)
-            named.append((f"blk.{layer}.{ours}.weight", weight))
-    return [(name, weight.float().numpy().copy()) for name, weight in named]
+    for theirs, weight in weights.items():
+        ours = str(names.get_name(theirs, [".weight"]))
+        values = weight.float()
+        if number := heads.get(ours.split(".")[-2]):
+            # llama.cpp pairs neighbouring rotary dimensions, transformers the two halves
+            rows = values.reshape(number, 2, -1, values.shape[1])
+            values = rows.transpose(1, 2).reshape(values.shape)
+        yield ours, values.numpy().copy()
 
 
 def find(name: Path) -> Path:

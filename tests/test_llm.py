@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,9 @@ def find(name: str, weights: Any = "all") -> Path:
     return locate(ModelConfig.model_validate({"name": name}), weights=weights, progress=Progress())
 
 
-def edit_config(folder: Path, **changes: Any) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps({**config, **changes}))
+def edit(folder: Path, name: str = "config.json", **changes: Any) -> None:
+    before = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps({**before, **changes}))
 
 
 # -- the table --------------------------------------------------------------------------------------------
@@ -86,7 +87,7 @@ def test_table_under_other_names(llama: Path, broken: Path, tmp_path: Path) -> N
     assert torch.equal(load_table(broken), expected)
     save_file({**weights, "lm_head.weight": table}, broken / "model.safetensors")  # tied, saved once
     assert torch.equal(load_table(broken), expected)
-    edit_config(broken, tie_word_embeddings=False)
+    edit(broken, tie_word_embeddings=False)
     with pytest.raises(UsageError, match="hold no input embeddings"):
         load_table(broken)
 
@@ -232,8 +233,8 @@ def test_a_damaged_memory_or_none_costs_time_only(
 
 
 def test_model_is_frozen_and_plain(broken: Path) -> None:
-    settings = {"repetition_penalty": 1.5, "do_sample": True, "temperature": 0.6, "eos_token_id": [1, 7]}
-    (broken / "generation_config.json").write_text(json.dumps(settings))
+    suggested = {"repetition_penalty": 1.5, "do_sample": True, "temperature": 0.6, "max_new_tokens": -1}
+    (broken / "generation_config.json").write_text(json.dumps({**suggested, "eos_token_id": [1, 7]}))
     model: Any = load_llm(broken, dtype="auto", device=CPU)
     assert model.dtype == torch.float32  # the CPU's default, whatever is stored
     assert not model.training
@@ -241,7 +242,10 @@ def test_model_is_frozen_and_plain(broken: Path) -> None:
     assert model.generation_config.eos_token_id == [1, 7]
     assert not model.generation_config.do_sample
     assert model.generation_config.repetition_penalty in (None, 1.0)
-    assert load_llm(broken, dtype="bfloat16", device=CPU).dtype == torch.bfloat16
+    (broken / "generation_config.json").unlink()
+    half: Any = load_llm(broken, dtype="bfloat16", device=CPU)
+    assert half.dtype == torch.bfloat16
+    assert half.generation_config.eos_token_id == 1  # as config.json says
 
 
 def test_loading_says_nothing(llama: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -262,11 +266,15 @@ def test_tokenizer_pads_on_the_left(broken: Path) -> None:
     assert rows[0][-1] == 1
 
 
-def test_remote_code_is_not_run_unless_asked(broken: Path) -> None:
+def test_no_code_of_a_model_is_run_unless_asked(broken: Path) -> None:
     marker = broken / "ran"
     code = f"open({str(marker)!r}, 'w').close()\nfrom transformers import LlamaConfig as Strange\n"
     (broken / "strange.py").write_text(code)
-    edit_config(broken, model_type="strange", auto_map={"AutoConfig": "strange.Strange"})
+    tokens = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": [None, "strange.Strange"]}}
+    edit(broken, "tokenizer_config.json", **tokens)
+    with suppress(UsageError):
+        load_tokenizer(broken)
+    edit(broken, model_type="strange", auto_map={"AutoConfig": "strange.Strange"})
     steps: list[Callable[[Path], Any]] = [
         load_table,
         context_length,
@@ -299,9 +307,9 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "index": (lambda f: (f / "model.safetensors.index.json").write_text("{}"), "index.json is truncated"),
     "config": (lambda f: (f / "config.json").write_text("{"), "config.json cannot be used"),
-    "unknown type": (lambda f: edit_config(f, model_type="sparrow"), r"config.json: model_type: .*sparrow"),
-    "no language model": (lambda f: edit_config(f, model_type="vit"), "config.json cannot be used"),
-    "other width": (lambda f: edit_config(f, hidden_size=64), re.escape("configuration says (2997, 64)")),
+    "unknown type": (lambda f: edit(f, model_type="sparrow"), r"config.json: model_type: .*sparrow"),
+    "no language model": (lambda f: edit(f, model_type="vit"), "config.json cannot be used"),
+    "other width": (lambda f: edit(f, hidden_size=64), re.escape("configuration says (2997, 64)")),
 }
 
 

@@ -133,13 +133,6 @@ def test_json_that_is_nested_too_deeply(broken: Path) -> None:
     assert "cannot be used" in refusal(load_table, broken)
 
 
-def test_generation_settings_that_we_do_not_use_cannot_stop_us(broken: Path) -> None:
-    (broken / "generation_config.json").write_text('{"max_new_tokens": -1, "eos_token_id": [5, 6]}')
-    assert load(broken).generation_config.eos_token_id == [5, 6]
-    (broken / "generation_config.json").unlink()
-    assert load(broken).generation_config.eos_token_id == 1  # as config.json says
-
-
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_rows_that_are_no_numbers_are_refused_for_what_they_are(value: float, broken: Path) -> None:
     weights = load_file(broken / "model.safetensors")
@@ -148,20 +141,6 @@ def test_rows_that_are_no_numbers_are_refused_for_what_they_are(value: float, br
     problem = refusal(load_table, broken)
     assert "model.embed_tokens.weight" in problem
     assert "NaN or infinite in 2 rows, that of id 7 first" in problem
-
-
-def test_a_tokenizers_own_code_is_not_run_unless_asked(broken: Path) -> None:
-    marker = broken / "ran"
-    code = (
-        f"open({str(marker)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as Strange\n"
-    )
-    (broken / "strange.py").write_text(code)
-    settings = broken / "tokenizer_config.json"
-    mapped = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": [None, "strange.Strange"]}}
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), **mapped}))
-    with suppress(UsageError):
-        load_tokenizer(broken)
-    assert not marker.exists()
 
 
 # -- tokens without a row ---------------------------------------------------------------------------------
