@@ -48,9 +48,7 @@ def test_bits_are_those_of_vectors_scales_and_raw_tokens(
 
 
 def test_bits_where_only_the_context_crosses(session: Session) -> None:
-    prompts = build_prompts(
-        session.data.test[:10], session.tokenizer, scope="context", raw_anchor=False, max_tokens=500
-    )
+    prompts = build_prompts(session.data.test[:10], session.tokenizer, scope="context", max_tokens=500)
     bottleneck = fitted(session, "compressor.dim=32", "adapter=linear")
     measured = rate(bottleneck, prompts, count_tokens(prompts, session.table), session.table)
     crossing, tokens = sum(sum(p.cross) for p in prompts), sum(len(p.ids) for p in prompts)

@@ -88,9 +88,7 @@ def symbol_entropy(bottleneck: Bottleneck, stats: TokenStats) -> float | None:
         return None
     columns, entropy = torch.cat(parts)[:, 0].T, 0.0  # [n, U]
     for column in columns:
-        values, which = column.unique(return_inverse=True)
-        shares = torch.zeros(len(values), dtype=torch.float64, device=column.device)
-        shares.index_add_(0, which, stats.shares)
+        shares = torch.bincount(column.unique(return_inverse=True)[1], stats.shares)
         entropy += float(-(shares * shares.log2()).sum())
     return entropy + (SCALE_BITS if bottleneck.magnitude == "sent" else 0)
 
