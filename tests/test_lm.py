@@ -66,6 +66,11 @@ def tokenizer(*, bos: bool) -> Any:
     return loaded
 
 
+@pytest.fixture(scope="module")
+def words() -> Any:
+    return tokenizer(bos=True)
+
+
 def llama(folder: Path, *, tied: bool) -> Any:
     model: Any = load_llm(random_llama(folder, tied=tied), dtype="auto", device=CPU)
     weight = model.get_input_embeddings().weight
@@ -117,21 +122,6 @@ def test_an_identity_bottleneck_changes_no_bit(
         assert getattr(Stage1LM(either, words, batch_size=size), kind)(requests) == expected
 
 
-def test_the_batch_changes_no_answer(untied: Any) -> None:
-    words, embed = tokenizer(bos=True), embed_through(pairs(WIDTH), untied)
-    for kind, requests in ((name, ask(TEXTS)) for name, ask in ASK.items()):
-        one, some, many = (
-            getattr(Stage1LM(untied, words, embed=embed, batch_size=size), kind)(requests)
-            for size in (1, 3, 16)
-        )
-        if kind == "generate_until":
-            assert one == some == many
-            assert len(set(one)) > 2
-            continue
-        for other in (some, many):
-            torch.testing.assert_close(torch.tensor(other), torch.tensor(one), rtol=1e-5, atol=2e-5)
-
-
 # -- what crosses -----------------------------------------------------------------------------------------
 
 
@@ -148,8 +138,9 @@ def recorded(model: Any, crossed: dict[tuple[int, ...], list[list[bool]]]) -> Em
 
 
 @pytest.mark.parametrize("whole", [False, True])
-def test_the_context_crosses_and_the_continuation_only_on_request(whole: bool, untied: Any) -> None:
-    words = tokenizer(bos=True)
+def test_the_context_crosses_and_the_continuation_only_on_request(
+    whole: bool, untied: Any, words: Any
+) -> None:
     crossed: dict[tuple[int, ...], list[list[bool]]] = {}
     lm = Stage1LM(untied, words, embed=recorded(untied, crossed), whole=whole, batch_size=4)
     lm.loglikelihood([instance("loglikelihood", TEXTS[0], " the vessel Riphon")])
@@ -163,8 +154,7 @@ def test_the_context_crosses_and_the_continuation_only_on_request(whole: bool, u
     assert [any(where) for [where] in crossed.values()] == [True] * whole
 
 
-def test_prompts_cross_and_generated_tokens_do_not(untied: Any) -> None:
-    words = tokenizer(bos=True)
+def test_prompts_cross_and_generated_tokens_do_not(untied: Any, words: Any) -> None:
     crossed: dict[tuple[int, ...], list[list[bool]]] = {}
     lm = Stage1LM(untied, words, embed=recorded(untied, crossed), batch_size=len(TEXTS))
     for texts in (TEXTS, [f"{words.bos_token}{TEXTS[0]}"]):  # one that brings its BOS has no other
@@ -179,8 +169,8 @@ def test_prompts_cross_and_generated_tokens_do_not(untied: Any) -> None:
             assert later.get("inputs_embeds") is None
 
 
-def test_a_model_in_half_precision_gets_half_precision(tmp_path: Path) -> None:
-    words, half = tokenizer(bos=True), load_llm(random_llama(tmp_path), dtype="bfloat16", device=CPU)
+def test_a_model_in_half_precision_gets_half_precision(tmp_path: Path, words: Any) -> None:
+    half = load_llm(random_llama(tmp_path), dtype="bfloat16", device=CPU)
     raw = recorded(half, {})
 
     def in_float32(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
@@ -194,18 +184,17 @@ def test_a_model_in_half_precision_gets_half_precision(tmp_path: Path) -> None:
         assert ours == text
 
 
-def test_special_tokens_cross_on_request(untied: Any) -> None:
+def test_special_tokens_cross_on_request(untied: Any, words: Any) -> None:
     crossed: dict[tuple[int, ...], list[list[bool]]] = {}
     embed = recorded(untied, crossed)
-    lm = Stage1LM(untied, tokenizer(bos=True), embed=embed, keep_special=False)
+    lm = Stage1LM(untied, words, embed=embed, keep_special=False)
     lm.loglikelihood([instance("loglikelihood", "A", " b")])
     lm.generate_until(generations(["A"]))
     assert all(where[0] for found in crossed.values() for where in found)
 
 
-def test_the_same_tokens_split_elsewhere_cross_elsewhere(untied: Any) -> None:
+def test_the_same_tokens_split_elsewhere_cross_elsewhere(untied: Any, words: Any) -> None:
     """lm-eval asks once for contexts and continuations that add up to the same tokens."""
-    words = tokenizer(bos=True)
     requests = [("The captain", " of the vessel"), ("The captain of", " the vessel")]
     crossed: dict[tuple[int, ...], list[list[bool]]] = {}
     lm = Stage1LM(untied, words, embed=recorded(untied, crossed), batch_size=4)
@@ -258,18 +247,18 @@ def test_a_shortened_context_is_followed_by_its_continuation(bos: bool, size: in
         assert found == pytest.approx(expected, abs=2e-5)
 
 
-def test_a_text_of_several_windows_has_no_context(untied: Any) -> None:
+def test_a_text_of_several_windows_has_no_context(untied: Any, words: Any) -> None:
     """A later window begins with a token of the one before, which is text to be scored like the rest."""
-    words, requests = tokenizer(bos=True), [instance("loglikelihood_rolling", " ".join(TEXTS * 9))]
+    requests = rolling([])
     assert len(words(requests[0].args[0])["input_ids"]) > untied.config.max_position_embeddings
     lm = Stage1LM(untied, words, embed=embed_through(pairs(WIDTH), untied))
     assert lm.loglikelihood_rolling(requests) == Stage1LM(untied, words).loglikelihood_rolling(requests)
 
 
 @pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
-def test_where_nothing_crosses_the_bare_model_is_asked(kind: str, untied: Any) -> None:
+def test_where_nothing_crosses_the_bare_model_is_asked(kind: str, untied: Any, words: Any) -> None:
     """An empty code is more than a compressor can be asked for; beside another request it is an empty row."""
-    words, embed = tokenizer(bos=True), embed_through(pairs(WIDTH), untied)
+    embed = embed_through(pairs(WIDTH), untied)
     special, other = ASK[kind]([str(words.bos_token)])[0], ASK[kind](TEXTS)[0]
     for requests in ([special], [special, other]):
         bare = getattr(Stage1LM(untied, words, batch_size=2), kind)(requests)
@@ -278,9 +267,9 @@ def test_where_nothing_crosses_the_bare_model_is_asked(kind: str, untied: Any) -
         assert ours[1:] != bare[1:] or len(requests) == 1
 
 
-def test_shortened_requests_are_masked_and_positioned(untied: Any) -> None:
+def test_shortened_requests_are_masked_and_positioned(untied: Any, words: Any) -> None:
     """Rotary positions do not care where a row begins; absolute ones would."""
-    lm = Stage1LM(untied, tokenizer(bos=True), embed=embed_through(pairs(WIDTH), untied), batch_size=16)
+    lm = Stage1LM(untied, words, embed=embed_through(pairs(WIDTH), untied), batch_size=16)
     with calls_of(untied) as calls:
         lm.loglikelihood([instance("loglikelihood", text, " in the city") for text in TEXTS])
     [call] = calls
@@ -291,8 +280,7 @@ def test_shortened_requests_are_masked_and_positioned(untied: Any) -> None:
         assert places[mask].tolist() == list(range(int(mask.sum())))
 
 
-def test_a_shortened_context_is_followed_by_its_answer(untied: Any) -> None:
-    words = tokenizer(bos=True)
+def test_a_shortened_context_is_followed_by_its_answer(untied: Any, words: Any) -> None:
     answers = []
     for size in (1, 5):
         lm = Stage1LM(untied, words, embed=embed_through(pairs(WIDTH), untied), batch_size=size)
@@ -313,20 +301,20 @@ def test_a_shortened_context_is_followed_by_its_answer(untied: Any) -> None:
 
 
 @pytest.mark.parametrize("as_embeddings", [False, True])
-def test_an_answer_ends_with_its_line(as_embeddings: bool, model: Any) -> None:
+def test_an_answer_ends_with_its_line(as_embeddings: bool, model: Any, words: Any) -> None:
     question = "Context: The vessel Tedyne took aboard 174 sailors.\nQuestion: How many?\nAnswer:"
     embed = recorded(model, {}) if as_embeddings else None
     with calls_of(model) as calls:
-        lm = Stage1LM(model, tokenizer(bos=True), embed=embed)
+        lm = Stage1LM(model, words, embed=embed)
         [answer] = lm.generate_until(generations([question], max_gen_toks=64))
     assert "\n" not in answer
     assert len(calls) < 40  # generation itself stopped, not only the text
 
 
 @pytest.mark.parametrize("as_embeddings", [False, True])
-def test_a_stop_phrase_is_looked_for_in_the_answer_only(as_embeddings: bool, untied: Any) -> None:
+def test_a_stop_phrase_is_looked_for_in_the_answer_only(as_embeddings: bool, untied: Any, words: Any) -> None:
     """A phrase of several tokens, which stands in the prompt too and must not end the answer there."""
-    lm = Stage1LM(untied, tokenizer(bos=True), embed=recorded(untied, {}) if as_embeddings else None)
+    lm = Stage1LM(untied, words, embed=recorded(untied, {}) if as_embeddings else None)
 
     def said(prompt: str, *until: str) -> str:
         [answer] = lm.generate_until(generations([prompt], until=list(until), max_gen_toks=12))
@@ -355,8 +343,8 @@ def test_a_token_without_a_row_is_refused(kind: str, untied: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ASK)
-def test_out_of_memory_halves_the_batch(kind: str, untied: Any) -> None:
-    words, raw, requests = tokenizer(bos=True), recorded(untied, {}), ASK[kind](TEXTS * 4)[:18]
+def test_out_of_memory_halves_the_batch(kind: str, untied: Any, words: Any) -> None:
+    raw, requests = recorded(untied, {}), ASK[kind](TEXTS * 4)[:18]
 
     def ask(limit: int, notes: Notes) -> list[Any]:
         def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
@@ -383,19 +371,18 @@ def test_out_of_memory_halves_the_batch(kind: str, untied: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", ASK)
-def test_other_errors_are_not_taken_for_memory(kind: str, untied: Any) -> None:
+def test_other_errors_are_not_taken_for_memory(kind: str, untied: Any, words: Any) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug")
 
-    lm = Stage1LM(untied, tokenizer(bos=True), embed=broken, whole=True)
+    lm = Stage1LM(untied, words, embed=broken, whole=True)
     with pytest.raises(RuntimeError, match="a bug"):
         getattr(lm, kind)(ASK[kind](TEXTS))
 
 
 @pytest.mark.parametrize("kind", ASK)
-def test_what_was_answered_is_not_asked_again(kind: str, untied: Any, tmp_path: Path) -> None:
-    words, requests = tokenizer(bos=True), ASK[kind](TEXTS * 3)
-    requests = list({str(request.args): request for request in requests}.values())
+def test_what_was_answered_is_not_asked_again(kind: str, untied: Any, tmp_path: Path, words: Any) -> None:
+    requests = list({str(request.args): request for request in ASK[kind](TEXTS * 3)}.values())
     raw = recorded(untied, {})
     calls = 0
 
@@ -422,16 +409,16 @@ def test_what_was_answered_is_not_asked_again(kind: str, untied: Any, tmp_path: 
     assert asked(raw) == (expected, 0)
 
 
-def test_random_answers_are_drawn_again(untied: Any, tmp_path: Path) -> None:
+def test_random_answers_are_drawn_again(untied: Any, tmp_path: Path, words: Any) -> None:
     settings = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 2.0}
     for _ in range(2):
-        lm = Stage1LM(untied, tokenizer(bos=True), journal=Journal(tmp_path, "run", Progress()))
+        lm = Stage1LM(untied, words, journal=Journal(tmp_path, "run", Progress()))
         lm.generate_until([instance("generate_until", "A", settings)])
         assert lm.asked == 1
 
 
-def test_nothing_is_printed(untied: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    lm = Stage1LM(untied, tokenizer(bos=True), embed=recorded(untied, {}), batch_size=2)
+def test_nothing_is_printed(untied: Any, capfd: pytest.CaptureFixture[str], words: Any) -> None:
+    lm = Stage1LM(untied, words, embed=recorded(untied, {}), batch_size=2)
     for kind, ask in ASK.items():
         getattr(lm, kind)(ask(TEXTS))
     assert capfd.readouterr() == ("", "")

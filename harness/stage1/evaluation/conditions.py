@@ -87,9 +87,9 @@ def conditions(
     if "raw" in wanted:
         yield Condition("raw", prompts, raw(session), ["raw"])
     if "linear" in wanted:
-        inverse = through_inverse(bottleneck, session, stats, prompts)
-        if inverse is not None:
-            yield Condition("linear", prompts, inverse, ["linear", *compressed], keep=False)
+        embed = through_inverse(bottleneck, session, stats, prompts)
+        if embed is not None:
+            yield Condition("linear", prompts, embed, ["linear", *compressed], keep=False)
     if "bottleneck" in wanted:
         embed = through(bottleneck, bottleneck.reconstruct, session, stats)
         yield Condition("bottleneck", prompts, embed, ["bottleneck", *compressed], keep=False)
