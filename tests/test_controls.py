@@ -7,6 +7,7 @@ import pytest
 from conftest import fitted, with_settings
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
+from stage1.data.datasets import spread
 from stage1.evaluation.conditions import elsewhere, truncated
 from stage1.evaluation.evaluate import evaluate
 from stage1.evaluation.rate import code_bits
@@ -66,4 +67,7 @@ def test_both_are_rows_of_an_evaluation(scope: str, session: Session) -> None:
     rows = {row["row"]: row for row in evaluation.results["rows"]}
     assert rows["truncated"]["f1"] == rows["text"]["f1"] > 50  # 4,096 bits a token pay for all of it
     assert rows["shuffled"]["f1"] < rows["text"]["f1"] / 2
+    ours, given = (list(evaluation.predictions[row].values()) for row in ("bottleneck", "shuffled"))
+    answers_to_others = [ours[i] for i in elsewhere(spread(session.data.test, 12))]
+    assert (given == answers_to_others) == (scope == "prompt")  # else its own question about another passage
     assert "controls: truncated" in evaluation.results["verdict"]["text"]
