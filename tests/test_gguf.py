@@ -13,17 +13,14 @@ from safetensors.torch import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from torch import Tensor
 
-from conftest import Invoke, refusal, settings_args
+from conftest import Invoke, located, refusal, settings_args
 from random_llama import VOCABULARY, WIDTH, random_llama
-from stage1.config import ModelConfig
 from stage1.llm import gguf_file
 from stage1.llm.configuration import context_length
 from stage1.llm.hashes import model_sha256
-from stage1.llm.location import locate
 from stage1.llm.model import load_llm
 from stage1.llm.table import load_table
 from stage1.llm.tokenizer import load_tokenizer
-from stage1.progress import Progress
 
 CPU = torch.device("cpu")
 TEXT = "Context: Ada met\n\nBob, at 12:45.\nQuestion: whom? é<|end_of_text|>日本\nAnswer:"
@@ -114,10 +111,6 @@ def _tensors(weights: dict[str, Tensor], config: Any) -> Iterator[tuple[str, Any
             rows = values.reshape(number, 2, -1, values.shape[1])
             values = rows.transpose(1, 2).reshape(values.shape)
         yield ours, values.numpy().copy()
-
-
-def find(name: Path) -> Path:
-    return locate(ModelConfig.model_validate({"name": str(name)}), weights="all", progress=Progress())
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +209,9 @@ def test_a_whole_run_is_bound_to_its_file(file: Path, invoke: Invoke, tmp_path: 
 def test_what_is_no_gguf_file_is_refused(file: Path, llama: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.gguf"
     page.write_text("<html>Not found</html>")
-    assert "page.gguf is not a GGUF file" in refusal(find, page)
-    assert "nothing.gguf does not exist" in refusal(find, tmp_path / "nothing.gguf")
-    assert "does not exist" in refusal(find, Path("models/nothing.gguf"))  # no Hub id
+    assert "page.gguf is not a GGUF file" in refusal(located, page)
+    assert "nothing.gguf does not exist" in refusal(located, tmp_path / "nothing.gguf")
+    assert "does not exist" in refusal(located, Path("models/nothing.gguf"))  # no Hub id
     cut = tmp_path / "cut.gguf"
     cut.write_bytes(file.read_bytes()[:40_000])
     for step in (load_table, load_tokenizer, context_length):
@@ -226,9 +219,9 @@ def test_what_is_no_gguf_file_is_refused(file: Path, llama: Path, tmp_path: Path
     folder = tmp_path / "folder"
     folder.mkdir()
     shutil.copy(file, folder / "only.gguf")
-    assert f"passed as the file itself: {folder / 'only.gguf'}" in refusal(find, folder)
+    assert f"passed as the file itself: {folder / 'only.gguf'}" in refusal(located, folder)
     shutil.copy(llama / "config.json", folder)
-    assert f"passed as the file itself: {folder / 'only.gguf'}" in refusal(find, folder)
+    assert f"passed as the file itself: {folder / 'only.gguf'}" in refusal(located, folder)
 
 
 def test_what_transformers_cannot_read_is_refused(llama: Path, tmp_path: Path) -> None:
@@ -245,4 +238,4 @@ def test_what_transformers_cannot_read_is_refused(llama: Path, tmp_path: Path) -
 
 def test_without_the_library_one_line_says_how_to_get_it(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gguf_file, "is_gguf_available", lambda: False)
-    assert refusal(find, file).endswith("needs the package gguf.\npip install 'stage1[gguf]'")
+    assert refusal(located, file).endswith("needs the package gguf.\npip install 'stage1[gguf]'")

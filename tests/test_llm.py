@@ -19,7 +19,7 @@ from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, Revi
 from safetensors.torch import load_file, save_file
 from transformers import LlamaModel
 
-from conftest import refusal
+from conftest import located, refusal
 from random_llama import VOCABULARY, WIDTH, random_llama
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
@@ -34,10 +34,6 @@ from stage1.progress import Progress
 from stage1_models.tiny import MODEL_DIR
 
 CPU = torch.device("cpu")
-
-
-def find(name: str, weights: Any = "all") -> Path:
-    return locate(ModelConfig.model_validate({"name": name}), weights=weights, progress=Progress())
 
 
 def edit(folder: Path, name: str = "config.json", **changes: Any) -> None:
@@ -317,7 +313,7 @@ DAMAGE: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_damaged_folders_are_refused(damage: str, broken: Path) -> None:
     spoil, message = DAMAGE[damage]
     spoil(broken)
-    assert re.search(message, refusal(lambda folder: load_table(find(str(folder))), broken))
+    assert re.search(message, refusal(lambda folder: load_table(located(str(folder))), broken))
     with pytest.raises(UsageError):
         load_llm(broken, dtype="auto", device=CPU)
 
@@ -346,7 +342,7 @@ def test_tokenizer_missing_or_damaged(content: str | None, broken: Path) -> None
 )
 def test_unknown_models(name: str, message: str) -> None:
     with pytest.raises(UsageError, match=message) as refused:
-        find(name)
+        located(name)
     assert refused.value.remedy
 
 
@@ -354,7 +350,7 @@ def test_a_relative_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.chdir(tmp_path)
     (tmp_path / "models").mkdir()
     with pytest.raises(UsageError, match="models/llama does not exist"):
-        find("models/llama")
+        located("models/llama")
 
 
 def test_unknown_dtype_and_device(llama: Path) -> None:
@@ -399,7 +395,7 @@ def test_without_a_network_one_clear_line(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(UsageError, match=r"(?s)meta-llama/Llama-3\.1-8B.*hf auth login.*folder") as refused:
-        find("meta-llama/Llama-3.1-8B")
+        located("meta-llama/Llama-3.1-8B")
     assert str(refused.value).count("\n") == 1
 
 
@@ -418,7 +414,7 @@ def test_only_what_is_needed_is_downloaded(
         return str(local)
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", snapshot)
-    folder = find("somebody/llama", weights)
+    folder = located("somebody/llama", weights)
     fetched = {path.name for path in folder.glob("*.safetensors")}
     shards = {path.name for path in remote.glob("*.safetensors")}
     assert len(shards) > 2
