@@ -31,11 +31,13 @@ from plugin_sites import RICH, Site, compressor
 from random_llama import random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
-from stage1.config import PromptConfig, RunConfig, merge, validate
+from stage1.config import ModelConfig, PromptConfig, RunConfig, merge, validate
 from stage1.data.prompts import Crossing, Prompt, PromptBuilder
 from stage1.data.records import Question
+from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import everything
 from stage1.experiment import train_run
+from stage1.llm.location import locate
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.progress import Progress
@@ -262,6 +264,32 @@ def model(session: Session) -> PreTrainedModel:
 def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a small Llama with random weights. Copy it before writing to it."""
     return random_llama(tmp_path_factory.mktemp("llama"))
+
+
+@pytest.fixture
+def broken(llama: Path, tmp_path: Path) -> Path:
+    """A copy of the small Llama that a test may damage."""
+    return Path(shutil.copytree(llama, tmp_path / "model"))
+
+
+def located(name: str | Path, weights: Any = "all") -> Path:
+    """Where the model called `name` lies."""
+    return locate(ModelConfig(name=str(name)), weights=weights, progress=Progress())
+
+
+def refusal(step: Callable[[Path], Any], source: Path) -> str:
+    """What `step` says of `source`: the problem, and in a second line the remedy."""
+    with pytest.raises(UsageError) as refused:
+        step(source)
+    assert refused.value.remedy
+    assert str(refused.value).count("\n") == 1
+    return str(refused.value)
+
+
+@pytest.fixture(scope="session")
+def gibberish(llama: Path) -> Session:
+    """A random Llama: it answers nothing, but quickly, and differently to every change of its input."""
+    return Session.open(small_config(f"model={llama}", "eval.max_new_tokens=6"), Progress())
 
 
 def fitted(session: Session, *options: str) -> Bottleneck:

@@ -13,6 +13,7 @@ from stage1.plugins.tensors import Code
 class Pairs(Compressor):
     """Sends the mean of every two neighbouring vectors: half as many as there are positions."""
 
+    name = "pairs"
     tokenwise = False
     changes_length = True
 

@@ -1,4 +1,4 @@
-"""Small random Llamas as model folders, with the embedded model's tokenizer."""
+"""Small random models as folders, with the embedded model's tokenizer."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig
 
+from stage1.llm.table import CAUSAL_LM
 from stage1_models.tiny import MODEL_DIR
 
 VOCABULARY = 2997
@@ -31,9 +32,14 @@ def random_llama(folder: Path, *, tied: bool = True, shard: str = "1GB", seed: i
         eos_token_id=1,
         pad_token_id=2,
     )
+    return written(config, folder, seed, shard)
+
+
+def written(config: Any, folder: Path, seed: int = 0, shard: str = "1GB") -> Path:
+    """Write a model as `config` says to `folder`."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        model: Any = LlamaForCausalLM(config)
+        model: Any = CAUSAL_LM.from_config(config)
     model.to(torch.bfloat16).save_pretrained(folder, max_shard_size=shard)
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL_DIR / name, folder / name)

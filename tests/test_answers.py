@@ -23,31 +23,35 @@ Batches = list[list[str]]
 
 
 @pytest.fixture(scope="module")
-def gibberish(llama: Path) -> Session:
-    """A random Llama: it answers nothing, but quickly, and differently to every change of its input."""
-    return Session.open(small_config(f"model={llama}", "eval.max_new_tokens=6"), Progress())
-
-
-@pytest.fixture(scope="module")
 def half(llama: Path) -> Session:
-    """The same in half precision."""
+    """A random Llama in half precision."""
     config = small_config(f"model={llama}", "eval.max_new_tokens=6", "dtype=bfloat16")
     return Session.open(config, Progress())
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> Batches:
-    """The ids of the prompts that the LLM was asked, batch by batch."""
+@pytest.fixture(params=["gibberish", "half"])
+def either(request: pytest.FixtureRequest) -> Session:
+    session: Session = request.getfixturevalue(request.param)
+    return session
+
+
+def watched(patch: pytest.MonkeyPatch, before: Callable[[list[str]], object] = lambda batch: None) -> Batches:
+    """The ids of the prompts that the LLM is asked from now on, batch by batch; `before` is told of each."""
     batches: Batches = []
     own = GreedyDecoder.answer
 
     def answer(self: GreedyDecoder, prompts: Any, embed: Any) -> list[Generation]:
-        found = own(self, prompts, embed)
+        before([prompt.id for prompt in prompts])
         batches.append([prompt.id for prompt in prompts])
-        return found
+        return own(self, prompts, embed)
 
-    monkeypatch.setattr(GreedyDecoder, "answer", answer)
+    patch.setattr(GreedyDecoder, "answer", answer)
     return batches
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Batches:
+    return watched(monkeypatch)
 
 
 def ask(
@@ -100,16 +104,6 @@ def test_answers_come_in_the_order_of_the_prompts_whatever_the_batch(
         assert len(asked) == (3 if size == 5 else 1)
 
 
-def test_raw_embeddings_answer_as_ids_do(gibberish: Session) -> None:
-    prompts = gibberish.prompts(spread(gibberish.data.test, N))
-    answering = Answering(gibberish, None)
-    ids, embeds = (
-        answering.answers(Condition(name, prompts, embed, None))
-        for name, embed in (("text", None), ("raw", raw(gibberish)))
-    )
-    assert ids == embeds
-
-
 def test_throughput(gibberish: Session, tmp_path: Path) -> None:
     prompts = gibberish.prompts(spread(gibberish.data.test, N))
     for _ in range(2):
@@ -117,11 +111,7 @@ def test_throughput(gibberish: Session, tmp_path: Path) -> None:
         for name, key in (("kept", "text"), ("not kept", None)):
             answering.answers(Condition(name, prompts, None, key))
     assert answering.throughput["kept"] is None  # known already
-    speed = answering.throughput["not kept"]
-    assert speed is not None
-    assert speed.questions_per_second == pytest.approx(N / speed.seconds)
-    tokens = sum(len(prompt.ids) for prompt in prompts)
-    assert speed.prompt_tokens_per_second == pytest.approx(tokens / speed.seconds)
+    assert isinstance(answering.throughput["not kept"], float)
 
 
 # -- what is known ----------------------------------------------------------------------------------------
@@ -205,28 +195,22 @@ def test_what_depends_on_a_bottleneck_is_forgotten_when_it_is_done(
 # -- interrupted ------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("precision", ["gibberish", "half"])
 def test_an_interrupted_evaluation_goes_on(
-    precision: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    either: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    session = request.getfixturevalue(precision)
-    whole = ask(session, None, "eval.batch_size=5")
-    own = GreedyDecoder.answer
-    done: Batches = []
+    whole = ask(either, None, "eval.batch_size=5")
 
-    def dying(self: GreedyDecoder, prompts: Any, embed: Any) -> list[Generation]:
+    def third(_: list[str]) -> None:
         if len(done) == 2:
             raise KeyboardInterrupt
-        done.append([prompt.id for prompt in prompts])
-        return own(self, prompts, embed)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GreedyDecoder, "answer", dying)
+        done = watched(patch, third)
         with pytest.raises(KeyboardInterrupt):
-            ask(session, tmp_path, "eval.batch_size=5", keep=False)
+            ask(either, tmp_path, "eval.batch_size=5", keep=False)
     assert len(kept(tmp_path)) == 1
     notes = Notes()
-    assert ask(session, tmp_path, "eval.batch_size=5", keep=False, progress=notes) == whole
+    assert ask(either, tmp_path, "eval.batch_size=5", keep=False, progress=notes) == whole
     assert notes.notes == [f"text: 10 of {N} answers were cached."]
     assert kept(tmp_path) == []
 
@@ -234,51 +218,36 @@ def test_an_interrupted_evaluation_goes_on(
 # -- memory -----------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], Batches]:
-    """From now on so many prompts fit at a time; the sizes that were tried."""
+def small_memory(patch: pytest.MonkeyPatch, most: int) -> list[int]:
+    """From now on so many prompts fit at a time; the sizes that are tried."""
+    tried: list[int] = []
 
-    def set_to(most: int) -> Batches:
-        tried: Batches = []
-        own = GreedyDecoder.answer
+    def too_many(batch: list[str]) -> None:
+        tried.append(len(batch))
+        if len(batch) > most:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
-        def answer(self: GreedyDecoder, prompts: Any, embed: Any) -> list[Generation]:
-            tried.append([prompt.id for prompt in prompts])
-            if len(prompts) > most:
-                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-            return own(self, prompts, embed)
-
-        monkeypatch.setattr(GreedyDecoder, "answer", answer)
-        return tried
-
-    return set_to
+    watched(patch, too_many)
+    return tried
 
 
-def test_out_of_memory_halves_the_batch(gibberish: Session, memory: Callable[[int], Batches]) -> None:
-    expected = ask(gibberish)
-    tried, notes = memory(3), Notes()
-    assert ask(gibberish, None, progress=notes) == expected
-    assert [len(batch) for batch in tried] == [12, 6, 3, 3, 6, 3, 3]
+def test_out_of_memory_halves_the_batch_and_what_was_answered_in_halves_is_known(
+    either: Session, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected, notes = ask(either, None, "eval.batch_size=3"), Notes()
+    tried = small_memory(monkeypatch, 3)
+    assert ask(either, tmp_path, progress=notes) == expected
+    assert tried == [12, 6, 3, 3, 6, 3, 3]
     assert notes.notes == [
         f"Out of memory with {size} prompts at a time: continuing with {size // 2}." for size in (12, 6, 6)
     ]
-
-
-@pytest.mark.parametrize("precision", ["gibberish", "half"])
-def test_what_was_answered_in_halves_is_known(
-    precision: str, request: pytest.FixtureRequest, tmp_path: Path, memory: Callable[[int], Batches]
-) -> None:
-    session = request.getfixturevalue(precision)
-    tried = memory(3)
-    first = ask(session, tmp_path)
-    assert len(tried) == 7
     tried.clear()
-    assert ask(session, tmp_path) == first
+    assert ask(either, tmp_path) == expected
     assert tried == []
 
 
-def test_a_single_prompt_that_does_not_fit(gibberish: Session, memory: Callable[[int], Batches]) -> None:
-    memory(0)
+def test_a_single_prompt_that_does_not_fit(gibberish: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_memory(monkeypatch, 0)
     with pytest.raises(Stage1Error, match="Out of memory with a single prompt"):
         ask(gibberish, None, "eval.batch_size=2")
 
@@ -287,6 +256,5 @@ def test_other_errors_are_not_taken_for_memory(gibberish: Session) -> None:
     def broken(*_: Any) -> Any:
         raise RuntimeError("a bug")
 
-    prompts = gibberish.prompts(gibberish.data.test[:4])
     with pytest.raises(RuntimeError, match="a bug"):
-        Answering(gibberish, None).answers(Condition("raw", prompts, broken, None))
+        ask(gibberish, embed=broken)

@@ -12,10 +12,10 @@ import pytest
 
 import stage1
 import stage1.evaluation.lm_eval.tasks
-from conftest import Invoke
+from conftest import Invoke, Notes
 from plugin_sites import Site
 from stage1.errors import UsageError
-from stage1.evaluation.lm_eval.catalogue import LM_EVAL, everything, find, hint, select
+from stage1.evaluation.lm_eval.catalogue import LM_EVAL, Task, everything, find, hint, select
 from stage1.plugins import Registry, load_plugins
 from stage1.progress import Progress
 
@@ -48,20 +48,17 @@ DOCS = """
 """
 
 
-class Told(Progress):
+class Told(Notes):
     """What was worked on, and the notes."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.work: list[str] = []
-        self.notes: list[str] = []
 
     @contextmanager
     def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
         self.work.append(label)
         yield lambda done: None
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 pytestmark = pytest.mark.usefixtures("catalogued")
@@ -144,13 +141,19 @@ def test_lm_evals_files_are_read_once(indexed: Path) -> None:
     assert cache.name == f"{LM_EVAL.replace(' ', '-')}.json"
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": ["task"', '{"a": ["task", 3, 4]}', "\xff"])
-def test_a_damaged_list_is_made_anew(content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    few = [find("arc_easy", load_plugins(), Progress())[0]]
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Task]:
+    """All that there is to be read, into an empty cache."""
+    tasks = [find("arc_easy", load_plugins(), Progress())[0]]
     monkeypatch.setattr(
-        "stage1.evaluation.lm_eval.catalogue.read", lambda folder, source: few if folder is None else []
+        "stage1.evaluation.lm_eval.catalogue.read", lambda folder, source: tasks if folder is None else []
     )
     monkeypatch.setenv("STAGE1_CACHE", str(tmp_path))
+    return tasks
+
+
+@pytest.mark.parametrize("content", ["", "[]", '{"a": 3}', '{"a": ["task"', '{"a": ["task", 3, 4]}', "\xff"])
+def test_a_damaged_list_is_made_anew(content: str, few: list[Task], tmp_path: Path) -> None:
     file = tmp_path / "tasks" / f"{LM_EVAL.replace(' ', '-')}.json"
     file.parent.mkdir()
     file.write_text(content, encoding="latin-1")
@@ -160,19 +163,12 @@ def test_a_damaged_list_is_made_anew(content: str, tmp_path: Path, monkeypatch: 
         assert told.work == work
 
 
-def test_a_cache_that_cannot_be_written_stops_nothing(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    few = [find("arc_easy", load_plugins(), Progress())[0]]
-    monkeypatch.setattr(
-        "stage1.evaluation.lm_eval.catalogue.read", lambda folder, source: few if folder is None else []
-    )
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "file"))
+def test_a_cache_that_cannot_be_written_stops_nothing(few: list[Task], tmp_path: Path) -> None:
+    (tmp_path / "tasks").write_text("no folder")
     told = Told()
     assert everything(load_plugins(), told) == few
-    assert len(told.notes) == 1
-    assert "Cannot write" in told.notes[0]
+    [note] = told.notes
+    assert "Cannot write" in note
 
 
 # -- what is asked for ---------------------------------------------------------------------------------------

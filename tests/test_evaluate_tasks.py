@@ -14,11 +14,18 @@ from lm_eval.evaluator import evaluate as lm_eval_evaluate
 from lm_eval.models.huggingface import HFLM
 
 from conftest import ROOT, SQUAD, Notes, Result, small_config
+from pairs import pairs
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import Selection, select
-from stage1.evaluation.lm_eval.evaluate import TaskEvaluation, TaskOptions, evaluate_tasks
+from stage1.evaluation.lm_eval.evaluate import (
+    TaskEvaluation,
+    TaskOptions,
+    evaluate_tasks,
+    refuse_other_length,
+)
 from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
+from stage1.evaluation.lm_eval.registered import RunLM
 from stage1.experiment import evaluate_run_tasks, train_run
 from stage1.llm.model import load_llm
 from stage1.llm.tokenizer import load_tokenizer
@@ -78,7 +85,7 @@ def stock(tasks: list[str], *, num_fewshot: int, limit: int) -> dict[str, Any]:
 
 
 def same(value: float) -> Any:
-    """Equal up to the last bits, in which two copies of one model differ (test_likelihoods has one copy)."""
+    """Equal up to the last bits, in which two copies of one model differ (test_lm has one copy)."""
     return pytest.approx(value, rel=1e-6)
 
 
@@ -183,19 +190,19 @@ def test_an_interrupted_evaluation_goes_on(runs: dict[str, Run], monkeypatch: py
     """Killed in the middle of the bottleneck's row; what was asked is known when it is asked again."""
     run, counted = runs["lossy"], []
     complete = asked(run, SMALL_TASKS[2], limit=20)
-    keep, answer_all = Stage1LM.keep, Stage1LM.answer
+    keep, answer_all = Stage1LM.add_partial, Stage1LM.answer
 
-    def dying(self: Stage1LM, request: Any, answer: Any) -> None:
-        keep(self, request, answer)
+    def dying(self: Stage1LM, attr: str, req: Any, res: Any) -> None:
+        keep(self, attr, req, res)
         if self.embed is not None:
-            counted.append(request)
+            counted.append(req)
             if len(counted) == 20:
                 raise KeyboardInterrupt
 
-    monkeypatch.setattr(Stage1LM, "keep", dying)
+    monkeypatch.setattr(Stage1LM, "add_partial", dying)
     with pytest.raises(KeyboardInterrupt):
         asked(run, SMALL_TASKS[2], limit=20)
-    monkeypatch.setattr(Stage1LM, "keep", keep)
+    monkeypatch.setattr(Stage1LM, "add_partial", keep)
     rows: list[tuple[int, int]] = []
 
     def watched(self: Stage1LM, requests: Any, ask: Any) -> Any:
@@ -307,14 +314,7 @@ def test_the_command_shows_and_writes_them(runs: dict[str, Run], invoke: Any, tm
     run, tasks = str(runs["lossy"].path), ",".join(SMALL_TASKS[1:3])
     shown: Result = invoke("eval", run, "--tasks", tasks, "--limit", "4", "--output", "out.json")
     assert shown.code == 0, shown.err
-    for text in (
-        "small_cloze",
-        "acc_norm ↑",
-        "perplexity ↓",
-        "±",
-        "scope prompt",
-        "bits per token of context",
-    ):
+    for text in ("small_cloze", "acc_norm ↑", "perplexity ↓", "±", "scope prompt", "bits per token of con"):
         assert text in shown.out
     given: Result = invoke("eval", run, "--tasks", tasks, "--limit", "4", "--json", "--num-fewshot", "0")
     written = json.loads((tmp_path / "out.json").read_text())
@@ -359,45 +359,34 @@ def test_a_task_that_cannot_be_loaded_is_named(runs: dict[str, Run], invoke: Any
     assert "cannot be loaded" in result.err
 
 
-def test_a_task_that_asks_for_too_much_is_named(runs: dict[str, Run], tmp_path: Path) -> None:
-    shutil.copy(TASKS / "documents.py", tmp_path)
-    text = Path(SMALL_TASKS[0]).read_text().replace("max_gen_toks: 24", "max_gen_toks: 4000")
-    (tmp_path / "greedy.yaml").write_text(text)
-    with pytest.raises(UsageError, match="4000 new tokens, and the model's context holds 1024"):
-        asked(runs["identity"], str(tmp_path / "greedy.yaml"))
-
-
 @pytest.mark.parametrize(
-    ("setting", "refused"),
+    ("setting", "refusal"),
     [
-        ("no_repeat_ngram_size: 2", True),
-        ("repetition_penalty: 1.2", True),
-        ("penalty_alpha: 0.6", True),
-        ("no_repeat_ngram_size: 0", False),
-        ("repetition_penalty: 1.0", False),
+        ("max_gen_toks: 4000", "asks for 4000 new tokens, and the model's context holds 1024"),
+        ("no_repeat_ngram_size: 2", "sets no_repeat_ngram_size: it reads the prompt's token ids"),
+        ("repetition_penalty: 1.2", "sets repetition_penalty: it reads the prompt's token ids"),
+        ("penalty_alpha: 0.6", "sets penalty_alpha: it reads the prompt's token ids"),
+        ("no_repeat_ngram_size: 0", None),
+        ("repetition_penalty: 1.0", None),
     ],
 )
-def test_a_penalty_that_reads_the_prompt_is_refused_before_anything_is_asked(
-    setting: str, refused: bool, runs: dict[str, Run], tmp_path: Path
+def test_impossible_settings_of_generation_are_refused_before_anything_is_asked(
+    setting: str, refusal: str | None, runs: dict[str, Run], tmp_path: Path
 ) -> None:
     shutil.copy(TASKS / "documents.py", tmp_path)
-    text = Path(SMALL_TASKS[0]).read_text().replace("  max_gen_toks:", f"  {setting}\n  max_gen_toks:")
-    assert setting in text
-    (tmp_path / "penalty.yaml").write_text(text)
-    file = str(tmp_path / "penalty.yaml")
-    if refused:
-        with pytest.raises(UsageError, match=rf"sets {setting.partition(':')[0]}.*prompt's token ids"):
-            asked(runs["identity"], file)
+    file, text = tmp_path / "own.yaml", Path(SMALL_TASKS[0]).read_text()
+    file.write_text(text.replace("  do_sample:", f"  {setting}\n  do_sample:"))
+    assert setting in file.read_text()
+    if refusal:
+        with pytest.raises(UsageError, match=refusal):
+            asked(runs["identity"], str(file))
     else:
-        assert asked(runs["identity"], file, limit=2).results["tasks"]
+        assert asked(runs["identity"], str(file), limit=2).results["tasks"]
 
 
 def test_scope_all_is_refused_where_positions_are_lost(runs: dict[str, Run]) -> None:
-    from stage1.evaluation.lm_eval.evaluate import refuse_other_length
-    from test_likelihoods import pooling
-
     with pytest.raises(UsageError, match="changes their number"):
-        refuse_other_length(pooling())
+        refuse_other_length(pairs(256))
 
 
 # -- from lm-eval's side ----------------------------------------------------------------------------------
@@ -405,11 +394,8 @@ def test_scope_all_is_refused_where_positions_are_lost(runs: dict[str, Run]) -> 
 
 @pytest.mark.parametrize("arguments", ["", ",row=text", ",scope=all"])
 def test_a_run_is_a_model_of_lm_eval(arguments: str, runs: dict[str, Run]) -> None:
-    from lm_eval.api.registry import get_model
-
-    import stage1.evaluation.lm_eval.registered  # noqa: F401 - registers the model
-
-    lm = get_model("stage1").create_from_arg_string(
+    [point] = entry_points(group="lm_eval.models", name="stage1")
+    lm = point.load().create_from_arg_string(
         f"run={runs['lossy'].path}{arguments}", {"batch_size": "16", "device": "cuda:0"}
     )
     found: dict[str, Any] = {}
@@ -420,13 +406,6 @@ def test_a_run_is_a_model_of_lm_eval(arguments: str, runs: dict[str, Run]) -> No
     row = "text" if "row=text" in arguments else "bottleneck"
     for task, metric in (("small_choice", "acc"), ("small_cloze", "perplexity")):
         assert found[task][f"{metric},none"] == pytest.approx(metrics(expected, task)[metric][row], rel=1e-5)
-
-
-def test_lm_eval_may_find_it_by_its_entry_point() -> None:
-    from stage1.evaluation.lm_eval.registered import RunLM
-
-    [point] = entry_points(group="lm_eval.models", name="stage1")
-    assert point.load() is RunLM
 
 
 @pytest.mark.slow
@@ -447,8 +426,6 @@ def test_lm_evals_own_command_line(runs: dict[str, Run], cli: Any) -> None:
 
 @pytest.mark.parametrize(("argument", "message"), [("row=linear", "text"), ("scope=context", "all, prompt")])
 def test_wrong_model_args_name_the_choices(argument: str, message: str, runs: dict[str, Run]) -> None:
-    from stage1.evaluation.lm_eval.registered import RunLM
-
     name, value = argument.split("=")
     arguments: dict[str, Any] = {name: value}
     with pytest.raises(UsageError, match=message):

@@ -5,22 +5,13 @@ from typing import Any
 import pytest
 import torch
 
-from conftest import small_config, with_llm
-from random_llama import random_llama
+from conftest import with_llm
 from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.gate import PROMPTS, Gate, check
 from stage1.llm.model import load_llm
-from stage1.progress import Progress
 from stage1.session import Session
-
-
-@pytest.fixture(scope="module")
-def gibberish(tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """A random Llama, which answers differently to every change of what it is given."""
-    folder = random_llama(tmp_path_factory.mktemp("llama"))
-    return Session.open(small_config(f"model={folder}", "eval.max_new_tokens=6"), Progress())
 
 
 @pytest.fixture(scope="module")

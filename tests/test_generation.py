@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from conftest import with_llm
-from random_llama import calls_of, random_llama
+from random_llama import calls_of
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.datasets import spread
 from stage1.data.prompts import WORTH_SHARING, Prompt, common_prefix
 from stage1.evaluation.conditions import lookup, raw
-from stage1.evaluation.generation import Embed, Generation, GreedyDecoder, endings
+from stage1.evaluation.generation import Generation, GreedyDecoder, endings
 from stage1.llm.model import load_llm
 from stage1.plugins.tensors import Embedded
 from stage1.session import Session
@@ -29,15 +29,6 @@ def prompts(session: Session) -> list[Prompt]:
     chosen = session.prompts(spread(session.data.test, 12))
     assert len({len(prompt.ids) for prompt in chosen}) > 6
     return chosen
-
-
-@pytest.fixture(scope="module")
-def llama(session: Session, tmp_path_factory: pytest.TempPathFactory) -> Session:
-    """A random Llama, which answers differently to every change of what it is given."""
-    llm = load_llm(
-        random_llama(tmp_path_factory.mktemp("llama"), tied=False), dtype="auto", device=session.device
-    )
-    return with_llm(session, llm)
 
 
 def decoder(session: Session, stop: Sequence[str] = ("\n",), length: int = LENGTH) -> GreedyDecoder:
@@ -97,12 +88,12 @@ def test_it_answers_as_generate_does(
 
 @pytest.mark.parametrize("as_embeddings", [False, True])
 def test_a_random_model_too_at_every_length(
-    as_embeddings: bool, llama: Session, prompts: list[Prompt]
+    as_embeddings: bool, gibberish: Session, prompts: list[Prompt]
 ) -> None:
-    embed = raw(llama) if as_embeddings else None
+    embed = raw(gibberish) if as_embeddings else None
     for length in (1, 2, 9):
-        ours = decoder(llama, NOTHING, length).answer(prompts, embed)
-        assert ours == stock(llama, prompts, as_embeddings=as_embeddings, length=length)
+        ours = decoder(gibberish, NOTHING, length).answer(prompts, embed)
+        assert ours == stock(gibberish, prompts, as_embeddings=as_embeddings, length=length)
         assert sum(answer.cut for answer in ours) > 9
     assert len({answer.text for answer in ours}) > 6
 
@@ -139,17 +130,17 @@ def test_an_answer_that_is_done_costs_nothing_more(session: Session, prompts: li
     assert len(calls) < 40
 
 
-def test_a_stop_is_looked_for_in_the_answer_alone(llama: Session, prompts: list[Prompt]) -> None:
+def test_a_stop_is_looked_for_in_the_answer_alone(gibberish: Session, prompts: list[Prompt]) -> None:
     """The phrase stands in the prompt too."""
     prompt = prompts[0]
-    text = decoder(llama, NOTHING).answer([prompt], None)[0].text
+    text = decoder(gibberish, NOTHING).answer([prompt], None)[0].text
     phrase = text[len(text) // 2 - 3 : len(text) // 2 + 3]
-    ids = llama.tokenizer(f"{phrase} {phrase}{prompt.text}")["input_ids"]
+    ids = gibberish.tokenizer(f"{phrase} {phrase}{prompt.text}")["input_ids"]
     longer = prompt._replace(ids=ids, cross=[False] * len(ids))
-    [whole] = decoder(llama, NOTHING).answer([longer], None)
+    [whole] = decoder(gibberish, NOTHING).answer([longer], None)
     phrase = whole.text[len(whole.text) // 2 - 3 : len(whole.text) // 2 + 3]
-    with calls_of(llama.model.llm) as calls:
-        [cut] = decoder(llama, [phrase, "Context: "]).answer([longer], None)
+    with calls_of(gibberish.model.llm) as calls:
+        [cut] = decoder(gibberish, [phrase, "Context: "]).answer([longer], None)
     assert cut == Generation(whole.text[: whole.text.index(phrase)], cut=False)
     assert len(calls) < LENGTH
 
@@ -157,24 +148,15 @@ def test_a_stop_is_looked_for_in_the_answer_alone(llama: Session, prompts: list[
 # -- what the LLM receives --------------------------------------------------------------------------------
 
 
-def marked(session: Session, mark: float) -> Embed:
-    """Every crossing position is a constant vector."""
-    embedding = session.model.llm.get_input_embeddings()
-
-    def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
-        embeds = embedding(ids)
-        return Embedded(torch.where(cross[..., None], torch.full_like(embeds, mark), embeds), attention)
-
-    return embed
-
-
 @pytest.mark.parametrize("scope", ["prompt", "context"])
-def test_the_llm_receives_what_the_prompt_says_and_its_own_tokens_raw(scope: Any, llama: Session) -> None:
-    config = llama.config.model_copy(update={"scope": scope})
-    prompts = llama.under(config).prompts(spread(llama.data.test, 12))
-    table: Any = llama.model.llm.get_input_embeddings().weight
-    with calls_of(llama.model.llm) as calls:
-        decoder(llama, NOTHING).answer(prompts, marked(llama, 0.25))
+def test_the_llm_receives_what_the_prompt_says_and_its_own_tokens_raw(scope: Any, gibberish: Session) -> None:
+    config = gibberish.config.model_copy(update={"scope": scope})
+    prompts = gibberish.under(config).prompts(spread(gibberish.data.test, 12))
+    table: Any = gibberish.model.llm.get_input_embeddings().weight
+    stats = count_tokens(prompts, gibberish.table)
+    constant = lookup(gibberish, stats, torch.full_like(stats.embeds, 0.25))
+    with calls_of(gibberish.model.llm) as calls:
+        decoder(gibberish, NOTHING).answer(prompts, constant)
     for embeds, prompt in zip(calls[0]["inputs_embeds"], prompts, strict=True):
         own, cross = embeds[-len(prompt.ids) :], torch.tensor(prompt.cross)
         assert (own[cross] == 0.25).all()
@@ -211,16 +193,16 @@ def test_what_pads_does_not_matter(as_embeddings: bool, session: Session, prompt
     assert torch.equal(one, two)
 
 
-def test_a_shorter_code(llama: Session, prompts: list[Prompt]) -> None:
+def test_a_shorter_code(gibberish: Session, prompts: list[Prompt]) -> None:
     """The length is counted in new tokens, whatever is left of the prompt."""
-    embedding: Any = llama.model.llm.get_input_embeddings()
+    embedding: Any = gibberish.model.llm.get_input_embeddings()
 
     def last_three(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
         return Embedded(embedding(ids[:, -3:]), attention[:, -3:])
 
-    ours = decoder(llama, NOTHING).answer(prompts, last_three)
+    ours = decoder(gibberish, NOTHING).answer(prompts, last_three)
     ends = [prompt._replace(ids=prompt.ids[-3:], cross=prompt.cross[-3:]) for prompt in prompts]
-    assert ours == stock(llama, ends, as_embeddings=True)
+    assert ours == stock(gibberish, ends, as_embeddings=True)
 
 
 def test_a_model_in_half_precision_gets_half_precision(session: Session, prompts: list[Prompt]) -> None:
@@ -291,6 +273,9 @@ def test_only_what_does_not_cross_is_shared_and_something_is_left(prompts: list[
     assert common_prefix(same) == []  # BOS alone does not cross
     plain = [prompt._replace(cross=[False] * len(prompt.ids)) for prompt in same]
     assert common_prefix(plain) == one.ids[:-1]
+    enough = [5] * (WORTH_SHARING - 1)  # behind BOS
+    assert common_prefix(behind(enough, [one, two])) == [one.ids[0], *enough]
+    assert common_prefix(behind(enough[1:], [one, two])) == []
     example = [5] * WORTH_SHARING
     assert common_prefix(behind([*example, 6, 7], [one, two])) == [one.ids[0], *example, 6, 7]
     crossing = [
@@ -298,12 +283,3 @@ def test_only_what_does_not_cross_is_shared_and_something_is_left(prompts: list[
         two._replace(ids=[two.ids[0], *example, 6, 9], cross=[False] * len([0, *example]) + [True, True]),
     ]
     assert common_prefix(crossing) == [one.ids[0], *example]
-
-
-def test_few_shared_tokens_are_not_worth_it(session: Session, prompts: list[Prompt]) -> None:
-    with calls_of(session.model.llm) as calls:
-        decoder(session).share(behind([5] * (WORTH_SHARING - 2), prompts))
-    assert calls == []
-    with calls_of(session.model.llm) as calls:
-        decoder(session).share(behind([5] * (WORTH_SHARING - 1), prompts))
-    assert len(calls) == 1

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import small_config
+from conftest import fitted, small_config
 from stage1.data.datasets import spread
 from stage1.evaluation.answers import Answering
-from stage1.evaluation.conditions import Condition, raw
+from stage1.evaluation.conditions import NEEDED, Condition, raw
+from stage1.evaluation.evaluate import evaluate
 from stage1.evaluation.gate import check
 from stage1.experiment import train_run
 from stage1.progress import Progress
@@ -24,8 +25,9 @@ LOSSES = ["prompt_ppl", "kl", "hidden", "answer_ce", "answer_kl"]
 
 @pytest.mark.gpu
 @needs_gpu
-def test_two_evaluations_in_bfloat16_are_equal() -> None:
-    session = Session.open(small_config("dtype=bfloat16", "device=cuda"), Progress())
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_two_evaluations_are_equal_and_nothing_lost_changes_nothing(dtype: str) -> None:
+    session = Session.open(small_config(f"dtype={dtype}", "device=cuda"), Progress())
     prompts = session.prompts(spread(session.data.test, 64))
     answering = Answering(session, None)
     text = Condition("text", prompts, None, None)
@@ -34,6 +36,10 @@ def test_two_evaluations_in_bfloat16_are_equal() -> None:
     assert answering.answers(Condition("raw", prompts, raw(session), None)) == first
     gate = check(answering, prompts)
     assert (gate.difference, gate.noise, gate.changed) == (0, 0, 0)
+    evaluation = evaluate(
+        fitted(session, "compressor=identity", "adapter=identity"), session, cache=None, rows=NEEDED
+    )
+    assert evaluation.predictions["bottleneck"] == evaluation.predictions["text"]
 
 
 @pytest.mark.gpu

@@ -1,246 +1,424 @@
-"""The LLM under lm-eval: embeddings do what token ids do, and lm-eval's pitfalls with them are covered."""
+"""The LLM under lm-eval: where nothing is lost nothing changes, and contexts are what crosses."""
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
+from tokenizers.processors import ByteLevel
 from torch import Tensor
 
-from conftest import Notes, build_prompts
-from random_llama import calls_of, random_llama
-from stage1.data.records import Question
-from stage1.errors import Stage1Error
-from stage1.evaluation.generation import Embed
+from conftest import Notes, fitted, small_config, with_llm
+from pairs import pairs
+from random_llama import VOCABULARY, WIDTH, calls_of, random_llama
+from stage1.bottleneck.bottleneck import Bottleneck
+from stage1.errors import Stage1Error, UsageError
+from stage1.evaluation.generation import Embed, tokens_containing
+from stage1.evaluation.lm_eval.evaluate import embed_requests
 from stage1.evaluation.lm_eval.model import Stage1LM
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
 from stage1.llm.model import load_llm
 from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins.tensors import Embedded
-from stage1_datasets.tiny_squad import tiny_squad
+from stage1.progress import Progress
+from stage1.runs.journal import Journal
+from stage1.session import Session
 from stage1_models.tiny import MODEL_DIR
 
 CPU = torch.device("cpu")
-TOKENIZER = load_tokenizer(MODEL_DIR)
-LENGTH = 8  # tokens of an answer at most
+
+TEXTS = [
+    "The Purtane Institute was established in 1818.",
+    "It can be seen in Zilburgh",
+    "The vessel Tedyne took aboard 174 sailors. The captain of the vessel was Darand",
+    "A",
+    "Who was it? Vaneth was the captain of the vessel Riphon, and nobody else.",
+]
+SAME_LENGTH = ["In 1453 it fell", "In 1818 it rose", "In 1204 it fell"]
+ENDINGS = [" in", " Darand", " the vessel Riphon.", "\nQuestion: How many?"]
 
 
-def some_questions(count: int) -> list[Question]:
-    """Questions about as many passages, cut so that prompts differ in length and batches are padded."""
-    passages = {r["context"]: r for r in tiny_squad("test", count, subjects=2)}
-    return [
-        Question(r["id"], r["title"], text[: 60 + 30 * (i % 6)], r["question"], tuple(r["answers"]["text"]))
-        for i, (text, r) in enumerate(passages.items())
-    ]
+def instance(kind: str, *arguments: Any) -> Instance:
+    return Instance(kind, {}, arguments, 0, ("task", 0, 1))
 
 
-QUESTIONS = some_questions(20)
+def generations(texts: Sequence[str], **options: Any) -> list[Instance]:
+    settings = {"until": ["\n"], "max_gen_toks": 6, "do_sample": False, **options}
+    return [instance("generate_until", text, settings) for text in texts]
 
 
-PROMPTS = build_prompts(QUESTIONS, TOKENIZER, scope="prompt", raw_anchor=False, max_tokens=400)
+def likelihoods(texts: Sequence[str]) -> list[Instance]:
+    return [instance("loglikelihood", text, ending) for text in [*texts, ""] for ending in ENDINGS]
+
+
+def rolling(texts: Sequence[str]) -> list[Instance]:
+    return [instance("loglikelihood_rolling", text) for text in [*texts, " ".join(TEXTS * 9)]]
+
+
+def tokenizer(*, bos: bool) -> Any:
+    loaded: Any = load_tokenizer(MODEL_DIR)
+    if not bos:
+        loaded.backend_tokenizer.post_processor = ByteLevel(trim_offsets=False)
+    assert (loaded("A")["input_ids"][0] == loaded.bos_token_id) == bos
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def words() -> Any:
+    return tokenizer(bos=True)
+
+
+def llama(folder: Path, *, tied: bool) -> Any:
+    model: Any = load_llm(random_llama(folder, tied=tied), dtype="auto", device=CPU)
+    weight = model.get_input_embeddings().weight
+    weight.data.copy_(weight.bfloat16().float())  # what crosses the wire unharmed
+    return model
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["tied", "untied"])
-def llama(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = random_llama(tmp_path_factory.mktemp("llama"), tied=request.param)
-    return load_llm(folder, dtype="auto", device=CPU)
+def either(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    return llama(tmp_path_factory.mktemp("llama"), tied=request.param)
 
 
 @pytest.fixture(scope="module")
 def untied(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    folder = random_llama(tmp_path_factory.mktemp("llama"), tied=False)
-    return load_llm(folder, dtype="auto", device=CPU)
+    return llama(tmp_path_factory.mktemp("llama"), tied=False)
 
 
-def raw(model: Any) -> Embed:
-    return lambda ids, cross, attention: Embedded(model.get_input_embeddings()(ids), attention)
+@pytest.fixture(scope="module")
+def lossless(gibberish: Session) -> Bottleneck:
+    return fitted(gibberish, "compressor=identity", "adapter=identity")
 
 
-def ask(model: Any, embed: Embed | None = None, *, length: int = LENGTH, **kw: Any) -> list[str]:
-    lm = Stage1LM(model, TOKENIZER, embed=embed, **kw)
-    return lm.generate_until([request_of(prompt.text, max_gen_toks=length) for prompt in PROMPTS])
+def embed_through(bottleneck: Bottleneck, model: Any) -> Embed:
+    session = Session.open(small_config(f"model={model.name_or_path}"), Progress(), data="none")
+    return embed_requests(bottleneck, with_llm(session, model))
 
 
-def request_of(context: str, **options: Any) -> Any:
-    from lm_eval.api.instance import Instance
-
-    settings = {"until": ["\n"], "max_gen_toks": LENGTH, "do_sample": False, **options}
-    return Instance("generate_until", {}, (context, settings), 0, ("questions", 0, 1))
-
-
-# -- embeddings do what ids do ----------------------------------------------------------------------------
+ASK: dict[str, Callable[[Sequence[str]], list[Instance]]] = {
+    "generate_until": generations,
+    "loglikelihood": likelihoods,
+    "loglikelihood_rolling": rolling,
+}
 
 
-def test_raw_equals_text_whatever_the_batch(llama: Any) -> None:
-    reference = ask(llama, batch_size=1)
-    assert len(set(reference)) > len(reference) // 2  # or equality would say little
-    assert ask(llama, raw(llama), batch_size=1) == reference
-    for size in (7, 16):
-        assert ask(llama, batch_size=size) == reference
-        assert ask(llama, raw(llama), batch_size=size) == reference
-
-
-def test_text_equals_stock_lm_eval(llama: Any) -> None:
-    with quiet_lm_eval():
-        stock: Any = HFLM(pretrained=llama, tokenizer=TOKENIZER, batch_size=4)
-        expected = stock.generate_until([request_of(p.text) for p in PROMPTS], disable_tqdm=True)
-    assert ask(llama, batch_size=4) == expected
-    assert ask(llama, raw(llama), batch_size=4) == expected
-
-
-def test_padded_prompts_are_masked_and_positioned(untied: Any) -> None:
-    with calls_of(untied) as calls:
-        ask(untied, raw(untied), batch_size=20)
-    first = calls[0]
-    lengths = torch.tensor(sorted((len(p.ids) for p in PROMPTS), reverse=True))
-    attention, positions = first["attention_mask"].bool(), first["position_ids"]
-    assert attention.sum(1).tolist() == lengths.tolist()
-    assert not attention[-1, 0]  # padded on the left
-    assert attention[:, -1].all()
-    for row, length in enumerate(lengths):
-        assert positions[row, -length:].tolist() == list(range(length))
-
-
-def test_bf16_model_gets_bf16_embeddings(tmp_path: Path) -> None:
-    model = load_llm(random_llama(tmp_path), dtype="bfloat16", device=CPU)
-    expected = ask(model, batch_size=20)
-    assert (
-        ask(model, lambda i, c, a: Embedded(raw(model)(i, c, a).embeds.float(), a), batch_size=20) == expected
-    )
+@pytest.mark.parametrize("whole", [False, True], ids=["context", "all"])
+@pytest.mark.parametrize("bos", [True, False], ids=["bos", "no bos"])
+@pytest.mark.parametrize("kind", ASK)
+def test_an_identity_bottleneck_changes_no_bit(
+    kind: str, bos: bool, whole: bool, either: Any, lossless: Bottleneck
+) -> None:
+    words, embed = tokenizer(bos=bos), embed_through(lossless, either)
+    for texts, size in ((TEXTS, 16), (SAME_LENGTH, 16), (SAME_LENGTH, 1)):  # padded, not, alone
+        requests = ASK[kind](texts)
+        with quiet_lm_eval():
+            stock: Any = HFLM(pretrained=either, tokenizer=words, batch_size=size)
+            expected = getattr(stock, kind)(requests, disable_tqdm=True)
+        ours = Stage1LM(either, words, embed=embed, whole=whole, batch_size=size)
+        assert getattr(ours, kind)(requests) == expected
+        assert getattr(Stage1LM(either, words, batch_size=size), kind)(requests) == expected
 
 
 # -- what crosses -----------------------------------------------------------------------------------------
 
 
-def marked(model: Any, mark: float) -> Embed:
-    """Every crossing position is a constant vector."""
+def recorded(model: Any, crossed: dict[tuple[int, ...], list[list[bool]]]) -> Embed:
+    """Raw embeddings; notes which positions of which tokens were to cross."""
 
     def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
-        embeds = model.get_input_embeddings()(ids)
-        return Embedded(torch.where(cross[..., None], torch.full_like(embeds, mark), embeds), attention)
+        for tokens, where, attends in zip(ids, cross, attention, strict=True):
+            crossed.setdefault(tuple(tokens[attends].tolist()), []).append(where[attends].tolist())
+            assert not where[~attends].any()
+        return Embedded(model.get_input_embeddings()(ids), attention)
 
     return embed
 
 
-def test_contexts_cross_and_generated_tokens_do_not(untied: Any) -> None:
-    table = untied.get_input_embeddings().weight
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_context_crosses_and_the_continuation_only_on_request(
+    whole: bool, untied: Any, words: Any
+) -> None:
+    crossed: dict[tuple[int, ...], list[list[bool]]] = {}
+    lm = Stage1LM(untied, words, embed=recorded(untied, crossed), whole=whole, batch_size=4)
+    lm.loglikelihood([instance("loglikelihood", TEXTS[0], " the vessel Riphon")])
+    context = words(TEXTS[0])["input_ids"]
+    both = words(TEXTS[0] + " the vessel Riphon")["input_ids"]
+    inside, ending = len(context) - 1, len(both) - 1 - len(context)
+    assert ending > 1
+    assert crossed == {tuple(both[:-1]): [[False, *[True] * inside, *[whole] * ending]]}
+    crossed.clear()
+    lm.loglikelihood_rolling([instance("loglikelihood_rolling", "One two.")])
+    assert [any(where) for [where] in crossed.values()] == [True] * whole
+
+
+def test_prompts_cross_and_generated_tokens_do_not(untied: Any, words: Any) -> None:
+    crossed: dict[tuple[int, ...], list[list[bool]]] = {}
+    lm = Stage1LM(untied, words, embed=recorded(untied, crossed), batch_size=len(TEXTS))
+    for texts in (TEXTS, [f"{words.bos_token}{TEXTS[0]}"]):  # one that brings its BOS has no other
+        crossed.clear()
+        with calls_of(untied) as calls:
+            lm.generate_until(generations(texts))
+        prompts = words([text.removeprefix(str(words.bos_token)) for text in texts])["input_ids"]
+        assert crossed == {tuple(ids): [[False, *[True] * (len(ids) - 1)]] for ids in prompts}
+        assert len(calls) > 1
+        for later in calls[1:]:
+            assert later["input_ids"].shape == (len(texts), 1)  # new tokens, embedded by the model itself
+            assert later.get("inputs_embeds") is None
+
+
+def test_a_model_in_half_precision_gets_half_precision(tmp_path: Path, words: Any) -> None:
+    half = load_llm(random_llama(tmp_path), dtype="bfloat16", device=CPU)
+    raw = recorded(half, {})
+
+    def in_float32(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
+        return Embedded(raw(ids, cross, attention).embeds.float(), attention)
+
+    for kind, ask in ASK.items():
+        text, ours = (
+            getattr(Stage1LM(half, words, embed=embed, batch_size=8), kind)(ask(TEXTS))
+            for embed in (None, in_float32)
+        )
+        assert ours == text
+
+
+def test_special_tokens_cross_on_request(untied: Any, words: Any) -> None:
+    crossed: dict[tuple[int, ...], list[list[bool]]] = {}
+    embed = recorded(untied, crossed)
+    lm = Stage1LM(untied, words, embed=embed, keep_special=False)
+    lm.loglikelihood([instance("loglikelihood", "A", " b")])
+    lm.generate_until(generations(["A"]))
+    assert all(where[0] for found in crossed.values() for where in found)
+
+
+def test_the_same_tokens_split_elsewhere_cross_elsewhere(untied: Any, words: Any) -> None:
+    """lm-eval asks once for contexts and continuations that add up to the same tokens."""
+    requests = [("The captain", " of the vessel"), ("The captain of", " the vessel")]
+    crossed: dict[tuple[int, ...], list[list[bool]]] = {}
+    lm = Stage1LM(untied, words, embed=recorded(untied, crossed), batch_size=4)
+    lm.loglikelihood([instance("loglikelihood", *request) for request in requests])
+    [found] = crossed.values()
+    assert [sum(where) for where in found] == [len(words(text)["input_ids"]) - 1 for text, _ in requests]
+
+
+def test_a_zero_at_the_end_is_no_padding(untied: Any) -> None:
+    crossed: dict[tuple[int, ...], list[list[bool]]] = {}
+    lm = Stage1LM(untied, tokenizer(bos=False), embed=recorded(untied, crossed), batch_size=4)
+    pairs: list[Any] = [(("a", "b"), [7, 8], [0, 9]), (("a", "c"), [7, 8], [9])]
+    pairs.append((("d", "e"), [5, 6, 7], [8, 9, 3]))
+    with quiet_lm_eval():
+        stock: Any = HFLM(pretrained=untied, tokenizer=tokenizer(bos=False), batch_size=4)
+    ours, theirs = lm._loglikelihood_tokens(pairs), stock._loglikelihood_tokens(pairs, disable_tqdm=True)
+    torch.testing.assert_close(torch.tensor(ours), torch.tensor(theirs), rtol=1e-5, atol=1e-5)
+    assert crossed == {
+        (7, 8, 0): [[True, True, False]],
+        (7, 8): [[True, True]],
+        (5, 6, 7, 8, 9): [[True, True, True, False, False]],
+    }
+
+
+# -- codes of another length ------------------------------------------------------------------------------
+
+
+def by_hand(model: Any, context: list[int], continuation: list[int], *, bos: bool) -> Tensor:
+    """Logits [A + 1, V] that predict the continuation and what follows, behind the pooled context."""
+    embedding = model.get_input_embeddings()
+    raw, crossing = context[:bos], context[bos:]
+    pairs = (crossing[i : i + 2] for i in range(0, len(crossing), 2))
+    pooled = [embedding(torch.tensor(pair)).mean(0).bfloat16().float() for pair in pairs]
+    ends = [embedding(torch.tensor(ids, dtype=torch.long)) for ids in (raw, continuation)]
+    with torch.no_grad():
+        logits: Tensor = model(inputs_embeds=torch.cat([ends[0], torch.stack(pooled), ends[1]])[None]).logits
+    return logits[0, -len(continuation) - 1 :]
+
+
+@pytest.mark.parametrize("bos", [True, False])
+@pytest.mark.parametrize("size", [1, 7])
+def test_a_shortened_context_is_followed_by_its_continuation(bos: bool, size: int, untied: Any) -> None:
+    words = tokenizer(bos=bos)
+    lm = Stage1LM(untied, words, embed=embed_through(pairs(WIDTH), untied), batch_size=size)
+    requests = [instance("loglikelihood", text, ending) for text in TEXTS for ending in ENDINGS]
+    for request, (found, _) in zip(requests, lm.loglikelihood(requests), strict=True):
+        context, continuation = lm._encode_pair(*request.args)
+        logits = by_hand(untied, context, continuation, bos=bos)[:-1].log_softmax(-1)
+        expected = float(logits.gather(1, torch.tensor(continuation)[:, None]).sum())
+        assert found == pytest.approx(expected, abs=2e-5)
+
+
+def test_a_text_of_several_windows_has_no_context(untied: Any, words: Any) -> None:
+    """A later window begins with a token of the one before, which is text to be scored like the rest."""
+    requests = rolling([])
+    assert len(words(requests[0].args[0])["input_ids"]) > untied.config.max_position_embeddings
+    lm = Stage1LM(untied, words, embed=embed_through(pairs(WIDTH), untied))
+    assert lm.loglikelihood_rolling(requests) == Stage1LM(untied, words).loglikelihood_rolling(requests)
+
+
+@pytest.mark.parametrize("kind", ["generate_until", "loglikelihood"])
+def test_where_nothing_crosses_the_bare_model_is_asked(kind: str, untied: Any, words: Any) -> None:
+    """An empty code is more than a compressor can be asked for; beside another request it is an empty row."""
+    embed = embed_through(pairs(WIDTH), untied)
+    special, other = ASK[kind]([str(words.bos_token)])[0], ASK[kind](TEXTS)[0]
+    for requests in ([special], [special, other]):
+        bare = getattr(Stage1LM(untied, words, batch_size=2), kind)(requests)
+        ours = getattr(Stage1LM(untied, words, embed=embed, batch_size=2), kind)(requests)
+        assert ours[0] == (bare[0] if kind == "generate_until" else pytest.approx(bare[0], abs=1e-4))
+        assert ours[1:] != bare[1:] or len(requests) == 1
+
+
+def test_shortened_requests_are_masked_and_positioned(untied: Any, words: Any) -> None:
+    """Rotary positions do not care where a row begins; absolute ones would."""
+    lm = Stage1LM(untied, words, embed=embed_through(pairs(WIDTH), untied), batch_size=16)
     with calls_of(untied) as calls:
-        ask(untied, marked(untied, 0.25), batch_size=20)
-    received = calls[0]["inputs_embeds"]
-    by_length = sorted(PROMPTS, key=lambda p: (-len(p.ids), p.text))
-    for embeds, prompt in zip(received, by_length, strict=True):
-        own = embeds[-len(prompt.ids) :]
-        cross = torch.tensor(prompt.cross)
-        assert (own[cross] == 0.25).all()
-        assert torch.equal(own[~cross], table[torch.tensor(prompt.ids)[~cross]])
-        assert not prompt.cross[0]  # BOS
-    assert len(calls) > 1
-    for later in calls[1:]:
-        ids = later["input_ids"]
-        embeds = later.get("inputs_embeds")
-        assert ids.shape == (20, 1)  # one new token each, embedded by the model itself
-        assert embeds is None
+        lm.loglikelihood([instance("loglikelihood", text, " in the city") for text in TEXTS])
+    [call] = calls
+    attention, positions = call["attention_mask"].bool(), call["position_ids"]
+    assert attention[:, -1].all()
+    assert not attention[:, 0].all()
+    for mask, places in zip(attention, positions, strict=True):
+        assert places[mask].tolist() == list(range(int(mask.sum())))
 
 
-def test_contexts_are_tokenized_as_prompts_are(untied: Any) -> None:
-    with calls_of(untied) as calls:
-        ask(untied, batch_size=1)
-    seen = {tuple(call["input_ids"][0].tolist()) for call in calls if call["input_ids"].shape[1] > 1}
-    assert seen == {tuple(prompt.ids) for prompt in PROMPTS}
-    assert all(ids.count(TOKENIZER.bos_token_id) == 1 for ids in seen)
-
-
-def test_all_but_special_tokens_cross(untied: Any) -> None:
-    lm = Stage1LM(untied, TOKENIZER, embed=marked(untied, 0.5), batch_size=2)
-    text = f"{TOKENIZER.bos_token}In 1453 the city fell."
-    with calls_of(untied) as calls:
-        lm.generate_until([request_of(text), request_of("Short.")])
-    ids = TOKENIZER(text, add_special_tokens=False)["input_ids"]
-    assert ids[0] == TOKENIZER.bos_token_id
-    crossed = (calls[0]["inputs_embeds"] == 0.5).all(2)
-    assert crossed.sum(1).tolist() == [len(ids) - 1, len(TOKENIZER("Short.")["input_ids"]) - 1]
+def test_a_shortened_context_is_followed_by_its_answer(untied: Any, words: Any) -> None:
+    answers = []
+    for size in (1, 5):
+        lm = Stage1LM(untied, words, embed=embed_through(pairs(WIDTH), untied), batch_size=size)
+        answers.append(lm.generate_until(generations(TEXTS)))
+    assert answers[0] == answers[1]
+    for text, answer in zip(TEXTS, answers[0], strict=True):
+        ids: list[int] = words(text)["input_ids"]
+        said: list[int] = []
+        newlines = tokens_containing(words, "\n")
+        while len(said) < 6:  # greedily, one token after the other
+            said.append(int(by_hand(untied, ids, said, bos=True)[-1].argmax()))
+            if said[-1] in newlines or said[-1] == words.eos_token_id:
+                break
+        assert answer == words.decode(said, skip_special_tokens=True).split("\n")[0]
 
 
 # -- where answers end ------------------------------------------------------------------------------------
 
 
-def test_an_answer_ends_with_its_line() -> None:
-    model = load_llm(MODEL_DIR, dtype="auto", device=CPU)
-    for embed in (None, raw(model)):
-        with calls_of(model) as calls:
-            answers = ask(model, embed, batch_size=20, length=64)
-        assert not any("\n" in answer for answer in answers)
-        assert len(calls) < 40  # generation itself stopped, not only the text
+@pytest.mark.parametrize("as_embeddings", [False, True])
+def test_an_answer_ends_with_its_line(as_embeddings: bool, model: Any, words: Any) -> None:
+    question = "Context: The vessel Tedyne took aboard 174 sailors.\nQuestion: How many?\nAnswer:"
+    embed = recorded(model, {}) if as_embeddings else None
+    with calls_of(model) as calls:
+        lm = Stage1LM(model, words, embed=embed)
+        [answer] = lm.generate_until(generations([question], max_gen_toks=64))
+    assert "\n" not in answer
+    assert len(calls) < 40  # generation itself stopped, not only the text
 
 
 @pytest.mark.parametrize("as_embeddings", [False, True])
-def test_a_stop_phrase_is_looked_for_in_the_answer_only(as_embeddings: bool, untied: Any) -> None:
+def test_a_stop_phrase_is_looked_for_in_the_answer_only(as_embeddings: bool, untied: Any, words: Any) -> None:
     """A phrase of several tokens, which stands in the prompt too and must not end the answer there."""
-    embed = raw(untied) if as_embeddings else None
-    plain = Stage1LM(untied, TOKENIZER, embed=embed)
-    text = PROMPTS[0].text
-    [whole] = plain.generate_until([request_of(text, until=[], max_gen_toks=12)])
-    middle = len(whole) // 2
-    phrase = whole[middle - 3 : middle + 3]
-    prompt = phrase + text
-    [whole] = plain.generate_until([request_of(prompt, until=[], max_gen_toks=12)])
-    phrase = whole[middle - 3 : middle + 3]
+    lm = Stage1LM(untied, words, embed=recorded(untied, {}) if as_embeddings else None)
+
+    def said(prompt: str, *until: str) -> str:
+        [answer] = lm.generate_until(generations([prompt], until=list(until), max_gen_toks=12))
+        return answer
+
+    def middle(text: str) -> str:
+        return text[len(text) // 2 - 3 : len(text) // 2 + 3]
+
+    prompt = middle(said(TEXTS[0])) + TEXTS[0]
+    whole = said(prompt)
     with calls_of(untied) as calls:
-        [cut] = plain.generate_until([request_of(prompt, until=[phrase, "Context: "], max_gen_toks=12)])
-    assert cut == whole[: whole.index(phrase)]
+        cut = said(prompt, middle(whole), TEXTS[0][:8])
+    assert cut == whole[: whole.index(middle(whole))]
     assert len(calls) < 12
 
 
-def test_length_is_counted_in_new_tokens(untied: Any) -> None:
-    def last_three(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
-        return Embedded(untied.get_input_embeddings()(ids[:, -3:]), attention[:, -3:])
-
-    with calls_of(untied) as calls:
-        shortened = ask(untied, last_three, batch_size=1, length=5)
-    assert len(calls) == 5 * len(PROMPTS)
-    expected = [
-        untied.generate(
-            inputs_embeds=untied.get_input_embeddings()(torch.tensor([prompt.ids[-3:]])),
-            attention_mask=torch.ones(1, 3),
-            max_new_tokens=5,
-            do_sample=False,
-            pad_token_id=2,
-        )
-        for prompt in PROMPTS
-    ]
-    assert shortened == [TOKENIZER.decode(row[0], skip_special_tokens=True) for row in expected]
+@pytest.mark.parametrize("kind", ASK)
+def test_a_token_without_a_row_is_refused(kind: str, untied: Any) -> None:
+    words = tokenizer(bos=True)
+    words.add_tokens([f"<|{number}|>" for number in range(len(words), VOCABULARY + 1)])
+    with pytest.raises(UsageError, match="yields id 2997, but the embedding table has 2997 rows"):
+        getattr(Stage1LM(untied, words), kind)(ASK[kind]([f"<|{VOCABULARY}|> who?"]))
 
 
-# -- memory, noise, refusals ------------------------------------------------------------------------------
+# -- memory and interruptions -----------------------------------------------------------------------------
 
 
-def test_out_of_memory_halves_the_batch(untied: Any) -> None:
-    def tight(limit: int) -> Embed:
+@pytest.mark.parametrize("kind", ASK)
+def test_out_of_memory_halves_the_batch(kind: str, untied: Any, words: Any) -> None:
+    raw, requests = recorded(untied, {}), ASK[kind](TEXTS * 4)[:18]
+
+    def ask(limit: int, notes: Notes) -> list[Any]:
         def embed(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
             if len(ids) > limit:
                 raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-            return raw(untied)(ids, cross, attention)
+            return raw(ids, cross, attention)
 
-        return embed
+        lm = Stage1LM(untied, words, embed=embed, whole=True, batch_size=16, progress=notes)
+        found: list[Any] = getattr(lm, kind)(requests)
+        return found
 
-    progress = Notes()
-    assert ask(untied, tight(3), batch_size=16, progress=progress) == ask(untied)
-    assert [note.split(":")[0] for note in progress.notes] == [
+    few, plenty = Notes(), Notes()
+    fitting, expected = ask(3, few), ask(16, plenty)
+    if kind == "generate_until":
+        assert fitting == expected
+    else:
+        torch.testing.assert_close(torch.tensor(fitting), torch.tensor(expected), rtol=1e-5, atol=2e-5)
+    assert plenty.notes == []
+    assert [note.split(":")[0] for note in few.notes] == [
         f"Out of memory with {size} prompts at a time" for size in (16, 8, 4)
     ]
     with pytest.raises(Stage1Error, match="Out of memory with a single prompt"):
-        ask(untied, tight(0), batch_size=2)
+        ask(0, few)
 
 
-def test_other_errors_are_not_taken_for_memory(untied: Any) -> None:
-    def broken(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
+@pytest.mark.parametrize("kind", ASK)
+def test_other_errors_are_not_taken_for_memory(kind: str, untied: Any, words: Any) -> None:
+    def broken(*_: Any) -> Any:
         raise RuntimeError("a bug")
 
+    lm = Stage1LM(untied, words, embed=broken, whole=True)
     with pytest.raises(RuntimeError, match="a bug"):
-        ask(untied, broken, batch_size=4)
+        getattr(lm, kind)(ASK[kind](TEXTS))
 
 
-def test_nothing_is_printed(untied: Any, capfd: pytest.CaptureFixture[str]) -> None:
-    ask(untied, raw(untied), batch_size=4)
+@pytest.mark.parametrize("kind", ASK)
+def test_what_was_answered_is_not_asked_again(kind: str, untied: Any, tmp_path: Path, words: Any) -> None:
+    requests = list({str(request.args): request for request in ASK[kind](TEXTS * 3)}.values())
+    raw = recorded(untied, {})
+    calls = 0
+
+    def dying(ids: Tensor, cross: Tensor, attention: Tensor) -> Embedded:
+        nonlocal calls
+        calls += 1
+        if calls == 3:
+            raise KeyboardInterrupt
+        return raw(ids, cross, attention)
+
+    def asked(embed: Embed, decides: str = "run") -> tuple[list[Any], int]:
+        journal = Journal(tmp_path, decides, Progress())
+        lm = Stage1LM(untied, words, embed=embed, whole=True, batch_size=1, journal=journal)
+        return getattr(lm, kind)(requests), lm.asked
+
+    with pytest.raises(KeyboardInterrupt):
+        asked(dying)
+    expected, all_of_them = asked(raw, "another run")
+    assert all_of_them == len(requests)
+    answers, rest = asked(raw)
+    assert answers == expected
+    if kind != "loglikelihood_rolling":  # told after every eight texts: these are fewer
+        assert rest == len(requests) - 2
+    assert asked(raw) == (expected, 0)
+
+
+def test_random_answers_are_drawn_again(untied: Any, tmp_path: Path, words: Any) -> None:
+    settings = {"until": [], "max_gen_toks": 12, "do_sample": True, "temperature": 2.0}
+    for _ in range(2):
+        lm = Stage1LM(untied, words, journal=Journal(tmp_path, "run", Progress()))
+        lm.generate_until([instance("generate_until", "A", settings)])
+        assert lm.asked == 1
+
+
+def test_nothing_is_printed(untied: Any, capfd: pytest.CaptureFixture[str], words: Any) -> None:
+    lm = Stage1LM(untied, words, embed=recorded(untied, {}), batch_size=2)
+    for kind, ask in ASK.items():
+        getattr(lm, kind)(ask(TEXTS))
     assert capfd.readouterr() == ("", "")

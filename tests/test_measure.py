@@ -1,6 +1,7 @@
 """Bits, reconstruction errors and intervals, each against a slow obvious computation."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -47,9 +48,7 @@ def test_bits_are_those_of_vectors_scales_and_raw_tokens(
 
 
 def test_bits_where_only_the_context_crosses(session: Session) -> None:
-    prompts = build_prompts(
-        session.data.test[:10], session.tokenizer, scope="context", raw_anchor=False, max_tokens=500
-    )
+    prompts = build_prompts(session.data.test[:10], session.tokenizer, scope="context", max_tokens=500)
     bottleneck = fitted(session, "compressor.dim=32", "adapter=linear")
     measured = rate(bottleneck, prompts, count_tokens(prompts, session.table), session.table)
     crossing, tokens = sum(sum(p.cross) for p in prompts), sum(len(p.ids) for p in prompts)
@@ -140,20 +139,15 @@ def test_nearest_token_in_pieces(stats: TokenStats, monkeypatch: pytest.MonkeyPa
 # -- intervals --------------------------------------------------------------------------------------------
 
 
-def slow_interval(clusters: list[str], values: Any, weights: Any) -> list[float]:
-    """Every resample written out question by question."""
-    names = list(dict.fromkeys(clusters))
-    means = []
-    for draws in weights:
-        resample = [
-            value
-            for name, times in zip(names, draws, strict=True)
-            for _ in range(int(times))
-            for cluster, value in zip(clusters, values, strict=True)
-            if cluster == name
-        ]
-        means.append(np.mean(resample))
-    return [float(np.quantile(means, 0.025)), float(np.quantile(means, 0.975))]
+def written_out(
+    bootstrap: ClusterBootstrap, clusters: list[str], statistic: Callable[[Any], Any]
+) -> list[float]:
+    """The interval of a `statistic` of the numbers of the questions drawn, resample by resample."""
+    names, found = list(dict.fromkeys(clusters)), []
+    for draws in bootstrap.weights:
+        times = [int(draws[names.index(cluster)]) for cluster in clusters]
+        found.append(statistic(np.repeat(range(len(clusters)), times)))
+    return [float(np.quantile(found, bound)) for bound in (0.025, 0.975)]
 
 
 def test_bootstrap_equals_the_written_out_one() -> None:
@@ -164,7 +158,7 @@ def test_bootstrap_equals_the_written_out_one() -> None:
     assert bootstrap.weights.shape == (150, len(set(clusters)))
     assert (bootstrap.weights.sum(1) == len(set(clusters))).all()  # as many passages as there are
     interval = bootstrap.interval(values)
-    assert interval == pytest.approx(slow_interval(clusters, values, bootstrap.weights))
+    assert interval == pytest.approx(written_out(bootstrap, clusters, lambda drawn: values[drawn].mean()))
     assert interval == ClusterBootstrap(clusters, resamples=150, seed=5).interval(values)
     assert interval != ClusterBootstrap(clusters, resamples=150, seed=6).interval(values)
 
@@ -174,11 +168,7 @@ def test_the_ratio_of_two_means_equals_the_written_out_one() -> None:
     clusters = [f"passage {number}" for number in rng.integers(0, 12, size=70)]
     ours, text = rng.random(70) * 60, rng.random(70) * 100
     bootstrap = ClusterBootstrap(clusters, resamples=150, seed=5)
-    names, ratios = list(dict.fromkeys(clusters)), []
-    for draws in bootstrap.weights:
-        times = [int(draws[names.index(cluster)]) for cluster in clusters]
-        ratios.append(np.mean(np.repeat(ours, times)) / np.mean(np.repeat(text, times)))
-    expected = [float(np.quantile(ratios, 0.025)), float(np.quantile(ratios, 0.975))]
+    expected = written_out(bootstrap, clusters, lambda drawn: ours[drawn].mean() / text[drawn].mean())
     assert bootstrap.ratio_interval(ours, text) == pytest.approx(expected)
     assert bootstrap.ratio_interval(text, text) == [1, 1]  # paired: the same resample above and below
     assert bootstrap.ratio_interval(0 * text, text) == [0, 0]
@@ -201,10 +191,3 @@ def test_bootstrap_knows_that_questions_about_a_passage_are_not_independent() ->
     assert width == pytest.approx(math.sqrt(10), rel=0.15)
     half = 1.96 * 50 / math.sqrt(40)  # normal approximation
     assert clustered == pytest.approx([50 - half, 50 + half], abs=1.5)
-
-
-def test_differences_are_paired() -> None:
-    rng = np.random.default_rng(0)
-    ours = 100 * (rng.random(300) < 0.5)
-    bootstrap = ClusterBootstrap(range(300), 500, 0)
-    assert bootstrap.interval(ours - (ours + 2.0)) == pytest.approx([-2, -2])  # a constant has no spread

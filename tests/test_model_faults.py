@@ -2,10 +2,8 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,28 +11,15 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tokenizers import Tokenizer
 
-from conftest import Invoke, settings_args
+from conftest import Invoke, refusal
 from random_llama import random_llama
+from stage1.bottleneck.statistics import count_tokens
+from stage1.data.prompts import Prompt
 from stage1.errors import UsageError
 from stage1.llm.model import check_llm, load_llm
 from stage1.llm.table import load_table
 from stage1.llm.tokenizer import load_tokenizer
-
-
-@pytest.fixture
-def folder(llama: Path, tmp_path: Path) -> Path:
-    """A copy of the model that a test may damage."""
-    return Path(shutil.copytree(llama, tmp_path / "model"))
-
-
-def refusal(step: Callable[[Path], Any], folder: Path) -> str:
-    with pytest.raises(UsageError) as refused:
-        step(folder)
-    assert refused.value.remedy
-    assert str(refused.value).count("\n") == 1
-    return refused.value.problem
 
 
 def load(folder: Path) -> Any:
@@ -58,25 +43,25 @@ CONFIGS: list[tuple[dict[str, Any], str, str]] = [
 ]
 
 
-def test_no_tokenizer_is_blamed_for_the_configuration(folder: Path) -> None:
-    file = folder / "config.json"
+def test_no_tokenizer_is_blamed_for_the_configuration(broken: Path) -> None:
+    file = broken / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_size": 256.0}))
-    problem = refusal(load_tokenizer, folder)
-    assert problem == f"{file}: hidden_size: Field 'hidden_size' expected int, got float (value: 256.0)"
+    said = f"{file}: hidden_size: Field 'hidden_size' expected int, got float (value: 256.0)\n"
+    assert refusal(load_tokenizer, broken).startswith(said)
 
 
 @pytest.mark.parametrize(("changes", "field", "reason"), CONFIGS)
 def test_a_configuration_that_transformers_rejects_is_blamed_itself(
-    changes: dict[str, Any], field: str, reason: str, folder: Path, capfd: pytest.CaptureFixture[str]
+    changes: dict[str, Any], field: str, reason: str, broken: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = folder / "config.json"
+    file = broken / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
     for step in (load_table, check_llm, load):
-        problem = refusal(step, folder)
+        problem = refusal(step, broken)
         assert problem.startswith(f"{file}: {field}: " if field else f"{file} ")
         assert reason in problem
     with suppress(UsageError):  # it needs no more of the configuration than that it can be read
-        load_tokenizer(folder)
+        load_tokenizer(broken)
     assert capfd.readouterr() == ("", "")
 
 
@@ -90,168 +75,82 @@ SETTINGS = [
 
 
 @pytest.mark.parametrize(("content", "reason"), SETTINGS)
-def test_malformed_generation_settings_are_blamed(content: str, reason: str, folder: Path) -> None:
-    file = folder / "generation_config.json"
+def test_malformed_generation_settings_are_blamed(content: str, reason: str, broken: Path) -> None:
+    file = broken / "generation_config.json"
     file.write_text(content)
-    problem = refusal(load, folder)
+    problem = refusal(load, broken)
     assert problem.startswith(str(file))
     assert reason in problem
-    assert refusal(check_llm, folder) == problem
+    assert refusal(check_llm, broken) == problem
 
 
 def test_training_alone_refuses_what_an_evaluation_would(
-    folder: Path, invoke: Invoke, tmp_path: Path
+    broken: Path, invoke: Invoke, tmp_path: Path
 ) -> None:
-    (folder / "generation_config.json").write_text("[1]")
-    done = invoke("train", "--model", str(folder), "--no-eval", "--output", "run", "--steps", "0")
+    (broken / "generation_config.json").write_text("[1]")
+    done = invoke("train", "--model", str(broken), "--no-eval", "--output", "run", "--steps", "0")
     assert (done.code, "generation_config.json holds no JSON object" in done.err) == (2, True)
     assert not (tmp_path / "run").exists()
-    random_llama(folder / "split", shard="100KB")
-    shards = sorted((folder / "split").glob("*.safetensors"))
+    random_llama(broken / "split", shard="100KB")
+    shards = sorted((broken / "split").glob("*.safetensors"))
     shards[-1].unlink()
     with pytest.raises(UsageError, match="incomplete"):
-        check_llm(folder / "split")
-    check_llm(folder / "split", whole=False)
+        check_llm(broken / "split")
+    check_llm(broken / "split", whole=False)
 
 
-def test_training_alone_compares_the_weights_with_the_configuration(folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
+def test_training_alone_compares_the_weights_with_the_configuration(broken: Path) -> None:
+    weights = load_file(broken / "model.safetensors")
     for changed, said in (
         ({"model.norm.other": weights["model.norm.weight"]}, "lack 1 parameters, model.norm.weight"),
         ({"model.norm.weight": weights["model.norm.weight"][:-1].clone()}, "do not have the sizes"),
     ):
         kept = {name: value for name, value in weights.items() if name != "model.norm.weight"}
-        save_file({**kept, **changed}, folder / "model.safetensors", metadata={"format": "pt"})
-        assert said in refusal(check_llm, folder)
-        assert refusal(load, folder) == refusal(check_llm, folder)
+        save_file({**kept, **changed}, broken / "model.safetensors", metadata={"format": "pt"})
+        assert said in refusal(check_llm, broken)
+        assert refusal(load, broken) == refusal(check_llm, broken)
 
 
-def test_a_tokenizer_that_loads_and_does_not_work_is_refused(folder: Path) -> None:
-    file = folder / "tokenizer_config.json"
+def test_a_tokenizer_that_loads_and_does_not_work_is_refused(broken: Path) -> None:
+    file = broken / "tokenizer_config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": {"x": 1}}))
-    assert "cannot be used" in refusal(load_tokenizer, folder)
+    assert "cannot be used" in refusal(load_tokenizer, broken)
 
 
-def test_a_tokenizer_prints_nothing_past_us(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file = folder / "tokenizer_config.json"
+def test_a_tokenizer_prints_nothing_past_us(broken: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    file = broken / "tokenizer_config.json"
     token = {"content": "<odd>", "special": True, "a\x1b[2Jb": True}
     file.write_text(json.dumps({**json.loads(file.read_text()), "added_tokens_decoder": {"0": token}}))
-    load_tokenizer(folder)
+    load_tokenizer(broken)
     assert capfd.readouterr() == ("", "")
 
 
-def test_json_that_is_nested_too_deeply(folder: Path) -> None:
-    file = folder / "generation_config.json"
+def test_json_that_is_nested_too_deeply(broken: Path) -> None:
+    file = broken / "generation_config.json"
     file.write_text("[" * 3_000)
-    assert "holds no JSON object" in refusal(load, folder)
-    (folder / "config.json").write_text("[" * 3_000)
-    assert "cannot be used" in refusal(load_table, folder)
-
-
-def test_generation_settings_that_we_do_not_use_cannot_stop_us(folder: Path) -> None:
-    (folder / "generation_config.json").write_text('{"max_new_tokens": -1, "eos_token_id": [5, 6]}')
-    assert load(folder).generation_config.eos_token_id == [5, 6]
-    (folder / "generation_config.json").unlink()
-    assert load(folder).generation_config.eos_token_id == 1  # as config.json says
+    assert "holds no JSON object" in refusal(load, broken)
+    (broken / "config.json").write_text("[" * 3_000)
+    assert "cannot be used" in refusal(load_table, broken)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_rows_that_are_no_numbers_are_refused_for_what_they_are(value: float, folder: Path) -> None:
-    weights = load_file(folder / "model.safetensors")
+def test_rows_that_are_no_numbers_are_refused_for_what_they_are(value: float, broken: Path) -> None:
+    weights = load_file(broken / "model.safetensors")
     weights["model.embed_tokens.weight"][[7, 2000], 3] = value
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    problem = refusal(load_table, folder)
+    save_file(weights, broken / "model.safetensors", metadata={"format": "pt"})
+    problem = refusal(load_table, broken)
     assert "model.embed_tokens.weight" in problem
     assert "NaN or infinite in 2 rows, that of id 7 first" in problem
 
 
-def test_a_tokenizers_own_code_is_not_run_unless_asked(folder: Path) -> None:
-    marker = folder / "ran"
-    code = (
-        f"open({str(marker)!r}, 'w').close()\nfrom transformers import PreTrainedTokenizerFast as Strange\n"
-    )
-    (folder / "strange.py").write_text(code)
-    settings = folder / "tokenizer_config.json"
-    mapped = {"tokenizer_class": "Strange", "auto_map": {"AutoTokenizer": [None, "strange.Strange"]}}
-    settings.write_text(json.dumps({**json.loads(settings.read_text()), **mapped}))
-    with suppress(UsageError):
-        load_tokenizer(folder)
-    assert not marker.exists()
-
-
 # -- tokens without a row ---------------------------------------------------------------------------------
 
-NEW = "<|extra|>"
 
-
-@pytest.fixture
-def asked(folder: Path, tmp_path: Path) -> Path:
-    """Twelve questions, two of which hold a token that the tokenizer has beyond the table's last row."""
-    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-    tokenizer.add_tokens([*(f"<|{number}|>" for number in range(tokenizer.get_vocab_size(), 2997)), NEW])
-    tokenizer.save(str(folder / "tokenizer.json"))
-    paragraphs = [
-        {
-            "context": f"The keeper of mill {number} was Anna{number}.",
-            "qas": [
-                {
-                    "id": str(number),
-                    "question": f"{NEW if number in (3, 4) else ''} Who kept it?",
-                    "answers": [{"text": f"Anna{number}", "answer_start": 0}],
-                }
-            ],
-        }
-        for number in range(12)
-    ]
-    file = tmp_path / "mills.json"
-    data = {"version": "1.1", "data": [{"title": "Mills", "paragraphs": paragraphs}]}
-    file.write_text(json.dumps(data))
-    return file
-
-
-@pytest.mark.parametrize("scope", ["prompt", "context"])
-def test_a_token_without_a_row_is_refused_wherever_it_stands(
-    scope: str, asked: Path, folder: Path, invoke: Invoke
-) -> None:
-    done = invoke(
-        *("train", "--model", str(folder), "--data", str(asked), "--scope", scope, "--output", "run"),
-        *settings_args(("train.steps=2", "data.train=8")),
-    )
-    assert done.code == 2
-    assert "The tokenizer yields id 2997, but the embedding table has 2997 rows." in done.err
-
-
-TASK = """
-task: mills
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {file}}}}}
-test_split: test
-output_type: {kind}
-doc_to_text: "{{{{question}}}}"
-doc_to_target: "{{{{answer}}}}"
-{rest}
-metric_list: [{{metric: {metric}}}]
-"""
-
-
-@pytest.mark.parametrize("kind", ["generate_until", "multiple_choice"])
-def test_a_task_with_a_token_without_a_row_is_refused(
-    kind: str, asked: Path, folder: Path, invoke: Invoke, tmp_path: Path
-) -> None:
-    plain = ("data.train=40", "data.selection=8", "train.steps=2")
-    trained = ("train", "--model", str(folder), "--no-eval", "--output", "run", *settings_args(plain))
-    assert invoke(*trained).code == 0
-    documents = tmp_path / "documents.jsonl"
-    lines = [{"question": f"{NEW} who?", "answer": "Anna", "choices": ["Anna", "Bob"], "gold": 0}]
-    documents.write_text("\n".join(map(json.dumps, lines)))
-    generated = kind == "generate_until"
-    rest = "generation_kwargs: {until: ['\\n'], max_gen_toks: 3}" if generated else "doc_to_choice: choices"
-    text = TASK.format(file=documents, kind=kind, rest=rest, metric="exact_match" if generated else "acc")
-    task = tmp_path / "mills.yaml"
-    task.write_text(text if generated else text.replace('"{{answer}}"', "gold"))
-    done = invoke("eval", "run", "--tasks", str(task))
-    assert done.code == 2, done.err
-    assert "The tokenizer yields id 2997, but the embedding table has 2997 rows." in done.err
+@pytest.mark.parametrize("crosses", [True, False])
+def test_a_token_without_a_row_is_refused_wherever_it_stands(crosses: bool) -> None:
+    prompt = Prompt("q", "", [0, 2997, 5], [False, crosses, True], 0)
+    with pytest.raises(UsageError, match=r"yields id 2997, but the embedding table has 2997 rows\."):
+        count_tokens([prompt], torch.zeros(2997, 4))
 
 
 # -- the terminal -----------------------------------------------------------------------------------------

@@ -6,15 +6,13 @@ from typing import Any
 import pytest
 import torch
 
-from stage1.config import ModelConfig
+from conftest import located
 from stage1.llm.hashes import model_sha256
-from stage1.llm.location import locate
 from stage1.llm.model import load_llm
 from stage1.llm.states import FrozenLLM
 from stage1.llm.table import load_table
 from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins.tensors import Embedded
-from stage1.progress import Progress
 
 pytestmark = [
     pytest.mark.real,
@@ -29,8 +27,7 @@ PROMPTS = ["The capital of France is", "Water boils at 100 degrees"]
 
 @pytest.fixture(scope="module")
 def source() -> Any:
-    name = ModelConfig.model_validate({"name": "smollm2"})
-    return locate(name, weights="all", progress=Progress())
+    return located("smollm2")
 
 
 @pytest.fixture(scope="module")

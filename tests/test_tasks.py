@@ -14,17 +14,13 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
 import stage1.evaluation.lm_eval.tasks
-from conftest import SQUAD, build_prompts, small_config
-from stage1.config import DataConfig, ModelConfig
+from conftest import SQUAD, build_prompts
+from stage1.config import DataConfig
 from stage1.data.datasets import load_qa
 from stage1.errors import UsageError
 from stage1.evaluation import squad
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition
-from stage1.llm.location import locate
-from stage1.llm.model import load_llm
-from stage1.llm.tokenizer import load_tokenizer
-from stage1.progress import Progress
 from stage1.session import Session
 
 FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
@@ -41,12 +37,9 @@ def load(name: str, **metadata: Any) -> ConfigurableTask:
 
 
 @pytest.fixture(scope="module")
-def stock() -> HFLM:
+def stock(session: Session) -> HFLM:
     """The embedded model as lm-eval runs any other."""
-    folder = locate(ModelConfig(), weights="all", progress=Progress())
-    model = load_llm(folder, dtype="float32", device=torch.device("cpu"), trust_remote_code=False)
-    tokenizer = load_tokenizer(folder, trust_remote_code=False)
-    return HFLM(pretrained=model, tokenizer=tokenizer, batch_size=8)
+    return HFLM(pretrained=session.model.llm, tokenizer=session.tokenizer, batch_size=8)
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +75,7 @@ def test_what_lm_eval_writes_of_a_task_is_the_same_every_time(evaluated: Mapping
     assert not re.search("at 0x[0-9a-f]+", json.dumps(config, default=str))
 
 
-def test_the_answers_are_those_of_the_text_row(evaluated: Mapping[str, Any]) -> None:
-    session = Session.open(small_config("dtype=float32"), Progress(), weights="all")
+def test_the_answers_are_those_of_the_text_row(evaluated: Mapping[str, Any], session: Session) -> None:
     questions = session.data.test[:N]
     asked = Condition("text", session.prompts(questions), None, None)
     answers = [answer.text for answer in Answering(session, None).answers(asked)]
@@ -96,15 +88,12 @@ def test_the_answers_are_those_of_the_text_row(evaluated: Mapping[str, Any]) -> 
     assert evaluated["results"]["tiny-squad"]["exact_match,none"] == pytest.approx(score.exact_match)
 
 
-def test_a_request_is_the_prompt_of_the_evaluation() -> None:
+def test_a_request_is_the_prompt_of_the_evaluation(session: Session) -> None:
     task = load("tiny-squad")
     questions = load_qa(DataConfig()).test
     docs = list(task.test_docs())
     assert [doc["id"] for doc in docs] == [q.id for q in questions]
-    tokenizer = load_tokenizer(
-        locate(ModelConfig(), weights="table", progress=Progress()), trust_remote_code=False
-    )
-    prompts = build_prompts(questions[:9], tokenizer, scope="prompt", raw_anchor=False, max_tokens=10_000)
+    prompts = build_prompts(questions[:9], session.tokenizer, max_tokens=10_000)
     for doc, prompt in zip(docs, prompts, strict=False):
         assert task.fewshot_context(doc, num_fewshot=0) == prompt.text
     request = task.construct_requests(docs[0], "ctx", metadata=("tiny-squad", 0, 1))

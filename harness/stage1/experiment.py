@@ -12,7 +12,7 @@ import torch
 from stage1.config import RunConfig, flat
 from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
 from stage1.evaluation.evaluate import Evaluation, evaluate, task_name
-from stage1.evaluation.timing import timing
+from stage1.evaluation.rate import timing
 from stage1.files import default_cache
 from stage1.llm.model import check_llm, device_name
 from stage1.plugins import fully_resolved, load_plugins, resolve
@@ -327,9 +327,7 @@ def _evaluate(
     place = run if own else _place_for(run, session, rows)
     measured = {
         **timing(bottleneck, session),
-        "questions_per_second": {
-            row: speed.questions_per_second for row, speed in evaluation.throughput.items() if speed
-        },
+        "questions_per_second": {row: speed for row, speed in evaluation.throughput.items() if speed},
         "device": device_name(session.device),
     }
     if is_first():

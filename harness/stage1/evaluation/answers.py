@@ -4,7 +4,7 @@ import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,14 +36,6 @@ TOO_LARGE: list[Any] = []
 """Kept in place of a batch's answers."""
 
 
-class Throughput(NamedTuple):
-    """How fast a condition was answered; no part of the results, which depend on no machine's load."""
-
-    seconds: float
-    questions_per_second: float
-    prompt_tokens_per_second: float
-
-
 class Answering:
     """Has the LLM answer prompts, one condition after the other; several processes share the batches.
 
@@ -53,13 +45,13 @@ class Answering:
         progress: told of every question; None: the session's.
 
     Attributes:
-        throughput: condition → speed; None where answers were cached.
+        throughput: condition → questions per second; None where answers were cached.
     """
 
     def __init__(self, session: Session, cache: Path | None, progress: Progress | None = None) -> None:
         self.session, self.cache = session, cache
         self.progress = progress or session.progress
-        self.throughput: dict[str, Throughput | None] = {}
+        self.throughput: dict[str, float | None] = {}
         self.decoder = GreedyDecoder(
             session.model.llm,
             session.tokenizer,
@@ -93,7 +85,7 @@ class Answering:
                     found |= zip(batch, fresh, strict=True)
                     done(len(batch))
                     continue
-                self._make_room(len(batch))  # here, where nothing holds the tensors
+                halved(len(batch), self.progress)  # here, where nothing holds the tensors
                 if not self._exact:
                     journal.add(_request(condition, batch), TOO_LARGE)
                 pending.extendleft(reversed(_halves(batch)))
@@ -156,23 +148,11 @@ class Answering:
             return PROMPTS_AT_ONCE, tokens
         return size, 2**62
 
-    def _make_room(self, size: int) -> None:
-        if size == 1:
-            raise Stage1Error(
-                "Out of memory with a single prompt.",
-                "Lower data.max_prompt_tokens, or use a smaller --dtype, model, or another --device.",
-            )
-        self.progress.note(f"Out of memory with {size} prompts at a time: continuing with {size // 2}.")
-        clear_device_cache(garbage_collection=True)
-
     def _note_speed(self, condition: Condition, known: int, seconds: float) -> None:
         questions = len(condition.prompts)
+        self.throughput[condition.name] = None if known else questions / seconds
         if known:
             self.progress.note(f"{condition.name}: {known} of {questions} answers were cached.")
-            self.throughput[condition.name] = None
-            return
-        tokens = sum(len(prompt.ids) for prompt in condition.prompts)
-        self.throughput[condition.name] = Throughput(seconds, questions / seconds, tokens / seconds)
 
 
 def plan(
@@ -191,6 +171,22 @@ def plan(
         batch.append(number)
     if batch:
         yield batch
+
+
+def halved(size: int, progress: Progress) -> int:
+    """Half of as many prompts as exceeded the memory, which is freed: nothing may hold their tensors.
+
+    Raises:
+        Stage1Error: it was a single one.
+    """
+    if size == 1:
+        raise Stage1Error(
+            "Out of memory with a single prompt.",
+            "Lower data.max_prompt_tokens, or use a smaller --dtype, model, or another --device.",
+        )
+    progress.note(f"Out of memory with {size} prompts at a time: continuing with {size // 2}.")
+    clear_device_cache(garbage_collection=True)
+    return size // 2
 
 
 def _halves(batch: list[int]) -> list[list[int]]:

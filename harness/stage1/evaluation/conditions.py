@@ -1,6 +1,11 @@
-"""Conditions: what the LLM receives in place of a prompt."""
+"""Conditions: what the LLM receives in place of a prompt.
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+Two are controls at equal cost: what the same bits buy without a bottleneck, and what a wrong code is worth.
+A bottleneck that does not beat `truncated`, or does not lose to `shuffled`, has shown nothing.
+"""
+
+import math
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -12,8 +17,8 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.errors import UsageError, suggest
-from stage1.evaluation.controls import elsewhere, shuffled, truncated
 from stage1.evaluation.generation import Embed
+from stage1.evaluation.rate import code_bits
 from stage1.evaluation.reconstruction import reconstructed_rows
 from stage1.plugins.tensors import Embedded, TokenStats
 from stage1.runs.journal import sha256
@@ -64,7 +69,8 @@ def conditions(
     `text` (token ids) is the ceiling, `raw` (the original embeddings) proves that embeddings are fed in
     correctly, `linear` is the compressor with its own inverse, `bottleneck` the trained adapter, `mean`
     (every compressed position is the mean embedding) and `no_context` (the question alone) are the floors.
-    `truncated` and `shuffled` are controls, see `stage1.evaluation.controls`.
+    `truncated` (a context as long as its code could pay for) and `shuffled` (the code of another question's
+    context) are the controls.
 
     Args:
         bottleneck: what is judged.
@@ -74,51 +80,40 @@ def conditions(
         prompts: the questions as the protocol puts them.
         wanted: their names; None: all there are.
     """
+    wanted = NAMES if wanted is None else wanted
     compressed = [bottleneck.magnitude, bottleneck.fingerprint()]
-
-    def inverse() -> Condition | None:
+    if "text" in wanted:
+        yield Condition("text", prompts, None, ["text"])
+    if "raw" in wanted:
+        yield Condition("raw", prompts, raw(session), ["raw"])
+    if "linear" in wanted:
         embed = through_inverse(bottleneck, session, stats, prompts)
-        return embed and Condition("linear", prompts, embed, ["linear", *compressed], keep=False)
-
-    def trained() -> Condition:
+        if embed is not None:
+            yield Condition("linear", prompts, embed, ["linear", *compressed], keep=False)
+    if "bottleneck" in wanted:
         embed = through(bottleneck, bottleneck.reconstruct, session, stats)
-        return Condition("bottleneck", prompts, embed, ["bottleneck", *compressed], keep=False)
-
-    def constant() -> Condition:
+        yield Condition("bottleneck", prompts, embed, ["bottleneck", *compressed], keep=False)
+    if "mean" in wanted:
         mean = bottleneck.mean_embedding
         embed = lookup(session, stats, mean.expand_as(stats.embeds))
-        return Condition("mean", prompts, embed, ["mean", sha256(mean.tolist())])
-
-    def cut() -> Condition:
+        yield Condition("mean", prompts, embed, ["mean", sha256(mean.tolist())])
+    if "no_context" in wanted:
+        yield Condition("no_context", session.prompts(questions, with_context=False), None, ["text"])
+    if "truncated" in wanted:
         short = truncated(bottleneck, session, questions, prompts, stats)
         same = ("text", list(range(len(prompts)))) if short == prompts else None
-        return Condition("truncated", short, None, ["text"], known=same)
-
-    def wrong() -> Condition:
+        yield Condition("truncated", short, None, ["text"], known=same)
+    if "shuffled" in wanted:
+        others = elsewhere(questions)
         if session.config.scope == "prompt":
-            others = elsewhere(questions)
-            return Condition(
-                "shuffled", [prompts[i] for i in others], None, None, known=("bottleneck", others)
+            wrong = [prompts[other] for other in others]
+            yield Condition("shuffled", wrong, None, None, known=("bottleneck", others))
+        else:
+            swapped = session.prompts(
+                [q._replace(context=questions[i].context) for q, i in zip(questions, others, strict=True)]
             )
-        swapped = session.prompts(shuffled(questions))
-        embed = through(bottleneck, bottleneck.reconstruct, session, count_tokens(swapped, session.table))
-        return Condition("shuffled", swapped, embed, ["shuffled", *compressed], keep=False)
-
-    makers: dict[str, Callable[[], Condition | None]] = {  # in the order of NAMES
-        "text": lambda: Condition("text", prompts, None, ["text"]),
-        "raw": lambda: Condition("raw", prompts, raw(session), ["raw"]),
-        "linear": inverse,
-        "bottleneck": trained,
-        "mean": constant,
-        "no_context": lambda: Condition(
-            "no_context", session.prompts(questions, with_context=False), None, ["text"]
-        ),
-        "truncated": cut,
-        "shuffled": wrong,
-    }
-    for name, make in makers.items():
-        if (wanted is None or name in wanted) and (condition := make()) is not None:
-            yield condition
+            embed = through(bottleneck, bottleneck.reconstruct, session, count_tokens(swapped, session.table))
+            yield Condition("shuffled", swapped, embed, ["shuffled", *compressed], keep=False)
 
 
 def raw(session: Session) -> Embed:
@@ -168,3 +163,50 @@ def lookup(session: Session, stats: TokenStats, rows: Tensor) -> Embed:
         return Embedded(torch.where(cross[..., None], rows[place[ids]].to(own.dtype), own), attention)
 
     return embed
+
+
+# -- controls ----------------------------------------------------------------------------------------------
+
+
+def truncated(
+    bottleneck: Bottleneck,
+    session: Session,
+    questions: Sequence[Question],
+    prompts: Sequence[Prompt],
+    stats: TokenStats,
+) -> list[Prompt]:
+    """The prompts with their contexts cut to as many token ids as the bits of their codes pay for.
+
+    A token id costs log2 V bits. A code that costs less than the question alone leaves no context.
+
+    Args:
+        bottleneck: whose codes they are.
+        session: model and configuration.
+        questions: what is asked.
+        prompts: the questions with their contexts.
+        stats: the tokens that cross in `prompts`.
+    """
+    id_bits, builder = math.log2(len(session.table)), session.builder()
+    shortened = []
+    bits = code_bits(bottleneck, prompts, stats, session.table)
+    for question, prompt, cost in zip(questions, prompts, bits, strict=True):
+        affordable = len(prompt.ids) - sum(prompt.cross) + int(cost / id_bits)
+        if affordable >= len(prompt.ids):
+            shortened.append(prompt)
+            continue
+        try:
+            [cut] = builder.build([question], session.crossing, max_tokens=affordable)
+        except UsageError:  # not even the question
+            [cut] = session.prompts([question], with_context=False)
+        shortened.append(cut)
+    return shortened
+
+
+def elsewhere(questions: Sequence[Question]) -> list[int]:
+    """For each question the number of another one, about another passage where there is one."""
+    n = len(questions)
+    found = []
+    for number, question in enumerate(questions):
+        others = ((number + step) % n for step in range(n // 2, n // 2 + n))
+        found.append(next((i for i in others if questions[i].context != question.context), number))
+    return found

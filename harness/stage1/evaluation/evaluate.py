@@ -11,7 +11,7 @@ from stage1.config import RunConfig
 from stage1.config.presets import protocol_name
 from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt, note_truncation
-from stage1.evaluation.answers import Answering, Throughput
+from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import NEEDED, conditions
 from stage1.evaluation.gate import check
 from stage1.evaluation.generation import Generation
@@ -29,7 +29,7 @@ class Evaluation(NamedTuple):
 
     results: dict[str, Any]  # the content of results.json
     answers: dict[str, list[Answer]]  # condition → answer to each question
-    throughput: dict[str, Throughput | None]  # condition → speed; None where the answers came from the cache
+    throughput: dict[str, float | None]  # condition → questions per second; None where answers were cached
 
     @property
     def predictions(self) -> dict[str, dict[str, str]]:

@@ -29,33 +29,6 @@ class Generation(NamedTuple):
     cut: bool  # `max_new_tokens` ended it, not a stop
 
 
-class Padded(NamedTuple):
-    """Prompts side by side, padded on the left."""
-
-    ids: Tensor  # [B, L]
-    attention: Tensor  # [B, L] bool
-    cross: Tensor  # [B, L] bool: crosses the bottleneck
-
-    @classmethod
-    def of(cls, prompts: Sequence[Prompt], pad: int, device: torch.device) -> "Padded":
-        """The prompts' tokens; `pad` is the id that fills."""
-        length = max(len(prompt.ids) for prompt in prompts)
-        fill = [length - len(prompt.ids) for prompt in prompts]
-        rows = list(zip(prompts, fill, strict=True))
-        return cls(
-            torch.tensor([[pad] * n + list(p.ids) for p, n in rows], device=device),
-            torch.tensor([[False] * n + [True] * len(p.ids) for p, n in rows], device=device),
-            torch.tensor([[False] * n + list(p.cross) for p, n in rows], device=device),
-        )
-
-
-class _Prefix(NamedTuple):
-    """What all prompts begin with, run through the LLM: nothing of it crosses."""
-
-    ids: list[int]
-    cache: Any  # keys and values of one row
-
-
 class GreedyDecoder:
     """The frozen LLM as it answers: greedy decoding, tokens of its own never compressed.
 
@@ -81,16 +54,17 @@ class GreedyDecoder:
         self._cache = cache_name(model)
         self._ends, self._phrases = endings(model, tokenizer, stop)
         self._stop = tuple(stop)
-        self._prefix = _Prefix([], None)
+        self._prefix: list[int] = []  # what all prompts begin with; nothing of it crosses
+        self._read_prefix: Any = None  # the cache behind it, of one row
 
     @torch.inference_mode()
     def share(self, prompts: Sequence[Prompt]) -> None:
         """Run what `prompts` have in common in front (few-shot examples) once; `answer` goes on from it."""
         common = common_prefix(prompts)
-        if common != self._prefix.ids:
+        if common != self._prefix:
             ids = torch.tensor([common], device=self.model.device)
             out = self._forward(ids, None, torch.ones_like(ids), None) if common else None
-            self._prefix = _Prefix(common, getattr(out, self._cache, None))
+            self._prefix, self._read_prefix = common, getattr(out, self._cache, None)
 
     @torch.inference_mode()
     def answer(self, prompts: Sequence[Prompt], embed: Embed | None) -> list[Generation]:
@@ -128,20 +102,28 @@ class GreedyDecoder:
 
     def _read(self, prompts: Sequence[Prompt], embed: Embed | None) -> tuple[Tensor, Any]:
         """The prompts through the LLM: the attention [B, P + M] of what it has read, and its output."""
-        shared = len(self._prefix.ids)
-        batch = Padded.of(
-            [prompt.behind(shared) for prompt in prompts], self.tokenizer.pad_token_id, self.model.device
-        )
-        ids, embeds, attention = batch.ids, None, batch.attention
+        shared, embeds = len(self._prefix), None
+        ids, cross, attention = self._padded([prompt.behind(shared) for prompt in prompts])
         if embed is not None:
-            embedded = embed(batch.ids, batch.cross, batch.attention)
+            embedded = embed(ids, cross, attention)
             embeds, attention = embedded.embeds.to(self.model.dtype), embedded.attention
         cache = None
         if shared:
-            cache = repeated(self._prefix.cache, len(prompts))
+            cache = repeated(self._read_prefix, len(prompts))
             attention = torch.cat([attention.new_ones(len(prompts), shared), attention], dim=1)
         attention = attention.long()
         return attention, self._forward(ids, embeds, attention, cache)
+
+    def _padded(self, prompts: Sequence[Prompt]) -> tuple[Tensor, Tensor, Tensor]:
+        """Side by side, padded on the left: ids, what crosses, and attention, [B, L] each."""
+        length = max(len(prompt.ids) for prompt in prompts)
+        rows = [(prompt, length - len(prompt.ids)) for prompt in prompts]
+        pad, device = self.tokenizer.pad_token_id, self.model.device
+        return (
+            torch.tensor([[pad] * fill + prompt.ids for prompt, fill in rows], device=device),
+            torch.tensor([[False] * fill + prompt.cross for prompt, fill in rows], device=device),
+            torch.tensor([[False] * fill + [True] * (length - fill) for _, fill in rows], device=device),
+        )
 
     def _forward(self, ids: Tensor, embeds: Tensor | None, attention: Tensor, cache: Any) -> Any:
         given: dict[str, Any] = {"input_ids": ids} if embeds is None else {"inputs_embeds": embeds}

@@ -1,8 +1,11 @@
-"""What a bottleneck costs: bits, before any LLM is asked."""
+"""What a bottleneck costs, before any LLM is asked: bits, and the microseconds that a token takes."""
 
 import gzip
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from statistics import median
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,8 +13,13 @@ from torch import Tensor
 
 from stage1.bottleneck.batches import PROMPTS_AT_ONCE, in_order
 from stage1.bottleneck.bottleneck import SCALE_BITS, Bottleneck
+from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.plugins.tensors import CHUNK, Embedded, TokenStats
+from stage1.session import Session
+
+ROUNDS = 5
+"""Times that a batch is encoded and decoded to time it; the median counts."""
 
 
 @torch.inference_mode()
@@ -80,9 +88,7 @@ def symbol_entropy(bottleneck: Bottleneck, stats: TokenStats) -> float | None:
         return None
     columns, entropy = torch.cat(parts)[:, 0].T, 0.0  # [n, U]
     for column in columns:
-        values, which = column.unique(return_inverse=True)
-        shares = torch.zeros(len(values), dtype=torch.float64, device=column.device)
-        shares.index_add_(0, which, stats.shares)
+        shares = torch.bincount(column.unique(return_inverse=True)[1], stats.shares)
         entropy += float(-(shares * shares.log2()).sum())
     return entropy + (SCALE_BITS if bottleneck.magnitude == "sent" else 0)
 
@@ -120,3 +126,32 @@ def _prompt_bits(bottleneck: Bottleneck, prompts: Sequence[Prompt], table: Tenso
     for batch in in_order(prompts, table, PROMPTS_AT_ONCE):
         bottleneck.splice(Embedded(batch.embeds, batch.attention), batch.cross, counted)
     return bits
+
+
+@torch.inference_mode()
+def timing(bottleneck: Bottleneck, session: Session) -> dict[str, float]:
+    """Microseconds that one batch of test prompts takes in the compressor and in the adapter, by token.
+
+    No part of the results, which depend on no machine's load.
+    """
+    prompts = session.prompts(spread(session.data.test, PROMPTS_AT_ONCE))
+    batch = next(iter(in_order(prompts, session.table, PROMPTS_AT_ONCE)))
+    embeds, tokens = batch.embeds, int(batch.cross.sum())
+    if not tokens:
+        return {}
+    code = bottleneck.encode(embeds, batch.cross)
+
+    def microseconds(work: Callable[[], Any]) -> float:
+        taken = []
+        for _ in range(ROUNDS):
+            started = time.perf_counter()
+            work()
+            if embeds.is_cuda:
+                torch.cuda.synchronize(embeds.device)
+            taken.append(time.perf_counter() - started)
+        return 1e6 * median(taken) / tokens
+
+    return {
+        "encode_us_per_token": microseconds(lambda: bottleneck.encode(embeds, batch.cross)),
+        "decode_us_per_token": microseconds(lambda: bottleneck.decode(code, embeds)),
+    }

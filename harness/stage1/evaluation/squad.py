@@ -12,23 +12,14 @@ import string
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from stage1.bounded import read_json
+from stage1.data.records import Question
 from stage1.errors import UsageError
 
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
-
-
-class Answered(Protocol):
-    """What scoring needs to know of a question."""
-
-    @property
-    def id(self) -> str: ...  # noqa: D102
-
-    @property
-    def answers(self) -> Sequence[str]: ...  # noqa: D102
 
 
 class Score(NamedTuple):
@@ -88,7 +79,7 @@ def is_unspaced(questions: Sequence[str]) -> bool:
     return 2 * sum(_UNSPACED.search(question) is not None for question in questions) > len(questions)
 
 
-def score(dataset: Sequence[Answered], predictions: Mapping[str, str]) -> Score:
+def score(dataset: Sequence[Question], predictions: Mapping[str, str]) -> Score:
     """Score predictions (id → text) on a data set of at least one question; a missing prediction counts 0."""
     found = [(predictions[q.id], q.answers) for q in dataset if q.id in predictions]
     n = len(dataset)
@@ -107,7 +98,7 @@ class ScoreV2(NamedTuple):
     no_answer: Score | None
 
 
-def score_v2(dataset: Sequence[Answered], predictions: Mapping[str, str]) -> ScoreV2:
+def score_v2(dataset: Sequence[Question], predictions: Mapping[str, str]) -> ScoreV2:
     """Score predictions (id → text) by the rules of SQuAD v2.0; a missing prediction counts 0.
 
     A question without answers is answered rightly by the empty text. The script knows a question by its id:

@@ -183,13 +183,10 @@ def align_embeddings(model: PreTrainedModel) -> None:
     device = next(model.parameters()).device
     ids = torch.arange(4, device=device)[None] + min(100, model.config.get_text_config().vocab_size // 2)
 
-    def reaches(**given: Tensor) -> Tensor:
-        return _at_first_layer(model, decoder, **given)
-
     def by_embeds() -> Tensor:
-        return reaches(inputs_embeds=model.get_input_embeddings()(ids))
+        return _at_first_layer(model, decoder, inputs_embeds=model.get_input_embeddings()(ids))
 
-    goal, found = reaches(input_ids=ids), by_embeds()
+    goal, found = _at_first_layer(model, decoder, input_ids=ids), by_embeds()
     if torch.equal(goal, found):
         return
     ratio = float((goal.float() / found.float()).nanmedian())

@@ -5,25 +5,12 @@ gave logits that differ by 0.6 (torch 2.11, H200), and its backward pass returns
 The flash, memory-efficient and math backends repeat to the bit and are no slower, so cuDNN's is left out.
 """
 
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
 cuda: Any = torch.backends.cuda  # its functions carry no types
-
-
-@contextmanager
-def without_cudnn_attention() -> Iterator[None]:
-    """Switch cuDNN's attention off inside the block; afterwards it is as the program had set it."""
-    before = cuda.cudnn_sdp_enabled()
-    cuda.enable_cudnn_sdp(False)
-    try:
-        yield
-    finally:
-        cuda.enable_cudnn_sdp(before)
 
 
 def forbid_cudnn_attention(model: nn.Module) -> None:
@@ -33,14 +20,14 @@ def forbid_cudnn_attention(model: nn.Module) -> None:
     alone (the backward pass belongs to the backend that the forward pass chose), so that a program which uses
     stage1 as a library keeps what it had set.
     """
-    entered: list[AbstractContextManager[None]] = []
+    before: list[bool] = []
 
     def enter(*_: Any) -> None:
-        entered.append(without_cudnn_attention())
-        entered[-1].__enter__()
+        before.append(cuda.cudnn_sdp_enabled())
+        cuda.enable_cudnn_sdp(False)
 
     def leave(*_: Any) -> None:
-        entered.pop().__exit__(None, None, None)
+        cuda.enable_cudnn_sdp(before.pop())
 
     model.register_forward_pre_hook(enter)
     model.register_forward_hook(leave, always_call=True)

@@ -5,7 +5,7 @@ import re
 import tempfile
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
@@ -16,32 +16,21 @@ from stage1.llm.quiet import quiet_transformers
 from stage1.llm.weights import is_gguf
 
 
-class Origin(NamedTuple):
-    """A model as the arguments of transformers' `from_pretrained`."""
-
-    folder: str
-    options: dict[str, Any]
-
-
-def origin(source: Path, trust_remote_code: bool) -> Origin:
-    """What `from_pretrained` is called with for the folder or GGUF file `source`; nothing is downloaded.
+def origin(source: Path, trust_remote_code: bool) -> tuple[str, dict[str, Any]]:
+    """Folder and options with which `from_pretrained` reads the folder or GGUF file `source`, offline.
 
     A GGUF file is a whole model: the file is named from an empty folder, so that a tokenizer which happens
     to lie beside it, that of another model perhaps, is not read in place of its own.
     """
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": trust_remote_code}
     if not is_gguf(source):
-        return Origin(str(source), options)
-    return Origin(_empty_folder(), {**options, "gguf_file": str(source.resolve())})
+        return str(source), options
+    return _empty_folder().name, {**options, "gguf_file": str(source.resolve())}
 
 
 @lru_cache(maxsize=1)
-def _holder() -> tempfile.TemporaryDirectory[str]:
+def _empty_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="stage1-")  # it goes with the process
-
-
-def _empty_folder() -> str:
-    return _holder().name
 
 
 def read_config(source: Path, trust_remote_code: bool = False) -> PreTrainedConfig:

@@ -28,7 +28,8 @@ def pick_device(name: str) -> torch.device:
     Raises:
         UsageError: it is not there.
     """
-    there = [f"cuda:{number}" for number in range(torch.cuda.device_count())] if _cuda() else []
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = [f"cuda:{number}" for number in range(gpus)]
     there += ["mps"] if torch.backends.mps.is_available() else []
     there += ["cpu"]
     kind = there[0].split(":")[0]
@@ -43,10 +44,6 @@ def pick_device(name: str) -> torch.device:
 def device_name(device: torch.device) -> str:
     """A GPU's own name, or what else the device is."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _cuda() -> bool:
-    return torch.cuda.is_available()
 
 
 def load_llm(

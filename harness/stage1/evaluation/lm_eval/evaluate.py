@@ -97,9 +97,10 @@ def evaluate_tasks(
     common = {"lm_eval": version("lm-eval"), "batch": requests_at_once(session)}
     common |= decisive(session) if cache else {}
     found: dict[str, Any] = {}
-    contexts: dict[str, list[str]] = {}
-    shortened: dict[str, int] = {}
-    for row, embed, decides in _rows(bottleneck, session, options):
+    for row in ROWS:
+        embed = embed_requests(bottleneck, session) if row == "bottleneck" else None
+        ours = [bottleneck.fingerprint(), options.whole, session.config.keep_special]
+        decides = ours if embed else "text"
         journal = Journal(cache, [common, decides], progress)
         lm = Stage1LM(
             session.model.llm,
@@ -113,13 +114,13 @@ def evaluate_tasks(
             label=f"Asking: {row}",
         )
         found[row] = _ask(lm, loaded, options, session)
-        if row == "bottleneck":
-            journal.forget()
-            for name, task in loaded["tasks"].items():
-                contexts[name] = sorted({lm.wire_text(request) for request in task.instances} - {""})
-                shortened[name] = sum(map(lm.is_too_long, task.instances))
-    sent = {name: _sent(texts, lm, bottleneck, session) for name, texts in contexts.items()}
+    journal.forget()
+    sent: dict[str, Any] = {}
+    shortened: dict[str, int] = {}
     for name, task in loaded["tasks"].items():
+        contexts = sorted({lm.wire_text(request) for request in task.instances} - {""})
+        sent[name] = _sent(contexts, lm, bottleneck, session)
+        shortened[name] = sum(map(lm.is_too_long, task.instances))
         if not sent[name]:
             progress.note(f"{name}: nothing of it is context, so nothing crossed. --scope all compresses it.")
         if shortened[name]:
@@ -203,15 +204,6 @@ def _refuse_impossible(name: str, task: Any, session: Session) -> None:
             f"The task {name} asks for {wanted} new tokens, and the model's context holds {room}.",
             "Choose another task, or a model with a longer context.",
         )
-
-
-def _rows(
-    bottleneck: Bottleneck, session: Session, options: TaskOptions
-) -> Iterator[tuple[str, Embed | None, Any]]:
-    """Each row's name, how its contexts reach the model, and what its answers depend on, as JSON."""
-    yield "text", None, "text"
-    decides = [bottleneck.fingerprint(), options.whole, session.config.keep_special]
-    yield "bottleneck", embed_requests(bottleneck, session), decides
 
 
 def _ask(lm: Stage1LM, loaded: Mapping[str, Any], options: TaskOptions, session: Session) -> dict[str, Any]:

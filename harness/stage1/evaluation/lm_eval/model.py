@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
+from accelerate.utils.memory import should_reduce_batch_size
 from lm_eval.api.instance import Instance
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils_hf import stop_sequences_criteria
@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from stage1.errors import Stage1Error
+from stage1.evaluation.answers import halved
 from stage1.evaluation.generation import Embed, endings
 from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
 from stage1.llm.table import require_rows
@@ -72,7 +72,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         self.progress, self.label = progress or Progress(), label
         self.journal = journal or Journal(None, None, self.progress)
         self.asked = 0  # requests that were not in the journal
-        self.cache_hook = _Keeper(self)
+        self.cache_hook = self  # lm-eval calls `add_partial` with every answer as it comes
         self._at_once = batch_size
         self._lengths: dict[tuple[int, ...], tuple[int, int]] = {}
         self._done: Callable[[int], None] = lambda done: None
@@ -88,13 +88,13 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             fresh = iter(ask(missing, disable_tqdm=True) if missing else [])
         return [next(fresh) if answer is None else answer for answer in known]
 
-    def keep(self, request: Sequence[Any], answer: Any) -> None:
-        """Keep an answer that has just come."""
+    def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
+        """Keep an answer that has just come; see `CacheHook`."""
         self._done(1)
-        options = request[-1]
+        options = req[-1]
         drawn = isinstance(options, Mapping) and options.get("do_sample")
         if not drawn:  # a random answer is another one each time
-            self.journal.add(list(request), answer)
+            self.journal.add([attr, *req], res)
 
     def wire_text(self, request: Instance) -> str:
         """The part of a request that crosses the bottleneck: its context, with `whole` all of it."""
@@ -156,7 +156,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-            self._halve(len(tokens))  # here, where the failed attempt's tensors are no longer held
+            self._at_once = halved(len(tokens), self.progress)  # here, where nothing holds the failed attempt
         new = pad_sequence(rows, batch_first=True, padding_value=self.tokenizer.pad_token_id)
         return torch.cat([context, new], dim=1)
 
@@ -188,16 +188,6 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             **options,
         )
         return generated[:, start:]
-
-    def _halve(self, size: int) -> None:
-        if size == 1:
-            raise Stage1Error(
-                "Out of memory with a single prompt.",
-                "Lower data.max_prompt_tokens, or use a smaller --dtype, model, or another --device.",
-            )
-        self._at_once = size // 2
-        self.progress.note(f"Out of memory with {size} prompts at a time: continuing with {self._at_once}.")
-        clear_device_cache(garbage_collection=True)
 
     # -- likelihoods ----------------------------------------------------------------------------------------
 
@@ -253,8 +243,7 @@ class Stage1LM(HFLM):  # type: ignore[misc]
             except RuntimeError as error:
                 if not should_reduce_batch_size(error):
                     raise
-            self._halve(self.batch_size)
-            self.batch_size_per_gpu = self._at_once
+            self._at_once = self.batch_size_per_gpu = halved(self.batch_size, self.progress)
 
     def _model_call(
         self, inps: Tensor, attn_mask: Tensor | None = None, labels: Tensor | None = None
@@ -286,17 +275,6 @@ class Stage1LM(HFLM):  # type: ignore[misc]
         position = torch.arange(ids.shape[1], device=ids.device)
         sent = position < (lengths if self.whole else contexts)
         return lengths[:, 0].tolist(), position < lengths, sent & self._may_cross(ids)
-
-
-class _Keeper:
-    """lm-eval tells its `CacheHook` of every answer as it comes; ours hands it on."""
-
-    def __init__(self, lm: Stage1LM) -> None:
-        self._lm = lm
-
-    def add_partial(self, attr: str, req: Sequence[Any], res: Any) -> None:
-        """See `CacheHook`."""
-        self._lm.keep([attr, *req], res)
 
 
 def _unpadded(tokens: Sequence[int]) -> tuple[int, ...]:

@@ -50,7 +50,7 @@ class RunLM(Stage1LM):
             "model.name": model,
             "model.trust_remote_code": trust_remote_code or None,
             "device": device,
-            "eval.batch_size": _number(batch_size),
+            "eval.batch_size": int(batch_size) if str(batch_size).isdecimal() else batch_size,
         }
         overrides = {key: value for key, value in given.items() if value is not None}
         trained = Run.open(Path(run))
@@ -66,7 +66,3 @@ class RunLM(Stage1LM):
             whole=scope == "all",
             batch_size=requests_at_once(session),
         )
-
-
-def _number(size: int | str) -> int | str:
-    return int(size) if str(size).isdecimal() else size
