@@ -66,14 +66,7 @@ class Recorded(Stepper):
     "term", ["recon", "cosine", "norm", "prompt_ppl", "kl", "hidden", "answer_ce", "answer_kl"]
 )
 def test_parts_have_the_gradient_of_the_whole(trainer: Trainer, term: str) -> None:
-    stepper = Recorded(
-        trainer.bottleneck,
-        trainer.objective,
-        trainer.present,
-        trainer.config,
-        trainer.accelerator,
-        Progress(),
-    )
+    stepper = Recorded(trainer)
     batch = trainer.batches.batch(0)
     whole, value = stepper.gradients(batch, 1, term), stepper.value
     assert float(whole.norm()) > 0

@@ -13,7 +13,6 @@ from stage1.bottleneck.checkpoint import (
     component_record,
     damaged,
     digest,
-    download_checkpoint,
     read_checkpoint,
     resolve_record,
 )
@@ -21,6 +20,7 @@ from stage1.bottleneck.splice import Reconstruct, rescaled, rms, splice
 from stage1.config import ModelConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
+from stage1.hub import download
 from stage1.llm.location import locate
 from stage1.llm.table import load_table, table_sha256
 from stage1.plugins import (
@@ -222,6 +222,20 @@ class Bottleneck(nn.Module):
         scale = SCALE_BITS if self.magnitude == "sent" else 0
         return ((code.bits.double() + scale) * code.mask).sum(1)
 
+    def size(self) -> dict[str, Any]:
+        """Width of embeddings and code, their ratio, and what of each part has to lie on a disk.
+
+        `parameters` are all numbers that are saved, those of a closed form too; `bytes` what they take.
+        """
+        width, code = self.compressor.embed_dim, self.stages[-1].code_dim
+        parts: dict[str, nn.Module] = {"compressor": self.compressor, "adapter": self.adapter}
+        saved = {name: part.state_dict().values() for name, part in parts.items()}
+        sizes = {
+            name: {"parameters": sum(t.numel() for t in tensors), "bytes": sum(t.nbytes for t in tensors)}
+            for name, tensors in saved.items()
+        }
+        return {"embed_dim": width, "code_dim": code, "ratio": width / code, **sizes}
+
     def fingerprint(self) -> str:
         """A hash of all that its answers depend on: weights, options, and the plugins' own source files."""
         parts = [
@@ -284,7 +298,7 @@ class Bottleneck(nn.Module):
         """
         folder = Path(source)
         if not folder.is_dir():
-            folder = download_checkpoint(str(source), revision)
+            folder = download(str(source), ["bottleneck.json", "bottleneck.safetensors"], revision)
         record, tensors = read_checkpoint(folder)
         resolved = resolve_record(record, folder)
         if table is None:

@@ -7,23 +7,24 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from stage1.bottleneck.batches import Batch, in_order
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import ReconstructionError, count_tokens, training_rows
+from stage1.config import RunConfig
 from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
+from stage1.evaluation.reconstruction import reconstructed_rows
+from stage1.plugins.tensors import CHUNK
 from stage1.progress import Progress
 from stage1.session import Session
 from stage1.training.batches import TokenBatches
 from stage1.training.inputs import Cross, Presenter, RoundTrip
 from stage1.training.objective import Objective
-
-ROWS = 4096
-"""Tokens reconstructed at a time."""
 
 
 class Selection:
@@ -91,10 +92,7 @@ class Selection:
     def _errors(self, bottleneck: Bottleneck) -> dict[str, float]:
         errors, stats = ReconstructionError(), self.stats
         if bottleneck.tokenwise:
-            chunks = zip(torch.split(stats.embeds, ROWS), torch.split(stats.weights, ROWS), strict=True)
-            for rows, counts in chunks:
-                mask = torch.ones(1, len(rows), dtype=torch.bool, device=rows.device)
-                errors.add(rows, bottleneck(rows[None], mask)[0], counts)
+            errors.add(stats.embeds, reconstructed_rows(bottleneck.reconstruct, stats.embeds), stats.weights)
         else:
             for batch in in_order(self.prompts, self.session.table, self.size):
                 reconstructed = bottleneck(batch.embeds, batch.cross)[batch.cross]
@@ -104,7 +102,7 @@ class Selection:
     def _token_terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
         """Each term's value over the distinct tokens, by their share of what they would weigh in training."""
         whole = self._tokens()
-        return self._average(objective, present, cross, whole.split(math.ceil(whole.pieces / ROWS)))
+        return self._average(objective, present, cross, whole.split(math.ceil(whole.pieces / CHUNK)))
 
     def _tokens(self) -> Batch:
         rows = training_rows(self.stats, self.session.config.train.uniform, self.session.table, "seen")
@@ -141,3 +139,47 @@ class Selection:
     @cached_property
     def _answering(self) -> Answering:
         return Answering(self.session, None, Progress())
+
+
+SHARE = 0.1
+"""Of the steps' arithmetic that all F1 checks together may take."""
+
+FEWEST, MOST = 8, 100
+"""Questions of a check: the F1 of fewer says nothing, that of more hardly says more."""
+
+ALONE = 4
+"""Tokens that are read side by side in the time of one that is generated; those come one after another."""
+
+
+def affordable_questions(
+    config: RunConfig,
+    bottleneck: Bottleneck,
+    model: PreTrainedModel,
+    *,
+    reads_llm: bool,
+    tokens: float,
+    length: float,
+) -> int:
+    """How many questions each F1 check may ask within `SHARE`, at most `MOST`; 0 where it is under `FEWEST`.
+
+    What checks cost beside the steps is counted instead of timed: the same on every machine. In units of two
+    operations: a token's pass forward takes as many as there are parameters, its step three times that. The
+    LLM's step is student, its gradient and teacher: three passes, too.
+
+    Args:
+        config: steps, checks, the longest answer.
+        bottleneck: what is trained.
+        model: the LLM that is asked.
+        reads_llm: a loss reads it too.
+        tokens: that go through the bottleneck in a step.
+        length: of a prompt, on average.
+    """
+    train = config.train
+    own = sum(p.numel() for p in bottleneck.parameters())
+    table = sum(p.numel() for p in model.get_input_embeddings().parameters())
+    llm = sum(p.numel() for p in model.parameters()) - table
+    step = 3 * tokens * (own + llm * reads_llm)
+    question = llm * (length + ALONE * config.eval.max_new_tokens)
+    checks = train.steps // train.check_every + 2  # the start and the closed form at the end
+    number = int(SHARE * train.steps * step / (checks * question))
+    return min(number, MOST) if number >= FEWEST else 0
