@@ -184,14 +184,14 @@ class PromptBuilder:
         if not self.config.chat:
             yield from self._encoded([layout.text for layout in layouts], special=True)
             return
-        opening, closing = self._opening, self._closing
-        spans = [(len(opening.text), len(layout.text) - len(closing.text)) for layout in layouts]
+        (opening, front), (closing, back) = self._opening, self._closing
+        spans = [(len(opening), len(layout.text) - len(closing)) for layout in layouts]
         texts = [layout.text[start:end] for layout, (start, end) in zip(layouts, spans, strict=True)]
         for inner, (start, end) in zip(self._encoded(texts), spans, strict=True):
-            yield _joined((opening.encoding, 0), (inner, start), (closing.encoding, end))
+            yield _joined((front, 0), (inner, start), (back, end))
 
     @cached_property
-    def _opening(self) -> "_Fixed":
+    def _opening(self) -> tuple[str, _Encoding]:
         """The chat up to its last control token in front of the question.
 
         Where an example spells one, each of the template's is tokenized alone, and what is between them as
@@ -208,20 +208,20 @@ class PromptBuilder:
         bos = self.tokenizer.bos_token
         special = not (bos is not None and head.startswith(bos))
         if not spelled:
-            return _Fixed(text, next(self._encoded([text], special=special, control=True)))
+            return text, next(self._encoded([text], special=special, control=True))
         parts, place = [(next(self._encoded([""], special=special)), 0)], 0
         for match in written:
             between = next(self._encoded([head[place : match.start()]]))
             parts += [(between, place), (next(self._encoded([match.group()], control=True)), match.start())]
             place = match.end()
-        return _Fixed(text, _joined(*parts))
+        return text, _joined(*parts)
 
     @cached_property
-    def _closing(self) -> "_Fixed":
+    def _closing(self) -> tuple[str, _Encoding]:
         """The chat from its first control token behind the question."""
         starts = [self.text.tail.find(t) for t in self._control_tokens if t in self.text.tail]
         text = self.text.tail[min(starts) :] if starts else ""
-        return _Fixed(text, next(self._encoded([text], control=True)))
+        return text, next(self._encoded([text], control=True))
 
     @property
     def _control_tokens(self) -> list[str]:
@@ -290,13 +290,6 @@ class PromptBuilder:
             [*(whole.ids[len(f.ids) :] if whole.ids[: len(f.ids)] == f.ids else alone.ids), *eos]
             for f, whole, alone in rows
         ]
-
-
-class _Fixed(NamedTuple):
-    """A text that is the same in every prompt."""
-
-    text: str
-    encoding: _Encoding
 
 
 def _joined(*parts: tuple[_Encoding, int]) -> _Encoding:

@@ -145,10 +145,7 @@ def _nothing(source: str, records: Records, rows: list[Row]) -> UsageError:
 
 def _name(row: Row, number: int, fields: FieldNames) -> str:
     """What a message calls a record."""
-    try:
-        id_ = named(row, "id", fields.id)
-    except (KeyError, ValueError):
-        id_ = None
+    id_ = named(row, "id", fields.id)
     return (
         one_line(f"question {id_!r}", LONGEST) if isinstance(id_, str) and id_.strip() else f"record {number}"
     )
@@ -162,28 +159,24 @@ def _question(row: Row, fields: FieldNames, *, may_lack_answers: bool) -> tuple[
     """
     context = _text(row, "context", fields.context)
     question = _text(row, "question", fields.question)
-    title = _field(row, "title", fields.title)
-    answers = gold_answers(_field(row, "answers", fields.answer))
+    title = str(named(row, "title", fields.title) or "")
+    answers = gold_answers(named(row, "answers", fields.answer))
     if answers is None and not may_lack_answers:
         raise ValueError("no answer")
-    found = Question("", str(title or ""), context, question, answers or ())
+    own_id = _id(named(row, "id", fields.id))
+    found = Question(own_id or "", title, context, question, answers or ())
     try:
-        "".join((found.title, context, question, *found.answers)).encode()
+        "".join((*found[:4], *found.answers)).encode()
     except UnicodeEncodeError:
         raise ValueError("half of a surrogate pair") from None
-    id_ = _id(_field(row, "id", fields.id))
-    return found._replace(id=id_ or made_id(found)), id_ is not None
-
-
-def _field(row: Row, column: str, field: str | None) -> Any:
-    try:
-        return named(row, column, field)
-    except KeyError:
-        return None
+    if own_id is None:  # one that is the same wherever and whenever the same question is read
+        content = json.dumps(found, ensure_ascii=False)
+        found = found._replace(id=hashlib.sha256(content.encode()).hexdigest()[:16])
+    return found, own_id is not None
 
 
 def _text(row: Row, column: str, field: str | None) -> str:
-    value = _field(row, column, field)
+    value = named(row, column, field)
     if value is None:
         raise ValueError(f"no {column}")
     if not isinstance(value, str):
@@ -199,16 +192,4 @@ def _id(value: Any) -> str | None:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value.strip():
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair") from None
-    return value
-
-
-def made_id(question: Question) -> str:
-    """An id for a question that has none: the same wherever and whenever the same question is read."""
-    content = json.dumps(question._replace(id=""), ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return value if isinstance(value, str) and value.strip() else None
