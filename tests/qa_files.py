@@ -30,6 +30,8 @@ EXPECTED = [
     Question(r["id"], r["title"], r["context"], r["question"], tuple(r["answers"]["text"])) for r in RECORDS
 ]
 
+NO_ANSWER: Record = {"text": [], "answer_start": []}
+
 
 def nested(records: list[Record], version: object = "1.1") -> bytes:
     """SQuAD's own form, each question in a paragraph of its own."""

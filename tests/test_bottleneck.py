@@ -1,6 +1,5 @@
 """The bottleneck as a whole: the wire, magnitudes, splicing, and checkpoints that are refused."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,9 +170,7 @@ def test_fit_may_train_and_freeze(
         f"{HOOK}def stage1_compressors():\n    import pretrained_plugin as own\n    return own.Pretrained\n"
     )
     site.install("pre", {"point": source})
-    registry = site.load()
-    for module in ("bottleneck", "checkpoint"):
-        monkeypatch.setattr(f"stage1.bottleneck.{module}.load_plugins", lambda: registry)
+    registry = load_plugins()
     resolved = resolve(small_config("compressors=[identity, pretrained]", "adapter=linear"), registry)
     bottleneck, heard = Bottleneck.build(resolved, "free", 24, 7), Notes()
     before = {name: value.clone() for name, value in bottleneck.compressor.state_dict().items()}
@@ -240,17 +237,6 @@ def test_a_checkpoint_of_another_table_is_refused(stats: TokenStats, tmp_path: P
     refused(folder, other, "another embedding table", "somewhere/else")
 
 
-def test_a_missing_plugin_is_named_with_its_package(stats: TokenStats, tmp_path: Path) -> None:
-    from stage1.bottleneck.checkpoint import digest
-
-    folder = saved(build(stats), stats, tmp_path)
-    record = json.loads((folder / "bottleneck.json").read_text())
-    record["compressors"][0] |= {"name": "wavelet", "distribution": "stage1-wavelet", "version": "1.2"}
-    record["sha256"] = digest(record, (folder / "bottleneck.safetensors").read_bytes())
-    (folder / "bottleneck.json").write_text(json.dumps(record))
-    refused(folder, stats, "'wavelet'", "'stage1-wavelet'", "pip install stage1-wavelet==1.2")
-
-
 def test_a_hub_id_is_downloaded(stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no Hub here: what the client would be asked for is looked at, and a folder returned."""
     folder = saved(build(stats), stats, tmp_path)
@@ -267,13 +253,11 @@ def test_a_hub_id_is_downloaded(stats: TokenStats, tmp_path: Path, monkeypatch: 
 
 
 def test_a_compressor_that_changes_the_length_is_loaded_again(
-    site: Site, stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site, stats: TokenStats, tmp_path: Path
 ) -> None:
     """It does not go with the default objective, which is none of a checkpoint's business."""
     site.install("lengths", {"pool": compressor("pool", body="changes_length = True; tokenwise = False")})
-    registry = site.load()
-    for module in ("bottleneck", "checkpoint"):
-        monkeypatch.setattr(f"stage1.bottleneck.{module}.load_plugins", lambda: registry)
+    registry = load_plugins()
     config = small_config("compressor=pool", "adapter=mlp", "losses={answer_ce: 1}")
     bottleneck = Bottleneck.build(resolve(config, registry), "free", 24, 0)
     loaded = Bottleneck.from_pretrained(saved(bottleneck, stats, tmp_path), table=stats.embeds)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from qa_files import EXPECTED, RECORDS, Record, csv_json, csv_plain, load, nested, record, written
+from qa_files import EXPECTED, NO_ANSWER, RECORDS, Record, csv_json, csv_plain, load, nested, record, written
 from stage1.data.datasets import QAData, spread
 from stage1.data.records import Question
 from stage1.errors import UsageError
@@ -89,9 +89,6 @@ def test_a_rewritten_file_is_read_anew(tmp_path: Path) -> None:
 
 
 # --- SQuAD v2 -----------------------------------------------------------------------------------------------
-
-NO_ANSWER: Record = {"text": [], "answer_start": []}
-
 
 IMPOSSIBLE, POSSIBLE = {"is_impossible": True}, {"is_impossible": False}
 

@@ -4,28 +4,19 @@ import csv
 import gzip
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
-from qa_files import EXPECTED, RECORDS, Record, csv_json, load, record, written
+from qa_files import EXPECTED, NO_ANSWER, RECORDS, Record, csv_json, load, nested, record, written
 from stage1.config import DataConfig, validate
 from stage1.data.answers import gold_answers
 from stage1.data.datasets import load_qa
-from stage1.data.records import Question, read_questions
+from stage1.data.records import Question
+from stage1.data.sources import find_source
 from stage1.errors import ConfigError, UsageError
 from stage1.files import json_lines
-
-
-def squad(qas: list[Record], **outer: Any) -> str:
-    """SQuAD's own form: every question has a passage of its own."""
-    paragraphs = [
-        {"context": qa.pop("context", f"Passage of {number}."), "qas": [qa]} for number, qa in enumerate(qas)
-    ]
-    return json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}], **outer})
-
 
 # --- Formats ------------------------------------------------------------------------------------------------
 
@@ -119,8 +110,8 @@ def test_what_pandas_and_datasets_write_is_read(tmp_path: Path, kind: str) -> No
 
 
 def test_the_hubs_way_to_say_unanswerable_in_a_flat_file(tmp_path: Path) -> None:
-    none: Record = {"text": [], "answer_start": []}
-    rows = [record(1), record(2, answers=json.dumps(none)), record(3, answers=none), record(4, answers=[])]
+    as_text, empty = record(2, answers=json.dumps(NO_ANSWER)), record(4, answers=[])
+    rows = [record(1), as_text, record(3, answers=NO_ANSWER), empty]
     data = load(written(tmp_path, "a.jsonl", json_lines(rows)))
     assert [q.id for q in data.test] == ["q1"]
     assert (data.unanswerable, data.left_out) == (2, {"no answer": 1})
@@ -131,31 +122,25 @@ def test_the_hubs_way_to_say_unanswerable_in_a_flat_file(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("version", ["1.1", "v1.1", "2019-06-01", "2", 2, 2.0, "v2.0", "21", "2nd", None])
 def test_only_version_two_is_version_two(tmp_path: Path, version: object) -> None:
-    qas: list[Record] = [
-        {"id": "a", "question": "Which?", "answers": [{"text": "this", "answer_start": 0}]},
-        {"id": "b", "question": "Which not?", "answers": []},
-    ]
-    data = load(written(tmp_path, "h.json", squad(qas, version=version)))
-    assert [q.id for q in data.test] == ["a"]
+    records = [record(1), record(2, answers=NO_ANSWER)]
+    data = load(written(tmp_path, "h.json", nested(records, version)))
+    assert [q.id for q in data.test] == ["q1"]
     v2 = str(version) in ("2", "2.0", "v2.0")
     assert (data.unanswerable, data.left_out) == ((1, {}) if v2 else (0, {"no answer": 1}))
 
 
 def test_an_empty_text_is_an_answer(tmp_path: Path) -> None:
-    qas: list[Record] = [
-        {"id": "a", "question": "?", "is_impossible": False, "answers": [{"text": "", "answer_start": -1}]},
-        {"id": "b", "question": "?", "is_impossible": False, "answers": [{"text": ""}, {"text": "x"}]},
-        {
-            "id": "c",
-            "question": "?",
-            "is_impossible": True,
-            "answers": [],
-            "plausible_answers": [{"text": "y"}],
-        },
-        {"id": "d", "question": "?", "is_impossible": True, "answers": [{"text": "z"}]},
+    def answered(*texts: str) -> Record:
+        return {"text": texts, "answer_start": [-1] * len(texts)}
+
+    records = [
+        record(1, is_impossible=False, answers=answered("")),
+        record(2, is_impossible=False, answers=answered("", "x")),
+        record(3, is_impossible=True, answers=answered(), plausible_answers=[{"text": "y"}]),
+        record(4, is_impossible=True, answers=answered("z")),
     ]
-    data = load(written(tmp_path, "v2.json", squad(qas, version="v2.0")))
-    assert [(q.id, q.answers) for q in data.test] == [("a", ("",)), ("b", ("", "x"))]
+    data = load(written(tmp_path, "v2.json", nested(records, "v2.0")))
+    assert [(q.id, q.answers) for q in data.test] == [("q1", ("",)), ("q2", ("", "x"))]
     assert [q.gold for q in data.test] == ["", "x"], "what is trained on has words, where an answer has"
     assert data.unanswerable == 2
 
@@ -348,5 +333,6 @@ def test_of_other_data_the_passages_that_were_seen_are_left_out(tmp_path: Path) 
 
 def test_the_reading_of_a_file_keeps_repeated_questions_where_it_is_asked_to(tmp_path: Path) -> None:
     path = written(tmp_path, "h.jsonl", json_lines([record(1), record(1), record(2)]))
-    assert [q.id for q in read_questions(path, repeated=True).questions] == ["q1", "q1", "q2"]
-    assert [q.id for q in read_questions(path).questions] == ["q1", "q2"]
+    for repeated, ids in ((True, ["q1", "q1", "q2"]), (False, ["q1", "q2"])):
+        source = find_source(str(path), DataConfig(), repeated=repeated)
+        assert [q.id for q in source.read("test", None).questions] == ids

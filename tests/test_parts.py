@@ -86,8 +86,14 @@ def test_token_wise_terms_read_the_whole_vocabulary_beside_the_prompts(trainer: 
     }
 
 
-@pytest.mark.parametrize(("of", "room"), [("recon", 300), ("answer_ce", 3)], ids=["tokens", "prompts"])
-def test_out_of_memory_in_the_middle_of_training_changes_nothing(of: str, room: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("of", "room", "settings", "near"),
+    [("recon", 300, (), 1e-4), ("answer_ce", 3, EVERY, 1e-5)],
+    ids=["tokens", "prompts"],
+)
+def test_out_of_memory_in_the_middle_of_training_changes_nothing(
+    of: str, room: int, settings: tuple[str, ...], near: float, tmp_path: Path
+) -> None:
     """Tokens side by side, or prompts with answers, whose lengths differ from prompt to prompt."""
 
     class Hungry(load_plugins().get("loss", of)):  # type: ignore[misc]
@@ -104,11 +110,11 @@ def test_out_of_memory_in_the_middle_of_training_changes_nothing(of: str, room: 
     for most in (10**6, room):
         Hungry.most = most
         notes = Notes()
-        run = trained(tmp_path / str(most), *EVERY, "train.steps=3", loss=Hungry, progress=notes)
+        run = trained(tmp_path / str(most), *settings, "train.steps=3", loss=Hungry, progress=notes)
         found.append(weights(run))
         assert any("Out of memory: working in 2 parts" in note for note in notes.notes) == (most == room)
     for name, value in found[0].items():
-        torch.testing.assert_close(found[1][name], value, rtol=1e-3, atol=1e-5)
+        torch.testing.assert_close(found[1][name], value, rtol=100 * near, atol=near)
 
 
 # -- padding ------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from stage1.config import DataConfig
 from stage1.data.formats import FORMATS, is_data_file, read_rows
 from stage1.data.layouts import flat_rows
-from stage1.data.records import Records, check_rows, read_questions
+from stage1.data.records import Records, check_rows
 from stage1.errors import PluginError, Stage1Error, UsageError, suggest
 from stage1.files import expanded, whole_path
 from stage1.hub import download
@@ -42,7 +42,7 @@ def find_source(name: str, config: DataConfig, *, repeated: bool = False) -> Sou
     Args:
         name: what the user typed.
         config: fields, strictness, and which part of a Hub data set.
-        repeated: see `read_questions`.
+        repeated: keep questions whose id an earlier one has, as the official script does.
 
     Raises:
         UsageError: there is none, with the nearest name and what else may be passed.
@@ -102,8 +102,19 @@ def _ask_plugin(cls: "type[Dataset]", config: DataConfig, split: "Split", at_lea
 
 
 def _file(name: str, path: Path, config: DataConfig, repeated: bool) -> Source:
+    """A file, see `FORMATS`; of SQuAD v2 by its version 2.0, or by a name like `squad_v2` or `dev-v2.0`."""
+    v2_name = re.search(r"squad[-_]?v2|v2\.0", f"{path.parent.name}/{path.name}".lower()) is not None
+
     def read(split: "Split", at_least: int | None) -> Records:
-        return read_questions(path, fields=config.fields, strict=config.strict, repeated=repeated)
+        table = read_rows(path)
+        v2 = v2_name or re.fullmatch(r"v?2(\.0)*", str(table.version)) is not None
+        try:
+            rows = [flat for row in table.rows for flat in flat_rows(row, path.parent)]
+        except ValueError as error:
+            raise UsageError(f"{path} cannot be read: {error}.", f"A file is {FORMATS}") from None
+        return check_rows(
+            rows, str(path), v2=v2, fields=config.fields, strict=config.strict, repeated=repeated
+        )
 
     return Source(name, ("test",), read)
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -21,29 +21,29 @@ from stage1.evaluation.conditions import Condition, through
 from stage1.evaluation.reconstruction import reconstructed_rows
 from stage1.plugins.tensors import CHUNK
 from stage1.progress import Progress
-from stage1.session import Session
 from stage1.training.batches import TokenBatches
-from stage1.training.inputs import Cross, Presenter, RoundTrip
-from stage1.training.objective import Objective
+from stage1.training.inputs import Cross, RoundTrip
+
+if TYPE_CHECKING:
+    from stage1.training.trainer import Trainer
 
 
 class Selection:
     """The selection split, ready to be measured again and again.
 
     Args:
-        session: model, table and questions.
+        trainer: what is measured.
         prompts: of the split's questions.
         questions: how many the LLM is asked; 0: none, F1 is not measured.
     """
 
-    def __init__(self, session: Session, prompts: list[Prompt], questions: int) -> None:
-        self.session = session
-        self.size = session.config.train.batch_prompts
-        self.prompts = prompts
-        self.stats = count_tokens(self.prompts, session.table)
-        self.questions = spread(session.data.selection, questions) if questions else []
+    def __init__(self, trainer: "Trainer", prompts: list[Prompt], questions: int) -> None:
+        self.trainer, self.session, self.prompts = trainer, trainer.session, prompts
+        self.size = self.session.config.train.batch_prompts
+        self.stats = count_tokens(self.prompts, self.session.table)
+        self.questions = spread(self.session.data.selection, questions) if questions else []
         self.asked = self._prompts_of(self.questions)
-        self.judged = spread(session.data.selection, session.config.train.check_prompts)
+        self.judged = spread(self.session.data.selection, self.session.config.train.check_prompts)
         self.typical: dict[str, float] = {}  # term → its value at the first check
 
     def _prompts_of(self, questions: Sequence[Question]) -> list[Prompt]:
@@ -51,14 +51,7 @@ class Selection:
         return [prompt for prompt in self.prompts if prompt.id in chosen]
 
     @torch.no_grad()
-    def measure(
-        self,
-        bottleneck: Bottleneck,
-        objective: Objective,
-        present: Presenter,
-        *,
-        ask: bool = True,
-    ) -> dict[str, Any]:
+    def measure(self, *, ask: bool = True) -> dict[str, Any]:
         """Reconstruction errors; the `objective` and its `terms`, where they are measured; `f1` to `ask`.
 
         `score` is the one number that chooses the checkpoint, lower is better: the objective, its terms on
@@ -66,19 +59,13 @@ class Selection:
         prompts are trained on without the LLM, and positions match, it is `recon`. An `auto` term is divided
         by its value at the first check, so that scores of different steps compare.
         """
+        bottleneck, objective = self.trainer.bottleneck, self.trainer.objective
         measured: dict[str, Any] = {}
         if not bottleneck.compressor.changes_length:
-            measured |= self._errors(bottleneck)
+            measured |= self._errors()
             measured["score"] = measured["recon"]
-        on_tokens = bottleneck.tokenwise and objective.tokenwise
-        if on_tokens or objective.needs_llm or bottleneck.compressor.changes_length:
-            cross = RoundTrip(bottleneck)
-            terms = (self._token_terms if on_tokens else self._terms)(objective, present, cross)
-            if bottleneck.tokenwise and objective.mixed:
-                seen = present.apart(self._tokens(), cross)
-                terms |= {
-                    name: float(loss(seen)) for name, loss in objective.losses.items() if loss.tokenwise
-                }
+        if self.trainer.fast or objective.needs_llm or bottleneck.compressor.changes_length:
+            terms = self._terms(RoundTrip(bottleneck))
             self.typical = self.typical or terms
             scales = objective.scales(self.typical)
             measured["terms"] = terms
@@ -86,11 +73,11 @@ class Selection:
                 scales[name] * value for name, value in terms.items()
             )
         if self.questions and ask:
-            measured |= {"f1": self.f1(bottleneck), "questions": len(self.questions)}
+            measured |= {"f1": self._f1(), "questions": len(self.questions)}
         return measured
 
-    def _errors(self, bottleneck: Bottleneck) -> dict[str, float]:
-        errors, stats = ReconstructionError(), self.stats
+    def _errors(self) -> dict[str, float]:
+        bottleneck, errors, stats = self.trainer.bottleneck, ReconstructionError(), self.stats
         if bottleneck.tokenwise:
             errors.add(stats.embeds, reconstructed_rows(bottleneck.reconstruct, stats.embeds), stats.weights)
         else:
@@ -99,30 +86,34 @@ class Selection:
                 errors.add(batch.embeds[batch.cross], reconstructed, batch.weights[batch.cross])
         return errors.summary(stats.variance)
 
-    def _token_terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
-        """Each term's value over the distinct tokens, by their share of what they would weigh in training."""
-        whole = self._tokens()
-        return self._average(objective, present, cross, whole.split(math.ceil(whole.pieces / CHUNK)))
+    def _terms(self, cross: Cross) -> dict[str, float]:
+        """Each term's value over all the prompts together.
+
+        Where training reads distinct tokens, over these, by their share of what they would weigh there; where
+        it reads them beside the prompts, this goes for the token-wise terms.
+        """
+        trainer, objective = self.trainer, self.trainer.objective
+        if trainer.fast:
+            tokens = self._tokens()
+            return self._average(tokens.split(math.ceil(tokens.pieces / CHUNK)), cross)
+        prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
+        answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
+        rest = [prompt.behind(trainer.present.shared) for prompt in prompts]
+        terms = self._average(in_order(rest, self.session.table, self.size, answers), cross)
+        if trainer.bottleneck.tokenwise and objective.mixed:
+            seen = trainer.present.apart(self._tokens(), cross)
+            terms |= {name: float(loss(seen)) for name, loss in objective.losses.items() if loss.tokenwise}
+        return terms
 
     def _tokens(self) -> Batch:
         rows = training_rows(self.stats, self.session.config.train.uniform, self.session.table, "seen")
         return TokenBatches(rows, len(rows.ids), 0).batch(0)
 
-    def _terms(self, objective: Objective, present: Presenter, cross: Cross) -> dict[str, float]:
-        """Each term's value over all the prompts together."""
-        prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
-        answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
-        rest = [prompt.behind(present.shared) for prompt in prompts]
-        batches = in_order(rest, self.session.table, self.size, answers)
-        return self._average(objective, present, cross, batches)
-
-    @staticmethod
-    def _average(
-        objective: Objective, present: Presenter, cross: Cross, batches: Iterable[Batch]
-    ) -> dict[str, float]:
+    def _average(self, batches: Iterable[Batch], cross: Cross) -> dict[str, float]:
+        objective = self.trainer.objective
         sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
         for batch in batches:
-            inputs = present(batch, cross)
+            inputs = self.trainer.present(batch, cross)
             values: Mapping[str, Tensor] = objective(inputs)
             for name, denominator in objective.denominators(inputs).items():
                 if weight := float(denominator):
@@ -130,8 +121,9 @@ class Selection:
                     sums[name] += weight * float(values[name])
         return {name: total / seen[name] for name, total in sums.items()}
 
-    def f1(self, bottleneck: Bottleneck) -> float:
-        """F1 of the questions through `bottleneck`, 0 to 100."""
+    def _f1(self) -> float:
+        """F1 of the questions through the bottleneck, 0 to 100."""
+        bottleneck = self.trainer.bottleneck
         embed = through(bottleneck, bottleneck.reconstruct, self.session, self.stats)
         answers = self._answering.answers(Condition("bottleneck", self.asked, embed, None))
         return float(scores(self.questions, [answer.text for answer in answers])["f1"].mean())
