@@ -134,13 +134,12 @@ def build_prompts(
     examples: Sequence[Question] = (),
     with_context: bool = True,
     max_tokens: int = 400,
-    progress: Progress | None = None,
     **crossing: Any,
 ) -> list[Prompt]:
     """Prompts without a session."""
     config = prompt or PromptConfig()
     builder = PromptBuilder(config, tokenizer, examples, with_context=with_context)
-    return builder.build(questions, Crossing(**crossing), max_tokens=max_tokens, progress=progress)
+    return builder.build(questions, Crossing(**crossing), max_tokens=max_tokens)
 
 
 class Notes(Progress):

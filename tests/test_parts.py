@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from conftest import Notes, small_config
+from conftest import Notes, embedded, small_config
 from stage1.bottleneck.batches import Batch
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import Compressor, Loss
@@ -207,14 +207,14 @@ def test_a_code_of_another_length_is_trained_by_what_follows_it(scope: str, tmp_
     )
     halves = ResolvedComponent("compressor", Halves, Halves.Config())
     resolved = resolve(config, load_plugins())._replace(compressors=[halves])
-    made = Trainer(resolved, Session.open(config, Progress(), weights="table"), load_plugins(), Progress())
+    made = Trainer(resolved, Session.open(config, Progress(), before=embedded()))
     inputs = made.present(made.batches.batch(0), RoundTrip(made.bottleneck))
     assert inputs.llm.reconstructed.embeds.shape[1] < inputs.original.shape[1]
     per_prompt = inputs.llm.compared.sum(1)
     assert bool((per_prompt == 1).all()) if scope == "prompt" else bool((per_prompt > 5).all())
     run = Run.create(config)
     with pytest.MonkeyPatch.context() as patch:  # the class is no plugin of any package
-        patch.setattr(made.registry, "owner", lambda _: ("tests", "0"))
+        patch.setattr(load_plugins(), "owner", lambda _: ("tests", "0"))
         made.train(run)
     first, *_, last = run.metrics()
     assert last["selection"]["objective"] < 0.9 * first["selection"]["objective"]

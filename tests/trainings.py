@@ -23,11 +23,11 @@ def trainer_for(
     session: Session | None = None,
 ) -> Trainer:
     """A trainer, with `loss` alone where it is given."""
-    session = session or Session.open(config, Progress(), before=embedded())
+    session = session or Session.open(config, progress or Progress(), before=embedded())
     resolved: Resolved = resolve(config, load_plugins())
     if loss is not None:
         resolved = resolved._replace(losses={loss.name: ResolvedLoss(loss, loss.Config(), 1.0)})
-    return Trainer(resolved, session, load_plugins(), progress or Progress())
+    return Trainer(resolved, session)
 
 
 def trained(

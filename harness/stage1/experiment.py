@@ -68,8 +68,7 @@ def train_run(
     """
     progress.restart()
     require_trackers(config)
-    registry = load_plugins()
-    resolved = resolve(config, registry)
+    resolved = resolve(config, load_plugins())
     config = found_anywhere(fully_resolved(config, resolved))
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
     readers = [*(loss.cls for loss in losses), *(stage.cls for stage in resolved.compressors)]
@@ -89,11 +88,11 @@ def train_run(
         progress.note(f"{resume.path} is trained already.")
         if not with_evaluation:
             return Outcome(resume, None, session)
-        with announced(resume, config, registry):
+        with announced(resume, config):
             return _evaluate(resume, session, "train", rows=rows)
-    training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
+    training = Training(resolved, session, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume, session.device)
-    with run.lock(), announced(run, config, registry):
+    with run.lock(), announced(run, config):
         command = f"stage1 train --resume --output {quote(str(run.path))}"
         with _resumable(command):
             with attributed(f"Resume the run: {command}"):

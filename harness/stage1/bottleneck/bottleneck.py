@@ -23,14 +23,7 @@ from stage1.files import write_atomic, write_json
 from stage1.hub import download
 from stage1.llm.location import locate
 from stage1.llm.table import load_table, table_sha256
-from stage1.plugins import (
-    Registry,
-    Resolved,
-    ResolvedComponent,
-    dump_options,
-    load_plugins,
-    source_sha256,
-)
+from stage1.plugins import Resolved, ResolvedComponent, dump_options, load_plugins, source_sha256
 from stage1.plugins.blame import built, expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
 from stage1.plugins.tensors import CHUNK, Code, Embedded, TokenStats, straight_through
@@ -248,14 +241,12 @@ class Bottleneck(nn.Module):
 
     # -- saving and loading ---------------------------------------------------------------------------
 
-    def save_pretrained(
-        self, folder: str | Path, *, model: ModelConfig, table_hash: str, registry: Registry | None = None
-    ) -> None:
+    def save_pretrained(self, folder: str | Path, *, model: ModelConfig, table_hash: str) -> None:
         """Write `bottleneck.safetensors` and `bottleneck.json` to `folder`.
 
         `model` and `table_hash` say whose embeddings it was trained on; loading refuses any others.
         """
-        registry = registry or load_plugins()
+        registry = load_plugins()
         tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
         record: dict[str, Any] = {
             "schema": 1,

@@ -130,7 +130,7 @@ def _with_training(data: QAData, source: Source, config: DataConfig) -> QAData:
             left_out = {**left_out, reason: shared}
             notes.append(f"{source.name}: {shared} training questions with {reason} were left out.")
         data = data._replace(notes=tuple(notes), left_out=left_out)
-        train, selection = apart if len(apart) == 2 else _deal(*apart, config.split_seed, shares=(0.9, 0.1))
+        train, selection = apart if len(apart) == 2 else _deal(apart[0], config.split_seed, shares=(0.9, 0.1))
     return data._replace(train=spread(train, config.train), selection=spread(selection, config.selection))
 
 

@@ -102,14 +102,7 @@ class PromptBuilder:
 
     # -- tokens ----------------------------------------------------------------------------------------
 
-    def build(
-        self,
-        questions: Sequence[Question],
-        crossing: Crossing,
-        *,
-        max_tokens: int,
-        progress: Progress | None = None,
-    ) -> list[Prompt]:
+    def build(self, questions: Sequence[Question], crossing: Crossing, *, max_tokens: int) -> list[Prompt]:
         """Tokenize questions and mark the positions that cross the bottleneck.
 
         A token belongs to the segment of its last character: with the scope `context`, the piece ".\\n" that
@@ -120,21 +113,15 @@ class PromptBuilder:
             crossing: what crosses.
             max_tokens: the longest prompt, special tokens included. A longer one loses the end of its
                 context or, where the protocol says so, whatever stands at its right end.
-            progress: told of every prompt done.
 
         Raises:
             UsageError: a question does not fit even without its context.
         """
         prompts: list[Prompt] = []
-        with (progress or Progress()).task("Tokenizing prompts", len(questions), "prompts") as done:
-            for start in range(0, len(questions), BATCH):
-                batch = questions[start : start + BATCH]
-                if self.config.truncate == "right":
-                    fitted = self._cut(batch, max_tokens)
-                else:
-                    fitted = self._fit(batch, max_tokens)
-                prompts += (_prompt(q, layout, e, lost, crossing) for q, layout, e, lost in fitted)
-                done(len(batch))
+        fit = self._cut if self.config.truncate == "right" else self._fit
+        for start in range(0, len(questions), BATCH):
+            fitted = fit(questions[start : start + BATCH], max_tokens)
+            prompts += (_prompt(q, layout, e, lost, crossing) for q, layout, e, lost in fitted)
         return prompts
 
     def _cut(

@@ -16,6 +16,7 @@ from accelerate.utils import broadcast
 from torch import Tensor
 
 from stage1.errors import TrainingError
+from stage1.plugins import load_plugins
 from stage1.runs.run import Run
 from stage1.training.course import Course
 from stage1.training.schedule import Mean, is_check, is_trial
@@ -170,7 +171,7 @@ class Loop:
         measured = trainer.selection.measure(ask=ask)
         if trainer.main:
             entry = {"step": step, **logged, "selection": measured}
-            trainer.registry.emit("stage1_step", run=self.run.path, step=step, metrics=entry)
+            load_plugins().emit("stage1_step", run=self.run.path, step=step, metrics=entry)
         # Every process must come to the same decision.
         return float(broadcast(torch.tensor(measured["score"], device=trainer.session.device)))
 

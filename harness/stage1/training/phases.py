@@ -15,9 +15,8 @@ from stage1.errors import TrainingError
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
 from stage1.files import read_record, write_atomic, write_record
-from stage1.plugins import Registry, Resolved
+from stage1.plugins import Resolved, load_plugins
 from stage1.processes import from_first, is_first
-from stage1.progress import Progress
 from stage1.runs.run import METRICS, TIMINGS, Run
 from stage1.session import Session
 from stage1.training.trainer import Trainer
@@ -58,12 +57,12 @@ class Decision(NamedTuple):
 
 
 @contextmanager
-def announced(run: Run, config: RunConfig, registry: Registry) -> Iterator[None]:
+def announced(run: Run, config: RunConfig) -> Iterator[None]:
     """Tell the event plugins when a run begins and how it ended; of several processes, the first does."""
     if not is_first():
         yield
         return
-    step, status = run.step, "failed"
+    registry, step, status = load_plugins(), run.step, "failed"
     try:
         registry.emit("stage1_run_start", run=run.path, config=config, step=step)
         yield
@@ -79,11 +78,8 @@ class Training:
     """Everything between a configuration and the saved bottleneck.
 
     Args:
-        config: fully resolved.
-        resolved: its plugins.
+        resolved: the plugins of the session's configuration, which is fully resolved.
         session: the model's table, the data and, where `ask`, the LLM.
-        registry: who is told.
-        progress: told what is done, and why.
         ask: have the LLM answer selection questions at every measurement.
         resume: the run that goes on; None: a new one.
 
@@ -91,19 +87,9 @@ class Training:
         UsageError: the LLM, the prompts or `config.init` cannot be used.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        resolved: Resolved,
-        session: Session,
-        registry: Registry,
-        progress: Progress,
-        *,
-        ask: bool,
-        resume: Run | None = None,
-    ) -> None:
-        self.config, self.resolved, self.session = config, resolved, session
-        self.registry, self.progress, self.ask = registry, progress, ask
+    def __init__(self, resolved: Resolved, session: Session, *, ask: bool, resume: Run | None = None) -> None:
+        self.config, self.resolved, self.session, self.ask = session.config, resolved, session, ask
+        config = self.config
         self._opening: Trainer | None = None
         if resume is None or config.then is None or not Run(resume.path / FIRST).trained:
             self._opening = self._trainer(config.model_copy(update={"then": None}), resolved)
@@ -115,7 +101,7 @@ class Training:
                 before.read_manifest()
 
     def _trainer(self, config: RunConfig, resolved: Resolved) -> Trainer:
-        return Trainer(resolved, self.session.under(config), self.registry, self.progress, ask=self.ask)
+        return Trainer(resolved, self.session.under(config), ask=self.ask)
 
     def train(self, run: Run) -> None:
         """Train in the folder `run`, or go on there."""
@@ -146,7 +132,7 @@ class Training:
         phases = _facts(self.config, then, decision)
         reason = decision.reason[0].upper() + decision.reason[1:]
         if not decision.goes_on:
-            self.progress.note(f"{reason}: training ends here.")
+            self.session.progress.note(f"{reason}: training ends here.")
             if is_first():
                 write_record(run.path / "manifest.json", {**first.read_manifest(), "phases": phases})
                 for name in TAKEN_OVER:
@@ -155,7 +141,7 @@ class Training:
                     write_atomic(run.path / name, (first.path / name).read_bytes())
             from_first(None, self.session.device)  # the others read it next
             return
-        self.progress.note(f"{reason}: phase 2 runs.")
+        self.session.progress.note(f"{reason}: phase 2 runs.")
         # The path is made up anew each time: the run's folder may have been moved.
         changed = {"losses": then.losses, "train": then.train, "init": first.path, "then": None}
         resolved = self.resolved._replace(losses=self.resolved.then_losses, then_losses={})
@@ -173,7 +159,7 @@ class Training:
         trainer.accelerator.wait_for_everyone()
         with (
             first.lock(),
-            announced(first, trainer.config, self.registry),
+            announced(first, trainer.config),
             _remedy(run, f"train.lr={trainer.config.train.lr / 10:g}"),
         ):
             trainer.train(first)

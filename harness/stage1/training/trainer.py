@@ -18,7 +18,7 @@ from stage1.config import SUFFICES, RunConfig
 from stage1.data.prompts import Prompt, note_truncation
 from stage1.errors import PluginError
 from stage1.llm.states import FrozenLLM
-from stage1.plugins import Registry, Resolved, source_sha256
+from stage1.plugins import Resolved, load_plugins, source_sha256
 from stage1.plugins.interfaces import Component
 from stage1.processes import several
 from stage1.progress import Progress
@@ -54,18 +54,9 @@ def _note_little_to_gain(start: Run, progress: Progress) -> None:
 class Trainer:
     """One training run, from prompts to the saved bottleneck."""
 
-    def __init__(
-        self,
-        resolved: Resolved,
-        session: Session,
-        registry: Registry,
-        progress: Progress,
-        *,
-        ask: bool = False,
-    ) -> None:
+    def __init__(self, resolved: Resolved, session: Session, *, ask: bool = False) -> None:
         self.config: RunConfig = session.config
-        self.resolved = resolved
-        self.session, self.registry, self.progress = session, registry, progress
+        self.resolved, self.session, self.progress = resolved, session, session.progress
         self.accelerator = make_accelerator(session.device)
         self.main = self.accelerator.is_main_process
         self.objective = Objective(resolved).to(session.device)
@@ -81,14 +72,14 @@ class Trainer:
                 last=self.objective.reads_last_states,
                 checkpointing=self.config.train.checkpointing,
             )
-        with progress.task("Tokenizing prompts"):
+        with self.progress.task("Tokenizing prompts"):
             prompts, held_out = (session.prompts(qs) for qs in (session.data.train, session.data.selection))
-        note_truncation(prompts, "training", progress)
+        note_truncation(prompts, "training", self.progress)
         self.stats = fitting_stats(session, prompts)
         if self.llm:
             self.llm.share(in_front([*prompts, *held_out], session.table))
         if self.llm and self.config.init:
-            _note_little_to_gain(Run(self.config.init), progress)
+            _note_little_to_gain(Run(self.config.init), self.progress)
         self.present = Presenter(
             self.stats.variance,
             torch.tensor(session.tokenizer.all_special_ids, device=session.device),
@@ -167,10 +158,7 @@ class Trainer:
             run.write_manifest({**facts, "training": summary})
             run.write_timings({"training_seconds": loop.course.seconds})
             self.bottleneck.save_pretrained(
-                run.path,
-                model=self.config.model,
-                table_hash=self.session.model.table_hash,
-                registry=self.registry,
+                run.path, model=self.config.model, table_hash=self.session.model.table_hash
             )
             run.state.drop()
         self.accelerator.wait_for_everyone()
@@ -183,7 +171,7 @@ class Trainer:
         components |= {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
         plugins = {}
         for part, component in components.items():
-            distribution, version = self.registry.owner(type(component))
+            distribution, version = load_plugins().owner(type(component))
             plugins[part] = {
                 "name": component.name,
                 "distribution": distribution,
@@ -229,7 +217,7 @@ class Trainer:
             try:
                 new.load_state_dict(ours.state_dict())
             except RuntimeError as error:
-                owner, why = self.registry.owner(type(ours)), str(error).partition(":")[2]
+                owner, why = load_plugins().owner(type(ours)), str(error).partition(":")[2]
                 raise PluginError(
                     f"The plugin {ours.name!r} of {owner} cannot be loaded again once it is fitted: {why}",
                     "All its parameters and buffers must be there, in their shapes, when it is built.",
