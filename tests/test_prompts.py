@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import accumulate
-from typing import Literal
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -91,23 +91,8 @@ def llama_3() -> PreTrainedTokenizerFast:
     return byte_level(400)
 
 
-def prompt_of(
-    question: Question,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    scope: Literal["prompt", "context"] = "prompt",
-    raw_anchor: bool = False,
-    max_tokens: int = 10_000,
-    with_context: bool = True,
-) -> Prompt:
-    [prompt] = build_prompts(
-        [question],
-        tokenizer,
-        scope=scope,
-        raw_anchor=raw_anchor,
-        max_tokens=max_tokens,
-        with_context=with_context,
-    )
+def prompt_of(question: Question, tokenizer: PreTrainedTokenizerFast, **how: Any) -> Prompt:
+    [prompt] = build_prompts([question], tokenizer, **{"max_tokens": 10_000, **how})
     return prompt
 
 

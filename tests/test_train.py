@@ -35,6 +35,7 @@ from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.course import GAIN, Course, told, unimproved
+from stage1.training.inputs import RoundTrip
 from stage1.training.schedule import LATE, Mean, learning_rate
 from trainings import same, trained, trainer_for, weights
 
@@ -78,14 +79,7 @@ def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
     """At the least-squares optimum the gradient of the training objective for that layer vanishes."""
     trainer = trainer_for(narrow(WIDE, f"output={tmp_path / 'run'}", "train.steps=5", "data.train=1000"))
     trainer.train(Run.create(trainer.config))
-    batch = trainer.batches.batch(0)
-    inputs = LossInputs(
-        batch.embeds,
-        trainer.bottleneck(batch.embeds, batch.cross),
-        batch.weights,
-        batch.ids,
-        trainer.stats.variance,
-    )
+    inputs = trainer.present(trainer.batches.batch(0), RoundTrip(trainer.bottleneck))
     total: Any = trainer.objective.total(trainer.objective(inputs), {"recon": 1.0})
     adapter: Any = trainer.bottleneck.adapter
     last = adapter.correction.net[-1]

@@ -168,7 +168,7 @@ class Loop:
         """Measure, and log it with what was `logged`; returns what chooses the checkpoint."""
         trainer, step = self.trainer, self.course.step
         self.stepper.module.eval()
-        measured = trainer.selection.measure(ask=ask)
+        measured = trainer.selection.measure(trainer, ask=ask)
         if trainer.main:
             entry = {"step": step, **logged, "selection": measured}
             load_plugins().emit("stage1_step", run=self.run.path, step=step, metrics=entry)

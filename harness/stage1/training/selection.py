@@ -21,6 +21,7 @@ from stage1.evaluation.conditions import Condition, through
 from stage1.evaluation.reconstruction import reconstructed_rows
 from stage1.plugins.tensors import CHUNK
 from stage1.progress import Progress
+from stage1.session import Session
 from stage1.training.batches import TokenBatches
 from stage1.training.inputs import Cross, RoundTrip
 
@@ -32,13 +33,13 @@ class Selection:
     """The selection split, ready to be measured again and again.
 
     Args:
-        trainer: what is measured.
+        session: model, table and questions.
         prompts: of the split's questions.
         questions: how many the LLM is asked; 0: none, F1 is not measured.
     """
 
-    def __init__(self, trainer: "Trainer", prompts: list[Prompt], questions: int) -> None:
-        self.trainer, self.session, self.prompts = trainer, trainer.session, prompts
+    def __init__(self, session: Session, prompts: list[Prompt], questions: int) -> None:
+        self.session, self.prompts = session, prompts
         self.size = self.session.config.train.batch_prompts
         self.stats = count_tokens(self.prompts, self.session.table)
         self.questions = spread(self.session.data.selection, questions) if questions else []
@@ -51,7 +52,7 @@ class Selection:
         return [prompt for prompt in self.prompts if prompt.id in chosen]
 
     @torch.no_grad()
-    def measure(self, *, ask: bool = True) -> dict[str, Any]:
+    def measure(self, trainer: "Trainer", *, ask: bool = True) -> dict[str, Any]:
         """Reconstruction errors; the `objective` and its `terms`, where they are measured; `f1` to `ask`.
 
         `score` is the one number that chooses the checkpoint, lower is better: the objective, its terms on
@@ -59,13 +60,13 @@ class Selection:
         prompts are trained on without the LLM, and positions match, it is `recon`. An `auto` term is divided
         by its value at the first check, so that scores of different steps compare.
         """
-        bottleneck, objective = self.trainer.bottleneck, self.trainer.objective
+        bottleneck, objective = trainer.bottleneck, trainer.objective
         measured: dict[str, Any] = {}
         if not bottleneck.compressor.changes_length:
-            measured |= self._errors()
+            measured |= self._errors(bottleneck)
             measured["score"] = measured["recon"]
-        if self.trainer.fast or objective.needs_llm or bottleneck.compressor.changes_length:
-            terms = self._terms(RoundTrip(bottleneck))
+        if trainer.fast or objective.needs_llm or bottleneck.compressor.changes_length:
+            terms = self._terms(trainer, RoundTrip(bottleneck))
             self.typical = self.typical or terms
             scales = objective.scales(self.typical)
             measured["terms"] = terms
@@ -73,11 +74,11 @@ class Selection:
                 scales[name] * value for name, value in terms.items()
             )
         if self.questions and ask:
-            measured |= {"f1": self._f1(), "questions": len(self.questions)}
+            measured |= {"f1": self._f1(bottleneck), "questions": len(self.questions)}
         return measured
 
-    def _errors(self) -> dict[str, float]:
-        bottleneck, errors, stats = self.trainer.bottleneck, ReconstructionError(), self.stats
+    def _errors(self, bottleneck: Bottleneck) -> dict[str, float]:
+        errors, stats = ReconstructionError(), self.stats
         if bottleneck.tokenwise:
             errors.add(stats.embeds, reconstructed_rows(bottleneck.reconstruct, stats.embeds), stats.weights)
         else:
@@ -86,20 +87,20 @@ class Selection:
                 errors.add(batch.embeds[batch.cross], reconstructed, batch.weights[batch.cross])
         return errors.summary(stats.variance)
 
-    def _terms(self, cross: Cross) -> dict[str, float]:
+    def _terms(self, trainer: "Trainer", cross: Cross) -> dict[str, float]:
         """Each term's value over all the prompts together.
 
         Where training reads distinct tokens, over these, by their share of what they would weigh there; where
         it reads them beside the prompts, this goes for the token-wise terms.
         """
-        trainer, objective = self.trainer, self.trainer.objective
+        objective = trainer.objective
         if trainer.fast:
             tokens = self._tokens()
-            return self._average(tokens.split(math.ceil(tokens.pieces / CHUNK)), cross)
+            return _average(trainer, tokens.split(math.ceil(tokens.pieces / CHUNK)), cross)
         prompts = self._prompts_of(self.judged) if objective.needs_llm else self.prompts
         answers = self.session.answer_ids(self.judged, prompts) if objective.teacher_forced else None
         rest = [prompt.behind(trainer.present.shared) for prompt in prompts]
-        terms = self._average(in_order(rest, self.session.table, self.size, answers), cross)
+        terms = _average(trainer, in_order(rest, self.session.table, self.size, answers), cross)
         if trainer.bottleneck.tokenwise and objective.mixed:
             seen = trainer.present.apart(self._tokens(), cross)
             terms |= {name: float(loss(seen)) for name, loss in objective.losses.items() if loss.tokenwise}
@@ -109,21 +110,8 @@ class Selection:
         rows = training_rows(self.stats, self.session.config.train.uniform, self.session.table, "seen")
         return TokenBatches(rows, len(rows.ids), 0).batch(0)
 
-    def _average(self, batches: Iterable[Batch], cross: Cross) -> dict[str, float]:
-        objective = self.trainer.objective
-        sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
-        for batch in batches:
-            inputs = self.trainer.present(batch, cross)
-            values: Mapping[str, Tensor] = objective(inputs)
-            for name, denominator in objective.denominators(inputs).items():
-                if weight := float(denominator):
-                    seen[name] += weight
-                    sums[name] += weight * float(values[name])
-        return {name: total / seen[name] for name, total in sums.items()}
-
-    def _f1(self) -> float:
+    def _f1(self, bottleneck: Bottleneck) -> float:
         """F1 of the questions through the bottleneck, 0 to 100."""
-        bottleneck = self.trainer.bottleneck
         embed = through(bottleneck, bottleneck.reconstruct, self.session, self.stats)
         answers = self._answering.answers(Condition("bottleneck", self.asked, embed, None))
         return float(scores(self.questions, [answer.text for answer in answers])["f1"].mean())
@@ -131,6 +119,20 @@ class Selection:
     @cached_property
     def _answering(self) -> Answering:
         return Answering(self.session, None, Progress())
+
+
+def _average(trainer: "Trainer", batches: Iterable[Batch], cross: Cross) -> dict[str, float]:
+    """Each term's value over all the batches together."""
+    objective = trainer.objective
+    sums, seen = dict.fromkeys(objective.losses, 0.0), dict.fromkeys(objective.losses, 0.0)
+    for batch in batches:
+        inputs = trainer.present(batch, cross)
+        values: Mapping[str, Tensor] = objective(inputs)
+        for name, denominator in objective.denominators(inputs).items():
+            if weight := float(denominator):
+                seen[name] += weight
+                sums[name] += weight * float(values[name])
+    return {name: total / seen[name] for name, total in sums.items()}
 
 
 SHARE = 0.1

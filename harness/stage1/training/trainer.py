@@ -90,7 +90,7 @@ class Trainer:
         train = self.config.train
         self.rows = training_rows(self.stats, train.uniform, session.table, train.vocabulary)
         self.batches = self._batches(prompts)
-        self.selection = Selection(self, held_out, self._check_questions(prompts, model))
+        self.selection = Selection(session, held_out, self._check_questions(prompts, model))
 
     # -- setting up -----------------------------------------------------------------------------------
 
