@@ -212,20 +212,9 @@ def refused(folder: Path, stats: TokenStats, *words: str) -> None:
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_damaged_checkpoints_are_refused(stats: TokenStats, tmp_path: Path) -> None:
-    bottleneck = build(stats)
-    weights, record = tmp_path / "bottleneck.safetensors", tmp_path / "bottleneck.json"
-    saved(bottleneck, stats, tmp_path)
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-10])
-    refused(tmp_path, stats, "truncated or was edited")
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    refused(tmp_path, stats, "truncated or was edited")
-    weights.write_bytes(whole)
-    text = record.read_text()
-    record.write_text(text.replace('"magnitude": "free"', '"magnitude": "vocab"'))
-    refused(tmp_path, stats, "truncated or was edited")
-    record.write_text(text[:50])
+def test_an_edited_or_missing_record_is_refused(stats: TokenStats, tmp_path: Path) -> None:
+    record = saved(build(stats), stats, tmp_path) / "bottleneck.json"
+    record.write_text(record.read_text().replace('"magnitude": "free"', '"magnitude": "vocab"'))
     refused(tmp_path, stats, "truncated or was edited")
     record.unlink()
     refused(tmp_path, stats, "bottleneck.json is missing", "--resume")
