@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from conftest import Notes, embedded, small_config
+from pairs import Pairs
 from stage1.bottleneck.batches import Batch
 from stage1.plugins import load_plugins, resolve
-from stage1.plugins.interfaces import Compressor, Loss
+from stage1.plugins.interfaces import Loss
 from stage1.plugins.resolution import ResolvedComponent
 from stage1.plugins.tensors import Code, Embedded, LossInputs
 from stage1.progress import Progress
@@ -169,12 +170,10 @@ def test_counterparts_in_prompts_of_another_length() -> None:
     assert places.tolist() == [[0, -1, -1, 2, 3, 4], [-1, -1, -1, -1, 2, -1], [0, 1, 2, -1, -1, -1]]
 
 
-class Halves(Compressor):
-    """Sends the mean of every two neighbours; trained weights beside it."""
+class Halves(Pairs):
+    """Trained weights behind the mean of every two neighbours."""
 
     name = "halves"
-    tokenwise = False
-    changes_length = True
 
     def __init__(self, config: Any, embed_dim: int) -> None:
         super().__init__(config, embed_dim)
@@ -182,15 +181,8 @@ class Halves(Compressor):
         torch.nn.init.eye_(self.linear.weight)
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        odd = mask.shape[1] % 2
-        embeds, mask = (
-            torch.nn.functional.pad(embeds, (0, 0, 0, odd)),
-            torch.nn.functional.pad(mask, (0, odd)),
-        )
-        two, kept = embeds.view(len(embeds), -1, 2, embeds.shape[2]), mask.view(len(mask), -1, 2)
-        count = kept.sum(2)
-        vectors = (two * kept[..., None]).sum(2) / count.clamp(min=1)[..., None]
-        return Code(self.linear(vectors), count > 0, torch.zeros(count.shape))
+        code = super().forward(embeds, mask)
+        return code._replace(vectors=self.linear(code.vectors))
 
 
 @pytest.mark.parametrize("scope", ["prompt", "context"])
