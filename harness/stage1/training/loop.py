@@ -183,11 +183,13 @@ class Loop:
     # -- what a resumed run goes on from ------------------------------------------------------------------
 
     def _save(self) -> None:
+        self._count_time()
+        if self.trainer.main:
+            self.run.state.save(*self._state())
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The weights now, at their best and on average, the optimiser's moments, where training stands."""
         trainer, stepper = self.trainer, self.stepper
-        self._count_time()
-        if not trainer.main:
-            return
         tensors = {f"now.{name}": value for name, value in trainer.bottleneck.state_dict().items()}
         tensors |= {f"best.{name}": value for name, value in self.course.best.items()}
         tensors |= {f"mean.{name}": value for name, value in (self.mean.values if self.mean else {}).items()}
@@ -201,7 +203,7 @@ class Loop:
             "running": trainer.objective.running,
             "typical": trainer.selection.typical,
         }
-        self.run.state.save(tensors, facts)
+        return tensors, facts
 
     def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
         """All but the weights as they were when they were saved."""
