@@ -136,13 +136,12 @@ def build_prompts(
     examples: Sequence[Question] = (),
     with_context: bool = True,
     max_tokens: int = 400,
-    progress: Progress | None = None,
     **crossing: Any,
 ) -> list[Prompt]:
     """Prompts without a session."""
     config = prompt or PromptConfig()
     builder = PromptBuilder(config, tokenizer, examples, with_context=with_context)
-    return builder.build(questions, Crossing(**crossing), max_tokens=max_tokens, progress=progress)
+    return builder.build(questions, Crossing(**crossing), max_tokens=max_tokens)
 
 
 class Notes(Progress):
@@ -157,11 +156,11 @@ class Notes(Progress):
 
 
 class CtrlC(Progress):
-    """Ctrl-C at the `nth` unit of the work called `label`."""
+    """Ctrl-C at the `nth` unit of the work called `label`, or before it begins."""
 
     def __init__(self, label: str, nth: int) -> None:
         super().__init__()
-        self.label, self.nth = label, nth
+        self.label, self.nth, self.at_once = label, nth, not nth
 
     @contextmanager
     def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
@@ -169,9 +168,14 @@ class CtrlC(Progress):
             if label == self.label:
                 before, self.nth = self.nth, self.nth - done
                 if before > 0 >= self.nth:  # a batch may jump past it
-                    signal.raise_signal(signal.SIGINT)
+                    self.stop()
 
+        if label == self.label and self.at_once:
+            self.stop()
         yield advance
+
+    def stop(self) -> None:
+        signal.raise_signal(signal.SIGINT)
 
 
 @contextmanager

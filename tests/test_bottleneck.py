@@ -1,6 +1,5 @@
 """The bottleneck as a whole: the wire, magnitudes, splicing, and checkpoints that are refused."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -171,9 +170,7 @@ def test_fit_may_train_and_freeze(
         f"{HOOK}def stage1_compressors():\n    import pretrained_plugin as own\n    return own.Pretrained\n"
     )
     site.install("pre", {"point": source})
-    registry = site.load()
-    for module in ("bottleneck", "checkpoint"):
-        monkeypatch.setattr(f"stage1.bottleneck.{module}.load_plugins", lambda: registry)
+    registry = load_plugins()
     resolved = resolve(small_config("compressors=[identity, pretrained]", "adapter=linear"), registry)
     bottleneck, heard = Bottleneck.build(resolved, "free", 24, 7), Notes()
     before = {name: value.clone() for name, value in bottleneck.compressor.state_dict().items()}
@@ -215,20 +212,9 @@ def refused(folder: Path, stats: TokenStats, *words: str) -> None:
     assert len(str(caught.value).splitlines()) <= 2
 
 
-def test_damaged_checkpoints_are_refused(stats: TokenStats, tmp_path: Path) -> None:
-    bottleneck = build(stats)
-    weights, record = tmp_path / "bottleneck.safetensors", tmp_path / "bottleneck.json"
-    saved(bottleneck, stats, tmp_path)
-    whole = weights.read_bytes()
-    weights.write_bytes(whole[:-10])
-    refused(tmp_path, stats, "truncated or was edited")
-    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    refused(tmp_path, stats, "truncated or was edited")
-    weights.write_bytes(whole)
-    text = record.read_text()
-    record.write_text(text.replace('"magnitude": "free"', '"magnitude": "vocab"'))
-    refused(tmp_path, stats, "truncated or was edited")
-    record.write_text(text[:50])
+def test_an_edited_or_missing_record_is_refused(stats: TokenStats, tmp_path: Path) -> None:
+    record = saved(build(stats), stats, tmp_path) / "bottleneck.json"
+    record.write_text(record.read_text().replace('"magnitude": "free"', '"magnitude": "vocab"'))
     refused(tmp_path, stats, "truncated or was edited")
     record.unlink()
     refused(tmp_path, stats, "bottleneck.json is missing", "--resume")
@@ -238,17 +224,6 @@ def test_a_checkpoint_of_another_table_is_refused(stats: TokenStats, tmp_path: P
     folder = saved(build(stats), stats, tmp_path)
     other = TokenStats(stats.ids, stats.weights, stats.embeds + 1e-3)
     refused(folder, other, "another embedding table", "somewhere/else")
-
-
-def test_a_missing_plugin_is_named_with_its_package(stats: TokenStats, tmp_path: Path) -> None:
-    from stage1.bottleneck.checkpoint import digest
-
-    folder = saved(build(stats), stats, tmp_path)
-    record = json.loads((folder / "bottleneck.json").read_text())
-    record["compressors"][0] |= {"name": "wavelet", "distribution": "stage1-wavelet", "version": "1.2"}
-    record["sha256"] = digest(record, (folder / "bottleneck.safetensors").read_bytes())
-    (folder / "bottleneck.json").write_text(json.dumps(record))
-    refused(folder, stats, "'wavelet'", "'stage1-wavelet'", "pip install stage1-wavelet==1.2")
 
 
 def test_a_hub_id_is_downloaded(stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -267,13 +242,11 @@ def test_a_hub_id_is_downloaded(stats: TokenStats, tmp_path: Path, monkeypatch: 
 
 
 def test_a_compressor_that_changes_the_length_is_loaded_again(
-    site: Site, stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    site: Site, stats: TokenStats, tmp_path: Path
 ) -> None:
     """It does not go with the default objective, which is none of a checkpoint's business."""
     site.install("lengths", {"pool": compressor("pool", body="changes_length = True; tokenwise = False")})
-    registry = site.load()
-    for module in ("bottleneck", "checkpoint"):
-        monkeypatch.setattr(f"stage1.bottleneck.{module}.load_plugins", lambda: registry)
+    registry = load_plugins()
     config = small_config("compressor=pool", "adapter=mlp", "losses={answer_ce: 1}")
     bottleneck = Bottleneck.build(resolve(config, registry), "free", 24, 0)
     loaded = Bottleneck.from_pretrained(saved(bottleneck, stats, tmp_path), table=stats.embeds)

@@ -6,7 +6,7 @@ import pytest
 from torch import nn
 
 from conftest import small_config
-from stage1.training.cost import MOST, affordable_questions
+from stage1.training.selection import MOST, affordable_questions
 
 
 class Asked(nn.Module):

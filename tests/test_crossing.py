@@ -15,14 +15,12 @@ from stage1.data.datasets import spread
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition
 from stage1.llm.model import load_llm
-from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import Embedded, LossInputs
-from stage1.progress import Progress
 from stage1.session import Session
 from stage1.training.inputs import RoundTrip
-from stage1.training.trainer import Trainer
 from stage1_compressors.pca import PCA
+from trainings import trainer_for
 
 FEW = (
     "data.train=40",
@@ -266,10 +264,7 @@ class Looks(Loss):
 @UNDER
 def test_the_llms_losses_see_the_same(change: dict[str, Any], session: Session) -> None:
     config = small_config(*FEW, *as_settings(change))
-    registry = load_plugins()
-    resolved = resolve(config, registry)
-    resolved = resolved._replace(losses={"looks": ResolvedLoss(Looks, Looks.Config(), 1.0)})
-    trainer = Trainer(resolved, session.under(config), registry, Progress())
+    trainer = trainer_for(config, loss=Looks, session=session.under(config))
     trainer.bottleneck.fit(trainer.stats, session.table)
     batch = trainer.batches.batch(0)
     outputs = trainer.present(batch, RoundTrip(trainer.bottleneck)).llm

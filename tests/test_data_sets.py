@@ -9,9 +9,11 @@ import pytest
 
 from conftest import Invoke
 from plugin_sites import Site
+from qa_files import load, record
 from stage1.config import DataConfig
-from stage1.data.datasets import QAData, load_qa
+from stage1.data.datasets import load_qa
 from stage1.errors import PluginError, UsageError
+from stage1.files import json_lines
 from stage1.plugins import load_plugins
 
 HEAD = '''
@@ -43,19 +45,9 @@ def data_set(name: str, body: str, splits: str = '("test",)') -> str:
 
 
 @pytest.fixture
-def installed(site: Site, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Install data sets by entry point, and let the program see them."""
-
-    def install(**sources: str) -> None:
-        site.install("numbers", sources)
-        registry = site.load()
-        monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
-
-    return install
-
-
-def load(name: str, **options: Any) -> QAData:
-    return load_qa(DataConfig.model_validate({"name": name, **options}))
+def installed(site: Site) -> Any:
+    """Install data sets by entry point."""
+    return lambda **sources: site.install("numbers", sources)
 
 
 def test_the_embedded_ones_register_as_any_plugin() -> None:
@@ -81,24 +73,24 @@ def test_a_data_set_keeps_its_splits_and_gets_those_that_it_lacks(
     start = '{"train": 0, "selection": 100, "test": 200}[split]'
     body = f"return (record({start} + n) for n in range(40))"
     installed(mine=data_set("numbers", body, splits))
-    data = load("numbers")
+    data = load("numbers", splits=True)
     assert (len(data.train), len(data.selection), len(data.test)) == sizes
-    assert data == load("numbers:numbers")._replace(name="numbers")
+    assert data == load("numbers:numbers", splits=True)._replace(name="numbers")
 
 
 def test_a_data_set_is_told_how_many_questions_are_wanted(installed: Any) -> None:
     body = 'return (record(f"{split}{n}") for n in range(at_least or 3))'
     installed(mine=data_set("numbers", body, '("train", "selection", "test")'))
-    data = load("numbers", train=7, selection=2)
+    data = load("numbers", splits=True, train=7, selection=2)
     assert (len(data.train), len(data.selection), len(data.test)) == (7, 2, 3)
 
 
 def test_bad_records_are_left_out_as_from_a_file(installed: Any) -> None:
     body = "return [record(n) for n in range(5)] + [record(9, question=''), record(0)]"
     installed(mine=data_set("numbers", body))
-    assert load("numbers").left_out == {"a blank question": 1, "the id of an earlier one": 1}
+    assert load("numbers", splits=True).left_out == {"a blank question": 1, "the id of an earlier one": 1}
     with pytest.raises(UsageError, match="numbers: 2 records left out"):
-        load("numbers", strict=True)
+        load("numbers", splits=True, strict=True)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +104,7 @@ def test_bad_records_are_left_out_as_from_a_file(installed: Any) -> None:
 def test_what_a_data_set_raises_is_attributed(installed: Any, body: str) -> None:
     installed(mine=data_set("numbers", body))
     with pytest.raises(PluginError, match=r"'numbers' of numbers 1\.2 raised: .*no disk") as caught:
-        load("numbers")
+        load("numbers", splits=True)
     assert "\n" not in str(caught.value)
 
 
@@ -120,7 +112,7 @@ def test_what_it_says_to_the_user_comes_through(installed: Any) -> None:
     body = "from stage1.errors import UsageError; raise UsageError('It is gated.', 'Log in.')"
     installed(mine=data_set("numbers", body))
     with pytest.raises(UsageError, match=r"^It is gated\.\nLog in\.$"):
-        load("numbers")
+        load("numbers", splits=True)
 
 
 FAULTS = {
@@ -154,7 +146,7 @@ def test_it_is_listed_shown_and_suggested(installed: Any, invoke: Invoke) -> Non
     assert {r["name"] for r in listed if r["kind"] == "dataset"} == {"numbers", "squad", "tiny-squad"}
     assert "Questions about numbered passages." in invoke("plugins", "show", "numbers").out
     with pytest.raises(UsageError, match="Unknown dataset 'nubmers'") as caught:
-        load("nubmers")
+        load("nubmers", splits=True)
     assert "did you mean 'numbers'" in caught.value.remedy
     assert "Or pass a file" in caught.value.remedy
 
@@ -162,17 +154,8 @@ def test_it_is_listed_shown_and_suggested(installed: Any, invoke: Invoke) -> Non
 # --- The Hub ------------------------------------------------------------------------------------------------
 
 
-def rows(start: int, count: int) -> str:
-    made = (
-        {
-            "id": f"q{n}",
-            "context": f"Hall {n} holds {n}.",
-            "question": "How many?",
-            "answers": {"text": [str(n)]},
-        }
-        for n in range(start, start + count)
-    )
-    return "".join(json.dumps(row) + "\n" for row in made)
+def rows(start: int, count: int) -> bytes:
+    return json_lines([record(n) for n in range(start, start + count)])
 
 
 @pytest.fixture
@@ -182,9 +165,9 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder.mkdir(parents=True)
     for config, start in (("plain", 0), ("large", 1000)):
         (folder / config).mkdir()
-        (folder / config / "train.jsonl").write_text(rows(start, 20))
-        (folder / config / "validation.jsonl").write_text(rows(start + 100, 5))
-        (folder / config / "test.jsonl").write_text(rows(start + 200, 7))
+        (folder / config / "train.jsonl").write_bytes(rows(start, 20))
+        (folder / config / "validation.jsonl").write_bytes(rows(start + 100, 5))
+        (folder / config / "test.jsonl").write_bytes(rows(start + 200, 7))
     card = "configs:\n" + "".join(
         f"- config_name: {config}\n  data_files:\n"
         + "".join(f"  - split: {s}\n    path: {config}/{s}.jsonl\n" for s in ("train", "validation", "test"))
@@ -197,20 +180,20 @@ def repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_data_set_of_the_hub_by_configuration_and_split(repository: Path) -> None:
     """Read from a copy of the repository, through the same library and the same code as from the Hub."""
-    data = load(str(repository), config="plain")
+    data = load(str(repository), splits=True, config="plain")
     assert [q.id for q in data.test] == [f"q{n}" for n in range(100, 105)]
     assert (len(data.train), len(data.selection)) == (18, 2)
-    assert data.test[0].answers == ("100",)
-    other = load(str(repository), config="large", split="test")
+    assert data.test[0].answers == ("answer 100", "1984")
+    other = load(str(repository), splits=True, config="large", split="test")
     assert [q.id for q in other.test] == [f"q{n}" for n in range(1200, 1207)]
     with pytest.raises(UsageError, match="has the configurations large, plain") as caught:
-        load(str(repository))
+        load(str(repository), splits=True)
     assert "--set data.config=large" in caught.value.remedy
     with pytest.raises(UsageError, match="has no split 'dev'") as caught:
-        load(str(repository), config="plain", split="dev")
+        load(str(repository), splits=True, config="plain", split="dev")
     assert "Choices: test, train, validation" in caught.value.remedy
     with pytest.raises(UsageError, match="Cannot read the data set"):
-        load(str(repository), config="huge")
+        load(str(repository), splits=True, config="huge")
 
 
 def test_a_repository_of_the_hub_is_looked_for_before_it_is_read(
@@ -224,7 +207,7 @@ def test_a_repository_of_the_hub_is_looked_for_before_it_is_read(
         return str(repository)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    data = load("acme/halls", config="plain", revision="main")
+    data = load("acme/halls", splits=True, config="plain", revision="main")
     assert asked == [("acme/halls", "dataset", "main")]
     assert len(data.test) == 5
 
@@ -232,5 +215,5 @@ def test_a_repository_of_the_hub_is_looked_for_before_it_is_read(
 def test_a_folder_without_data_is_said_in_a_line(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(UsageError, match="Cannot read the data set") as caught:
-        load(str(tmp_path / "empty"))
+        load(tmp_path / "empty")
     assert "\n" not in caught.value.problem

@@ -38,9 +38,8 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A short run. Copy it before writing to it."""
     path: Path = tmp_path_factory.mktemp("trained") / "run"
     session = opened(*SETTINGS, f"output={path}")
-    registry = load_plugins()
     run = Run.create(session.config)
-    Trainer(resolve(session.config, registry), session, registry, Progress()).train(run)
+    Trainer(resolve(session.config, load_plugins()), session).train(run)
     run.write_trained_on(session.data.trained_on)
     return path
 

@@ -22,7 +22,6 @@ from stage1.diagnosis.facts import Finding
 from stage1.diagnosis.findings import findings
 from stage1.evaluation.generation import GreedyDecoder
 from stage1.plugins import Registry, load_plugins, resolve
-from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.trainer import Trainer
@@ -86,7 +85,7 @@ def train(folder: Path, *settings: str, registry: Registry | None = None) -> dic
     session = session_of(f"output={folder / 'run'}", *settings)
     run = Run.create(session.config)
     registry = registry or load_plugins()
-    Trainer(resolve(session.config, registry), session, registry, Progress()).train(run)
+    Trainer(resolve(session.config, registry), session).train(run)
     bottleneck = Bottleneck.from_pretrained(run.path, table=session.table)
     return {"bottleneck": bottleneck, "metrics": run.metrics(), "session": session}
 

@@ -52,7 +52,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     config = small_config(f"output={path}", "losses.recon=1", "losses.cosine=0.1", "train.steps=20")
     session = Session.open(config, Progress(), weights="table")
     run = Run.create(config)
-    Trainer(resolve(config, load_plugins()), session, load_plugins(), Progress()).train(run)
+    Trainer(resolve(config, load_plugins()), session).train(run)
     return run
 
 
@@ -237,12 +237,12 @@ def test_the_losses_see_what_training_shows_them(case: Case, monkeypatch: pytest
     objective.blindness(watched, resolved)
     plain, half, double = Watching.seen
 
-    trainer = Trainer(resolved, watched.session, load_plugins(), Progress())
+    trainer = Trainer(resolved, watched.session)
     trainer.bottleneck.load_state_dict(case.bottleneck.state_dict())
     batch = objective.training_batch(watched, Objective(resolved))
     theirs = trainer.present(batch, RoundTrip(trainer.bottleneck))
     assert len(batch.ids) == 16
-    weights = trainer.batches.weight  # type: ignore[attr-defined]
+    weights = trainer.batches.weight  # type: ignore[union-attr]
     assert torch.equal(plain.weights, weights[plain.ids] * (plain.weights > 0))
     assert plain.variance == theirs.variance
     for inputs, scale in ((plain, 1), (half, 0.5), (double, 2)):

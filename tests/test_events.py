@@ -21,6 +21,7 @@ from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.run import METRICS, Run
 from stage1.training.phases import FIRST
+from trainings import same, weights
 
 LISTENER = '''
     """Writes down what it hears."""
@@ -160,22 +161,22 @@ def test_a_run_ends_after_its_evaluation(heard: Heard, tmp_path: Path) -> None:
     assert heard == [EVALUATED]
 
 
-def test_without_an_evaluation_it_ends_with_its_training(heard: Heard, tmp_path: Path) -> None:
-    train_run(small_run(tmp_path), Progress(), with_evaluation=False)
-    assert heard == [BEGUN, *steps(0, 10, 20, 30, 40, 40), DONE]
-
-
 def test_an_interrupted_run_goes_on_after_the_step_it_came_to(heard: Heard, tmp_path: Path) -> None:
     config = small_run(tmp_path)
     with pytest.raises(KeyboardInterrupt):
         train_run(config, CtrlC("Training", 24), with_evaluation=False)
     assert heard == [BEGUN, *steps(0, 10, 20), ("run", "end", "interrupted")]
+    lost = Run(shutil.copytree(tmp_path / "run", tmp_path / "lost"))
     heard.clear()
     run = train_run(config, Progress(), resume=Run(tmp_path / "run"), with_evaluation=False).run
     assert heard == [("run", "start", 24), *steps(30, 40, 40), DONE]
     whole = small_config("train.save_every=15", NARROW, f"output={tmp_path / 'whole'}")
     other = train_run(whole, Progress(), with_evaluation=False).run
     assert (run.path / METRICS).read_bytes() == (other.path / METRICS).read_bytes()
+    (lost.path / METRICS).unlink()  # nor does it need its log
+    train_run(config, Progress(), resume=lost, with_evaluation=False)
+    assert [entry["step"] for entry in lost.metrics()] == [30, 40, 40]
+    assert same(weights(lost), weights(run))
 
 
 def test_an_interrupted_evaluation_is_made_up_for(heard: Heard, tmp_path: Path) -> None:
@@ -270,25 +271,6 @@ def test_the_chosen_checkpoint_does_not_depend_on_the_log(site: Site, tmp_path: 
     assert "Trained; there is no log of how well." in lost.out
     assert json.loads(as_json.out) == {"run": "json", "selection": None, "timings": {}}
     assert "Trained; selection score 0." in kept.out
-    lost_weights, kept_weights = (
-        (tmp_path / name / "bottleneck.safetensors").read_bytes() for name in ("lost", "kept")
-    )
-    assert lost_weights == kept_weights
+    assert same(weights(tmp_path / "lost"), weights(tmp_path / "kept"))
     assert not (tmp_path / "lost" / METRICS).exists()
     assert (tmp_path / "kept" / METRICS).exists()
-
-
-def test_a_run_goes_on_where_its_log_was_lost(tmp_path: Path) -> None:
-    config = small_run(tmp_path)
-    with pytest.raises(KeyboardInterrupt):
-        train_run(config, CtrlC("Training", 24), with_evaluation=False)
-    whole = shutil.copytree(tmp_path / "run", tmp_path / "whole")
-    (tmp_path / "run" / METRICS).unlink()
-    lost, kept = (
-        train_run(config, Progress(), resume=Run(path), with_evaluation=False).run
-        for path in (tmp_path / "run", whole)
-    )
-    assert [entry["step"] for entry in lost.metrics()] == [30, 40, 40]
-    assert [entry["step"] for entry in kept.metrics()] == [0, 10, 20, 30, 40, 40]
-    weights = [(run.path / "bottleneck.safetensors").read_bytes() for run in (lost, kept)]
-    assert weights[0] == weights[1]

@@ -2,85 +2,35 @@
 
 import csv
 import gzip
-import io
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from qa_files import EXPECTED, NO_ANSWER, RECORDS, Record, csv_json, load, nested, record, written
 from stage1.config import DataConfig, validate
 from stage1.data.answers import gold_answers
-from stage1.data.datasets import QAData, load_qa
-from stage1.data.records import Question, read_questions
+from stage1.data.datasets import load_qa
+from stage1.data.records import Question
+from stage1.data.sources import find_source
 from stage1.errors import ConfigError, UsageError
-
-Record = dict[str, Any]
-
-
-def record(number: int, **changes: Any) -> Record:
-    return {
-        "id": f"h{number}",
-        "context": f"The harbour of Oskerby has {number} cranes.",
-        "question": f"How many cranes has harbour {number}?",
-        "answers": {"text": [f"{number} cranes", str(number)], "answer_start": [26, 26]},
-    } | changes
-
-
-RECORDS = [record(number) for number in range(10, 16)]
-EXPECTED = [
-    Question(f"h{n}", "", f"The harbour of Oskerby has {n} cranes.", f"How many cranes has harbour {n}?", a)
-    for n in range(10, 16)
-    for a in [(f"{n} cranes", str(n))]
-]
-
-
-def lines(records: list[Record]) -> str:
-    return "".join(json.dumps(r) + "\n" for r in records)
-
-
-def file_of(folder: Path, name: str, content: str | bytes) -> Path:
-    path = folder / name
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return path
-
-
-def load(name: Path | str, *, everything_is_test: bool = True, **options: Any) -> QAData:
-    config = DataConfig.model_validate({"name": str(name), **options})
-    return load_qa(config, everything_is_test=everything_is_test)
-
-
-def squad(qas: list[Record], **outer: Any) -> str:
-    """SQuAD's own form: every question has a passage of its own."""
-    paragraphs = [
-        {"context": qa.pop("context", f"Passage of {number}."), "qas": [qa]} for number, qa in enumerate(qas)
-    ]
-    return json.dumps({"data": [{"title": "t", "paragraphs": paragraphs}], **outer})
-
+from stage1.files import json_lines
 
 # --- Formats ------------------------------------------------------------------------------------------------
 
 
-def separated(records: list[Record]) -> str:
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(records[0]))
-    writer.writeheader()
-    writer.writerows([{**r, "answers": json.dumps(r["answers"])} for r in records])
-    return text.getvalue()
-
-
-@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(lines(RECORDS).encode())[:-20]])
+@pytest.mark.parametrize("content", [b"", b"no gzip", gzip.compress(json_lines(RECORDS))[:-20]])
 def test_a_damaged_gzip_file_is_said_in_a_line(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(UsageError, match=r"is not a complete gzip file|is empty"):
-        load(file_of(tmp_path, "h.jsonl.gz", content))
+        load(written(tmp_path, "h.jsonl.gz", content))
 
 
 def test_fields_of_any_length(tmp_path: Path) -> None:
     long = "word " * 40_000  # longer than the csv module's own limit of 131,072 characters
     before = csv.field_size_limit()
-    data = load(file_of(tmp_path, "long.csv", separated([record(1, context=long), record(2)])))
+    data = load(written(tmp_path, "long.csv", csv_json([record(1, context=long), record(2)])))
     assert data.test[0].context == long
     assert csv.field_size_limit() == before, "other code's limit was changed"
 
@@ -138,19 +88,6 @@ def test_what_cannot_be_read_is_refused_and_never_an_answer(text: str) -> None:
         gold_answers(text)
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "tsv", "json"])
-def test_structures_as_text_in_every_format(tmp_path: Path, ending: str) -> None:
-    cells = [text for text, answers in AS_TEXT if answers and text.startswith(("{'", '{"'))]
-    expected = [answers for text, answers in AS_TEXT if text in cells]
-    rows = [record(n, answers=cell) for n, cell in enumerate(cells)]
-    text = io.StringIO(newline="")
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), delimiter="\t" if ending == "tsv" else ",")
-    writer.writeheader()
-    writer.writerows(rows)
-    content = {"jsonl": lines(rows), "json": json.dumps(rows)}.get(ending, text.getvalue())
-    assert [q.answers for q in load(file_of(tmp_path, f"a.{ending}", content)).test] == expected
-
-
 @pytest.mark.parametrize("kind", ["dicts", "arrays", "plain arrays", "datasets"])
 def test_what_pandas_and_datasets_write_is_read(tmp_path: Path, kind: str) -> None:
     """Written by the libraries themselves, so that what they do today is what is read."""
@@ -173,10 +110,10 @@ def test_what_pandas_and_datasets_write_is_read(tmp_path: Path, kind: str) -> No
 
 
 def test_the_hubs_way_to_say_unanswerable_in_a_flat_file(tmp_path: Path) -> None:
-    none: Record = {"text": [], "answer_start": []}
-    rows = [record(1), record(2, answers=json.dumps(none)), record(3, answers=none), record(4, answers=[])]
-    data = load(file_of(tmp_path, "a.jsonl", lines(rows)))
-    assert [q.id for q in data.test] == ["h1"]
+    as_text, empty = record(2, answers=json.dumps(NO_ANSWER)), record(4, answers=[])
+    rows = [record(1), as_text, record(3, answers=NO_ANSWER), empty]
+    data = load(written(tmp_path, "a.jsonl", json_lines(rows)))
+    assert [q.id for q in data.test] == ["q1"]
     assert (data.unanswerable, data.left_out) == (2, {"no answer": 1})
 
 
@@ -185,34 +122,25 @@ def test_the_hubs_way_to_say_unanswerable_in_a_flat_file(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("version", ["1.1", "v1.1", "2019-06-01", "2", 2, 2.0, "v2.0", "21", "2nd", None])
 def test_only_version_two_is_version_two(tmp_path: Path, version: object) -> None:
-    qas: list[Record] = [
-        {"id": "a", "question": "Which?", "answers": [{"text": "this", "answer_start": 0}]},
-        {"id": "b", "question": "Which not?", "answers": []},
-    ]
-    data = load(file_of(tmp_path, "h.json", squad(qas, version=version)))
-    assert [q.id for q in data.test] == ["a"]
+    records = [record(1), record(2, answers=NO_ANSWER)]
+    data = load(written(tmp_path, "h.json", nested(records, version)))
+    assert [q.id for q in data.test] == ["q1"]
     v2 = str(version) in ("2", "2.0", "v2.0")
     assert (data.unanswerable, data.left_out) == ((1, {}) if v2 else (0, {"no answer": 1}))
 
 
-PLAUSIBLE = [{"text": "y", "answer_start": 0}]
-
-
 def test_an_empty_text_is_an_answer(tmp_path: Path) -> None:
-    qas: list[Record] = [
-        {"id": "a", "question": "?", "is_impossible": False, "answers": [{"text": "", "answer_start": -1}]},
-        {"id": "b", "question": "?", "is_impossible": False, "answers": [{"text": ""}, {"text": "x"}]},
-        {
-            "id": "c",
-            "question": "?",
-            "is_impossible": True,
-            "answers": [],
-            "plausible_answers": [{"text": "y"}],
-        },
-        {"id": "d", "question": "?", "is_impossible": True, "answers": [{"text": "z"}]},
+    def answered(*texts: str) -> Record:
+        return {"text": texts, "answer_start": [-1] * len(texts)}
+
+    records = [
+        record(1, is_impossible=False, answers=answered("")),
+        record(2, is_impossible=False, answers=answered("", "x")),
+        record(3, is_impossible=True, answers=answered(), plausible_answers=[{"text": "y"}]),
+        record(4, is_impossible=True, answers=answered("z")),
     ]
-    data = load(file_of(tmp_path, "v2.json", squad(qas, version="v2.0")))
-    assert [(q.id, q.answers) for q in data.test] == [("a", ("",)), ("b", ("", "x"))]
+    data = load(written(tmp_path, "v2.json", nested(records, "v2.0")))
+    assert [(q.id, q.answers) for q in data.test] == [("q1", ("",)), ("q2", ("", "x"))]
     assert [q.gold for q in data.test] == ["", "x"], "what is trained on has words, where an answer has"
     assert data.unanswerable == 2
 
@@ -233,33 +161,33 @@ BAD: dict[str, Record] = {
 
 def test_a_bad_record_is_left_out_counted_and_named(tmp_path: Path) -> None:
     rows = [*RECORDS, *BAD.values(), *(record(n, question="", id=None) for n in range(30, 35))]
-    path = file_of(tmp_path, "h.jsonl", lines(rows))
+    path = written(tmp_path, "h.jsonl", json_lines(rows))
     data = load(path)
     assert data.test == EXPECTED
     assert data.left_out == dict.fromkeys(BAD, 1) | {"a blank question": 6}
     (note,) = data.notes
     assert "13 records left out" in note
-    assert "6 with a blank question (question 'h1', record 15, record 16 and 3 more)" in note
-    assert "1 with the id of an earlier one (question 'h10')" in note
+    assert "6 with a blank question (question 'q1', record 21, record 22 and 3 more)" in note
+    assert "1 with the id of an earlier one (question 'q10')" in note
     with pytest.raises(UsageError, match="13 records left out") as caught:
         load(path, strict=True)
     assert "--strict" in caught.value.remedy
-    assert load(file_of(tmp_path, "good.jsonl", lines(RECORDS)), strict=True).test == EXPECTED
+    assert load(written(tmp_path, "good.jsonl", json_lines(RECORDS)), strict=True).test == EXPECTED
 
 
 def test_ids_are_made_from_what_a_question_says(tmp_path: Path) -> None:
     bare = [{key: value for key, value in r.items() if key != "id"} for r in RECORDS]
-    data = load(file_of(tmp_path, "h.jsonl", lines(bare)))
+    data = load(written(tmp_path, "h.jsonl", json_lines(bare)))
     ids = [q.id for q in data.test]
-    assert len(set(ids)) == len(ids) == 6
-    assert "6 questions" in data.notes[0]
+    assert len(set(ids)) == len(ids) == 12
+    assert "12 questions" in data.notes[0]
     assert "made from their content" in data.notes[0]
-    again = load(file_of(tmp_path, "other.json", json.dumps(bare[::-1])))
+    again = load(written(tmp_path, "other.json", json.dumps(bare[::-1])))
     assert [q.id for q in again.test] == ids[::-1], "they depend on the file or the order"
-    assert load(file_of(tmp_path, "twice.jsonl", lines([*bare, bare[0]]))).left_out == {
+    assert load(written(tmp_path, "twice.jsonl", json_lines([*bare, bare[0]]))).left_out == {
         "the id of an earlier one": 1
     }
-    some = load(file_of(tmp_path, "some.jsonl", lines([bare[0], *RECORDS[1:]])))
+    some = load(written(tmp_path, "some.jsonl", json_lines([bare[0], *RECORDS[1:]])))
     assert [q.id for q in some.test] == [ids[0], *(q.id for q in EXPECTED[1:])]
 
 
@@ -273,9 +201,9 @@ def test_mrqa(tmp_path: Path) -> None:
         {"qid": "m2", "question": "How many bells?", "answers": [], "detected_answers": detected},
     ]
     passage = {"id": "", "context": "The tower has 12 bells.", "qas": qas, "context_tokens": [["The", 0]]}
-    text = lines([{"header": {"dataset": "Towers", "split": "dev"}}, passage])
-    for name, content in (("m.jsonl", text.encode()), ("m.jsonl.gz", gzip.compress(text.encode()))):
-        data = load(file_of(tmp_path, name, content))
+    text = json_lines([{"header": {"dataset": "Towers", "split": "dev"}}, passage])
+    for name, content in (("m.jsonl", text), ("m.jsonl.gz", gzip.compress(text))):
+        data = load(written(tmp_path, name, content))
         assert data.test == [
             Question("m1", "", "The tower has 12 bells.", "How many?", ("twelve", "12")),
             Question("m2", "", "The tower has 12 bells.", "How many bells?", ("12 bells",)),
@@ -294,8 +222,8 @@ def test_hotpotqa_of_its_authors_and_of_the_hub(tmp_path: Path) -> None:
         "id": "p1",
         "context": {"title": ["Varda", "Olm"], "sentences": [["A town", " on the Olm."], []]},
     }
-    for name, content in (("own.json", json.dumps([own])), ("hub.jsonl", lines([hub]))):
-        [question] = load(file_of(tmp_path, name, content)).test
+    for name, content in (("own.json", json.dumps([own])), ("hub.jsonl", json_lines([hub]))):
+        [question] = load(written(tmp_path, name, content)).test
         assert question == Question(
             "p1", "", "Varda: A town on the Olm.\nOlm: ", "Which river?", ("the Olm",)
         )
@@ -313,15 +241,15 @@ def test_triviaqa_with_and_without_its_documents(tmp_path: Path) -> None:
     bare = {"QuestionId": "tc_2", "Question": "And where?", "Answer": answer, "EntityPages": []}
     content = json.dumps({"Data": [row, bare], "Domain": "Wikipedia", "Version": 1.0})
     (tmp_path / "qa").mkdir()
-    path = file_of(tmp_path / "qa", "wikipedia-dev.json", content)
+    path = written(tmp_path / "qa", "wikipedia-dev.json", content)
     data = load(path)
     assert [q.context for q in data.test] == ["Varda lies on the Olm."]
     assert data.test[0].answers == ("Olm", "River Olm")
     assert data.left_out == {"no context": 1}
 
     (tmp_path / "evidence" / "wikipedia").mkdir(parents=True)
-    file_of(tmp_path / "evidence" / "wikipedia", "Varda.txt", "Varda is a town.\n")
-    file_of(tmp_path, "secret.txt", "not a document")
+    written(tmp_path / "evidence" / "wikipedia", "Varda.txt", "Varda is a town.\n")
+    written(tmp_path, "secret.txt", "not a document")
     assert [q.context for q in load(path).test] == ["Varda is a town."]
 
     hub = {
@@ -331,7 +259,7 @@ def test_triviaqa_with_and_without_its_documents(tmp_path: Path) -> None:
         "entity_pages": {"title": ["Varda"], "wiki_context": ["Varda is a town."]},
         "search_results": {"search_context": [], "description": []},
     }
-    assert load(file_of(tmp_path, "hub.jsonl", lines([hub]))).test == [
+    assert load(written(tmp_path, "hub.jsonl", json_lines([hub]))).test == [
         Question("tc_1", "", "Varda is a town.", "Which river flows through Varda?", ("Olm", "River Olm"))
     ]
 
@@ -339,7 +267,7 @@ def test_triviaqa_with_and_without_its_documents(tmp_path: Path) -> None:
 def test_columns_of_any_name(tmp_path: Path) -> None:
     rows = [{"nr": 5, "doc": {"body": "The Olm is long."}, "q": "What is?", "gold": {"main": "the Olm"}}]
     fields = {"id": "nr", "context": "doc.body", "question": "q", "answer": "gold.main"}
-    path = file_of(tmp_path, "own.jsonl", lines(rows))
+    path = written(tmp_path, "own.jsonl", json_lines(rows))
     assert load(path, fields=fields).test == [Question("5", "", "The Olm is long.", "What is?", ("the Olm",))]
     with pytest.raises(UsageError, match="1 with no context") as caught:
         load(path)
@@ -353,10 +281,10 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
 
 
 def test_train_and_test_files_as_they_are_published(tmp_path: Path) -> None:
-    train = file_of(tmp_path, "a,train=1.json", json.dumps([record(n) for n in range(40)]))
-    test = file_of(tmp_path, "b.json", json.dumps([record(n, id=f"t{n}") for n in range(38, 50)]))
+    train = written(tmp_path, "a,train=1.json", json.dumps([record(n) for n in range(40)]))
+    test = written(tmp_path, "b.json", json.dumps([record(n, id=f"t{n}") for n in range(38, 50)]))
     for name in (f"train={train},test={test}", f"test={test},train={train}"):
-        data = load(name, everything_is_test=False)
+        data = load(name, splits=True)
         assert [q.id for q in data.test] == [f"t{n}" for n in range(38, 50)]
         assert (len(data.train), len(data.selection)) == (34, 4)
         passages = [{q.context for q in split} for split in (data.train, data.selection, data.test)]
@@ -368,37 +296,27 @@ def test_train_and_test_files_as_they_are_published(tmp_path: Path) -> None:
     assert (config.name, config.train_from) == (str(test), str(train))
 
 
-def test_the_split_has_a_seed_of_its_own(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "a.json", json.dumps([record(n) for n in range(40)]))
-    first, same, other = (load(path, everything_is_test=False, split_seed=seed) for seed in (0, 0, 1))
-    assert first == same
-    assert first.test != other.test
-    assert first.content == other.content
-
-
 # --- Data sets known by their content -----------------------------------------------------------------------
 
 
 def test_a_data_set_is_known_whatever_its_name_format_and_order(tmp_path: Path) -> None:
     rows = [record(n) for n in range(40)]
-    own = load(file_of(tmp_path, "a.json", json.dumps(rows)), everything_is_test=False)
-    copy = file_of(tmp_path, "copy.csv", separated(rows))
+    own = load(written(tmp_path, "a.json", json.dumps(rows)), splits=True)
+    copy = written(tmp_path, "copy.csv", csv_json(rows))
     again = load_qa(DataConfig(name=str(copy)), trained_on=own.trained_on)
     assert (again.test, again.sha256, again.notes) == (own.test, own.sha256, ())
 
-    backwards = file_of(tmp_path, "b.jsonl", lines(rows[::-1]))
+    backwards = written(tmp_path, "b.jsonl", json_lines(rows[::-1]))
     assert load_qa(DataConfig(name=str(backwards)), trained_on=own.trained_on).test == own.test[::-1]
 
 
 def test_of_other_data_the_passages_that_were_seen_are_left_out(tmp_path: Path) -> None:
-    own = load(
-        file_of(tmp_path, "a.json", json.dumps([record(n) for n in range(40)])), everything_is_test=False
-    )
+    own = load(written(tmp_path, "a.json", json.dumps([record(n) for n in range(40)])), splits=True)
     seen = {q.context for q in (*own.train, *own.selection)}
     rows = [record(n, id=f"o{n}", question="And now?") for n in range(30, 60)]
     rows = [{**row, "context": row["context"].replace(" ", "  ")} for row in rows]
     other = load_qa(
-        DataConfig(name=str(file_of(tmp_path, "b.json", json.dumps(rows)))), trained_on=own.trained_on
+        DataConfig(name=str(written(tmp_path, "b.json", json.dumps(rows)))), trained_on=own.trained_on
     )
     fresh = [row["id"] for row in rows if row["context"].replace("  ", " ") not in seen]
     assert [q.id for q in other.test] == fresh
@@ -409,11 +327,12 @@ def test_of_other_data_the_passages_that_were_seen_are_left_out(tmp_path: Path) 
     known = [{**row, "context": min(seen)} for row in rows]
     with pytest.raises(UsageError, match="has seen every passage"):
         load_qa(
-            DataConfig(name=str(file_of(tmp_path, "c.json", json.dumps(known)))), trained_on=own.trained_on
+            DataConfig(name=str(written(tmp_path, "c.json", json.dumps(known)))), trained_on=own.trained_on
         )
 
 
 def test_the_reading_of_a_file_keeps_repeated_questions_where_it_is_asked_to(tmp_path: Path) -> None:
-    path = file_of(tmp_path, "h.jsonl", lines([record(1), record(1), record(2)]))
-    assert [q.id for q in read_questions(path, repeated=True).questions] == ["h1", "h1", "h2"]
-    assert [q.id for q in read_questions(path).questions] == ["h1", "h2"]
+    path = written(tmp_path, "h.jsonl", json_lines([record(1), record(1), record(2)]))
+    for repeated, ids in ((True, ["q1", "q1", "q2"]), (False, ["q1", "q2"])):
+        source = find_source(str(path), DataConfig(), repeated=repeated)
+        assert [q.id for q in source.read("test", None).questions] == ids

@@ -333,9 +333,9 @@ FEW = (
 
 def trainer(path: Path, *settings: str, progress: Progress | None = None) -> tuple[Trainer, Run]:
     config = small_config(f"output={path}", *settings)
-    session = Session.open(config, Progress(), weights="table")
+    session = Session.open(config, progress or Progress(), weights="table")
     run = Run(path) if path.exists() else Run.create(config)
-    return Trainer(resolve(config, load_plugins()), session, load_plugins(), progress or Progress()), run
+    return Trainer(resolve(config, load_plugins()), session), run
 
 
 def test_a_run_with_these_losses_and_a_chain_resumes_bit_for_bit(tmp_path: Path) -> None:

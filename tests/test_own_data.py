@@ -1,6 +1,5 @@
 """Runs on one's own files: known again by their content, honest about what was seen, bad records counted."""
 
-import csv
 import json
 import shutil
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any
 import pytest
 
 from conftest import CtrlC, Invoke, Notes, small_config
+from qa_files import csv_plain, written
 from stage1.errors import UsageError
 from stage1.experiment import evaluate_run, train_run
 from stage1.files import write_record
@@ -68,12 +68,7 @@ def test_the_runs_own_file_is_its_own_whatever_it_is_called(
     assert own[0][1] == OWN
     assert own[0][2] > 50
     file = Path(trained.config.data.name)
-    copy = run.path.parent / "copy.csv"
-    with copy.open("w", newline="", encoding="utf-8") as target:
-        rows = json.loads(file.read_text(encoding="utf-8"))
-        writer = csv.DictWriter(target, fieldnames=list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
+    copy = written(run.path.parent, "copy.csv", csv_plain(json.loads(file.read_text(encoding="utf-8"))))
     monkeypatch.chdir(file.parent)
     for name in (f"../{file.parent.name}/own.json", str(copy)):
         evaluation = evaluate_run(run, {"data.name": name}, Progress()).evaluation

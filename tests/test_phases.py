@@ -1,18 +1,13 @@
 """Two phases: the second only where the first is not enough; killed anywhere, a run ends the same."""
 
 import shutil
-import signal
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 import yaml
-from safetensors.torch import load_file
 
-from conftest import NARROW, Notes, small_config
+from conftest import NARROW, CtrlC, Notes, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig, validate
 from stage1.errors import ConfigError, TrainingError, UsageError
@@ -23,6 +18,7 @@ from stage1.progress import Progress
 from stage1.reports import publish, report
 from stage1.runs.run import Run
 from stage1.training.phases import FIRST, Decision
+from trainings import same, weights
 
 PHASES = (
     NARROW,
@@ -42,42 +38,9 @@ def two_phases(path: Path, *settings: str) -> RunConfig:
     return small_config(f"output={path}", *PHASES, *settings)
 
 
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "bottleneck.safetensors")
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
 def steps_of(run: Run) -> list[int]:
     """Where it was measured, without what follows the optimiser's last step."""
     return [entry["step"] for entry in run.metrics() if "solved" not in entry]
-
-
-class Told(Progress):
-    """Collects notes; stops at the `nth` unit of the work called `label`, counted over the run, or before."""
-
-    def __init__(self, label: str = "", nth: int = 0, stop: Callable[[], object] | None = None) -> None:
-        super().__init__()
-        self.notes: list[str] = []
-        self.label, self.nth, self.stop = label, nth, stop
-        self.count = 0
-
-    @contextmanager
-    def task(self, label: str, total: int | None = None, unit: str = "") -> Iterator[Callable[[int], None]]:
-        def advance(done: int) -> None:
-            if label == self.label and done:
-                self.count += 1
-                if self.count == self.nth and self.stop:
-                    self.stop()
-
-        if label == self.label and not self.nth and self.stop:
-            self.stop()
-        yield advance
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
 
 
 # -- the configuration --------------------------------------------------------------------------------
@@ -162,9 +125,9 @@ def test_results_say_which_phase_they_are_of_and_why(both: Path) -> None:
 @pytest.fixture(scope="module")
 def stays(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """A run that ends with its first phase, evaluated, and the notes it made."""
-    path, told = tmp_path_factory.mktemp("stays") / "run", Told()
-    train_run(two_phases(path, STAYS), told)
-    return path, told.notes
+    path, notes = tmp_path_factory.mktemp("stays") / "run", Notes()
+    train_run(two_phases(path, STAYS), notes)
+    return path, notes.notes
 
 
 def test_a_run_whose_first_phase_suffices_takes_it_over(
@@ -255,32 +218,31 @@ class Killed(Exception):
     """Nothing is saved any more."""
 
 
-def kill() -> None:
-    raise Killed
+class Kill(CtrlC):
+    """The same, but as a kill is."""
 
-
-def ctrl_c() -> None:
-    signal.raise_signal(signal.SIGINT)
+    def stop(self) -> None:
+        raise Killed
 
 
 @pytest.mark.parametrize(
-    ("stop", "label", "nth"),
+    "stopped",
     [
-        pytest.param(kill, "Training", 25, id="killed in phase 1"),
-        pytest.param(kill, "Solving the last layer", 0, id="killed at the end of phase 1"),
-        pytest.param(ctrl_c, "Evaluating bottleneck", 1, id="interrupted between the phases"),
-        pytest.param(kill, "Training", 58, id="killed in phase 2"),
-        pytest.param(ctrl_c, "Training", 58, id="interrupted in phase 2"),
+        pytest.param(Kill("Training", 25), id="killed in phase 1"),
+        pytest.param(Kill("Solving the last layer", 0), id="killed at the end of phase 1"),
+        pytest.param(CtrlC("Evaluating bottleneck", 1), id="interrupted between the phases"),
+        pytest.param(Kill("Training", 58), id="killed in phase 2"),
+        pytest.param(CtrlC("Training", 58), id="interrupted in phase 2"),
     ],
 )
 def test_a_run_that_was_stopped_ends_with_the_same_weights(
-    both: Path, tmp_path: Path, stop: Callable[[], None], label: str, nth: int
+    both: Path, tmp_path: Path, stopped: CtrlC
 ) -> None:
     path = tmp_path / "run"
     config = two_phases(path, ON)
     with pytest.raises((Killed, KeyboardInterrupt)) as caught:
-        train_run(config, Told(label, nth, stop), with_evaluation=False)
-    if stop is ctrl_c:
+        train_run(config, stopped, with_evaluation=False)
+    if not isinstance(stopped, Kill):
         assert str(caught.value) == f"Resume with: stage1 train --resume --output {path}"
     path = path.rename(tmp_path / "moved")
     run = Run.open(path)

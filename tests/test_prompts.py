@@ -1,9 +1,8 @@
 """Prompts: what crosses the bottleneck and what truncation takes, with tokenizers of every usual kind."""
 
 from collections.abc import Callable
-from contextlib import nullcontext
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 from hypothesis import example, given, settings
@@ -17,7 +16,6 @@ from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.errors import UsageError
-from stage1.progress import Progress
 from stage1_datasets.tiny_squad.lexicon import all_names
 from stage1_models.tiny import MODEL_DIR
 
@@ -93,23 +91,8 @@ def llama_3() -> PreTrainedTokenizerFast:
     return byte_level(400)
 
 
-def prompt_of(
-    question: Question,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    scope: Literal["prompt", "context"] = "prompt",
-    raw_anchor: bool = False,
-    max_tokens: int = 10_000,
-    with_context: bool = True,
-) -> Prompt:
-    [prompt] = build_prompts(
-        [question],
-        tokenizer,
-        scope=scope,
-        raw_anchor=raw_anchor,
-        max_tokens=max_tokens,
-        with_context=with_context,
-    )
+def prompt_of(question: Question, tokenizer: PreTrainedTokenizerFast, **how: Any) -> Prompt:
+    [prompt] = build_prompts([question], tokenizer, **{"max_tokens": 10_000, **how})
     return prompt
 
 
@@ -228,25 +211,11 @@ def test_a_question_that_does_not_fit_is_named(tokenizer: PreTrainedTokenizerFas
         assert "max_prompt_tokens" in caught.value.remedy
 
 
-def test_many_prompts_keep_their_order_and_tell_how_far_they_are() -> None:
-    class Counting(Progress):
-        done = 0
-
-        def task(self, label: str, total: int | None = None, unit: str = "") -> Any:
-            def count(number: int) -> None:
-                self.done += number
-
-            return nullcontext(count)
-
-    config = DataConfig.model_validate({"train": 2500})
-    questions = load_qa(config).train
-    progress = Counting()
+def test_many_prompts_keep_their_order() -> None:
+    questions = load_qa(DataConfig.model_validate({"train": 2500})).train
     tokenizer = tiny()
-    prompts = build_prompts(
-        questions, tokenizer, scope="prompt", raw_anchor=False, max_tokens=64, progress=progress
-    )
+    prompts = build_prompts(questions, tokenizer, max_tokens=64)
     assert [p.id for p in prompts] == [q.id for q in questions]
-    assert progress.done == 2500
     assert 0 < sum(p.lost > 0 for p in prompts) < 2500
     for question, prompt in list(zip(questions, prompts, strict=True))[::250]:
         assert prompt == prompt_of(question, tokenizer, max_tokens=64)

@@ -3,11 +3,7 @@
 import json
 import math
 import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
@@ -15,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
 
 from conftest import (
     NARROW,
@@ -27,58 +22,29 @@ from conftest import (
     full_disk,
     launched,
     settings_args,
+    small_config,
 )
-from conftest import small_config as any_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig
 from stage1.errors import ConfigError, TrainingError
-from stage1.plugins import Resolved, ResolvedLoss, load_plugins, resolve
+from stage1.plugins import load_plugins
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs, TokenStats
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.course import GAIN, Course, told, unimproved
+from stage1.training.inputs import RoundTrip
 from stage1.training.schedule import LATE, Mean, learning_rate
-from stage1.training.trainer import Trainer
+from trainings import same, trained, trainer_for, weights
 
 WIDE = "adapter.expansion=4"
 
 
-def small_config(*settings: str) -> RunConfig:
-    """A small run with a narrow adapter, unless `settings` name another."""
-    return any_config(NARROW, *settings)
-
-
-def trainer_for(
-    config: RunConfig,
-    *,
-    loss: type[Loss] | None = None,
-    progress: Progress | None = None,
-    session: Session | None = None,
-) -> Trainer:
-    session = session or Session.open(config, Progress(), before=embedded())
-    resolved: Resolved = resolve(config, load_plugins())
-    if loss is not None:
-        resolved = resolved._replace(losses={"test": ResolvedLoss(loss, loss.Config(), 1.0)})
-    return Trainer(resolved, session, load_plugins(), progress or Progress())
-
-
-def trained(path: Path, *settings: str, loss: type[Loss] | None = None) -> Run:
-    config = small_config(f"output={path}", *settings)
-    trainer = trainer_for(config, loss=loss)
-    run = Run.create(config)
-    trainer.train(run)
-    return run
-
-
-def weights(run: Run) -> dict[str, torch.Tensor]:
-    return load_file(run.path / "bottleneck.safetensors")
-
-
-def same(one: dict[str, torch.Tensor], two: dict[str, torch.Tensor]) -> bool:
-    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+def narrow(*settings: str) -> RunConfig:
+    """A small run with a narrow adapter."""
+    return small_config(NARROW, *settings)
 
 
 # -- what training does -------------------------------------------------------------------------------
@@ -111,18 +77,9 @@ def test_training_on_tokens_ends_with_the_closed_form_of_the_last_layer(tmp_path
 
 def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
     """At the least-squares optimum the gradient of the training objective for that layer vanishes."""
-    trainer = trainer_for(
-        small_config(WIDE, f"output={tmp_path / 'run'}", "train.steps=5", "data.train=1000")
-    )
+    trainer = trainer_for(narrow(WIDE, f"output={tmp_path / 'run'}", "train.steps=5", "data.train=1000"))
     trainer.train(Run.create(trainer.config))
-    batch = trainer.batches.batch(0)
-    inputs = LossInputs(
-        batch.embeds,
-        trainer.bottleneck(batch.embeds, batch.cross),
-        batch.weights,
-        batch.ids,
-        trainer.stats.variance,
-    )
+    inputs = trainer.present(trainer.batches.batch(0), RoundTrip(trainer.bottleneck))
     total: Any = trainer.objective.total(trainer.objective(inputs), {"recon": 1.0})
     adapter: Any = trainer.bottleneck.adapter
     last = adapter.correction.net[-1]
@@ -131,13 +88,23 @@ def test_the_solved_last_layer_has_no_gradient_left(tmp_path: Path) -> None:
     assert float(solved.norm()) < 0.05 * float(learnt.norm())
 
 
-def test_the_best_checkpoint_is_saved_not_the_last(tmp_path: Path) -> None:
-    """A learning rate this large soon makes everything worse than the closed-form start."""
-    run = trained(tmp_path / "run", "train.lr=1", "train.warmup=0", "losses={cosine: 1}")
-    best = run.best_selection()
-    assert best["step"] == 0
+def test_training_that_only_gets_worse_says_so_and_keeps_the_start(tmp_path: Path) -> None:
+    """A learning rate this large soon makes everything worse than the closed form."""
+    notes = Notes()
+    diverging = ("train.lr=1", "train.warmup=0", "losses={cosine: 1}")
+    run = trained(tmp_path / "run", *diverging, progress=notes)
+    assert run.best_selection()["step"] == 0
     adapter: Any = Bottleneck.from_pretrained(run.path, table=embedded().table).adapter
     assert float(adapter.correction.net[-1].weight.abs().max()) == 0
+    training = run.read_manifest()["training"]
+    assert training["best_step"] == 0
+    assert training["improved"] is False
+    assert training["last_error"] > training["first_error"] == training["best_error"]
+    [said] = [note for note in notes.notes if "made nothing better" in note]
+    assert f"{training['last_error']:.4g}" in said
+    good = trained(tmp_path / "good").read_manifest()["training"]
+    assert (good["improved"], good["steps"], good["stopped"]) == (True, 40, "steps")
+    assert unimproved(good) is None
 
 
 def test_early_stop(tmp_path: Path) -> None:
@@ -156,7 +123,7 @@ def test_seed_decides_everything(tmp_path: Path) -> None:
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
-    config = small_config("train.steps=100", "train.lr=1", "train.warmup=10")
+    config = narrow("train.steps=100", "train.lr=1", "train.warmup=10")
     rates = [learning_rate(step, config.train) for step in range(100)]
     assert rates[:10] == pytest.approx([0.1 * k for k in range(1, 11)])
     assert rates[10] == 1
@@ -204,7 +171,7 @@ def test_a_doubling_of_the_steps_decides(trials: list[tuple[int, float]], conver
 
 def test_a_resumed_training_converges_to_the_same_weights(tmp_path: Path) -> None:
     settings = ("compressor=autoencoder", *CONVERGED, "train.save_every=3", "train.batch_tokens=64")
-    config = small_config(*settings, f"output={tmp_path / 'cut'}")
+    config = narrow(*settings, f"output={tmp_path / 'cut'}")
     cut = Run.create(config)
     with pytest.raises(KeyboardInterrupt):
         trainer_for(config, progress=CtrlC("Training", 7)).train(cut)
@@ -264,7 +231,7 @@ class NextToken(Loss):
 
 def test_a_loss_through_the_llm_trains_the_bottleneck_and_leaves_the_llm_alone(tmp_path: Path) -> None:
     few = ("train.steps=4", "train.check_every=2", "train.batch_prompts=4")
-    config = small_config(f"output={tmp_path / 'run'}", *few)
+    config = narrow(f"output={tmp_path / 'run'}", *few)
     trainer = trainer_for(config, loss=NextToken)
     assert not trainer.fast
     assert trainer.llm is not None
@@ -287,7 +254,7 @@ def test_token_wise_training_never_loads_the_llm(monkeypatch: pytest.MonkeyPatch
         raise AssertionError("the LLM was loaded")
 
     monkeypatch.setattr("stage1.session.load_llm", refuse)
-    session = Session.open(small_config(), Progress(), weights="table")
+    session = Session.open(narrow(), Progress(), weights="table")
     assert trainer_for(session.config, session=session).llm is None
     with pytest.raises(AssertionError, match="was loaded"):
         trainer_for(session.config, session=session, loss=NextToken)
@@ -321,30 +288,6 @@ def test_nan_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path) -> None
     assert not Run(tmp_path / "run").trained
 
 
-class Hungry(Loss):
-    """Runs out of memory on batches of more than 300 positions."""
-
-    name = "test"
-    tokenwise = True
-    least_squares = True
-
-    def forward(self, inputs: LossInputs) -> torch.Tensor:
-        if inputs.ids.numel() > 300:
-            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-        return inputs.mean((inputs.reconstruction - inputs.original).square().mean(-1)) / inputs.variance
-
-
-def test_out_of_memory_halves_the_batch_and_changes_nothing_else(tmp_path: Path) -> None:
-    config = small_config("train.steps=3", f"output={tmp_path / 'hungry'}")
-    notes = Notes()
-    hungry = trainer_for(config, loss=Hungry, progress=notes)
-    hungry.train(Run.create(config))
-    assert any("Out of memory: working in 2 parts" in note for note in notes.notes)
-    plain = weights(trained(tmp_path / "plain", "train.steps=3"))
-    for name, value in weights(Run(tmp_path / "hungry")).items():
-        torch.testing.assert_close(value, plain[name], rtol=1e-2, atol=1e-4)
-
-
 def test_a_full_disk_is_said_and_leaves_a_run_that_goes_on(tmp_path: Path, invoke: Invoke) -> None:
     """The resumable state does not fit."""
     command = ("train", "--no-eval", "--output", "run")
@@ -360,87 +303,9 @@ def test_a_full_disk_is_said_and_leaves_a_run_that_goes_on(tmp_path: Path, invok
 
 # -- kill, interrupt, resume --------------------------------------------------------------------------
 
-LONG = (
-    "train.steps=1000",
-    "train.check_every=20",
-    "train.save_every=7",
-    "train.batch_tokens=128",
-    "train.patience=100",
-)
-
-
-def start(run: Path, *more: str) -> subprocess.Popen[str]:
-    args = ["train", "--no-eval", "--output", str(run), *settings_args([*SMALL, *LONG]), *more]
-    command = [sys.executable, "-m", "stage1", *args]
-    pipe = subprocess.PIPE
-    # What is compared to the bit must not depend on how many threads a process happens to get.
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=env)
-
-
-def until_training(process: subprocess.Popen[str], run: Path) -> None:
-    """Wait until this process has saved a resumable state of its own."""
-    state = run / "state" / "state.safetensors"
-    before = state.stat().st_mtime_ns if state.exists() else 0
-    deadline = time.time() + 600  # in case it hangs
-    while not state.exists() or state.stat().st_mtime_ns == before:
-        assert process.poll() is None, process.communicate()
-        assert time.time() < deadline
-        time.sleep(0.01)
-
-
-@pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
-    run = tmp_path_factory.mktemp("whole") / "run"
-    process = start(run)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    return weights(Run(run))
-
-
-@pytest.mark.slow
-def test_killed_at_random_moments_and_resumed_it_ends_with_the_same_weights(
-    uninterrupted: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    run, chance = tmp_path / "run", random.Random(3)
-    process = start(run)
-    for _ in range(3):
-        until_training(process, run)
-        time.sleep(chance.uniform(0, 0.25))
-        process.kill()
-        process.communicate()
-        process = start(run, "--resume")
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    assert same(weights(Run(run)), uninterrupted)
-    steps = [entry["step"] for entry in Run(run).metrics() if "solved" not in entry]
-    assert steps == sorted(set(steps))  # nothing logged twice
-    assert not list(run.glob("**/.*safetensors*"))  # nor anything half-written left behind
-
-
-@pytest.mark.slow
-def test_ctrl_c_leaves_a_resumable_run_and_says_how_to_resume(
-    uninterrupted: dict[str, torch.Tensor], tmp_path: Path
-) -> None:
-    run = tmp_path / "run"
-    process = start(run)
-    until_training(process, run)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 130, err
-    assert f"stage1 train --resume --output {run}" in err
-    assert "Traceback" not in err
-    state = Run(run).state.load()
-    assert state is not None
-    assert state[1]["step"] > 0
-    process = start(run, "--resume")
-    _, err = process.communicate(timeout=600)
-    assert process.returncode == 0, err
-    assert same(weights(Run(run)), uninterrupted)
-
 
 def test_resuming_with_other_settings_is_refused(tmp_path: Path, invoke: Invoke) -> None:
-    run = Run.create(small_config(f"output={tmp_path / 'run'}"))
+    run = Run.create(narrow(f"output={tmp_path / 'run'}"))
     other = ("--compressor", "random_projection", "--seed", "4")
     result = invoke("train", "--resume", "--output", str(run.path), *other)
     assert result.code == 2
@@ -474,7 +339,7 @@ def test_what_a_component_froze_stays_frozen_after_a_resume_and_an_init(
     keeps_its_bias: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     whole = trained(tmp_path / "whole", *LEARNED)
-    config = small_config(*LEARNED, f"output={tmp_path / 'cut'}")
+    config = narrow(*LEARNED, f"output={tmp_path / 'cut'}")
     cut = Run.create(config)
     with pytest.raises(KeyboardInterrupt):
         trainer_for(config, progress=CtrlC("Training", 7)).train(cut)
@@ -519,28 +384,7 @@ def test_learning_rate_factors_by_part(tmp_path: Path) -> None:
     assert 0 < moved(slow, "compressor.weight") < 0.1 * moved(plain, "compressor.weight")
     assert moved(frozen, "adapter.net.0.weight") > 0.5 * moved(plain, "adapter.net.0.weight")
     with pytest.raises(ConfigError, match="lr_factors"):
-        small_config("train.lr_factors.los=1")
-
-
-# -- training that makes nothing better ---------------------------------------------------------------
-
-
-def test_training_that_only_gets_worse_says_so(tmp_path: Path) -> None:
-    notes = Notes()
-    config = small_config(
-        "train.lr=1", "train.warmup=0", "losses={cosine: 0.001}", f"output={tmp_path / 'run'}"
-    )
-    run = Run.create(config)
-    trainer_for(config, progress=notes).train(run)
-    training = run.read_manifest()["training"]
-    assert training["best_step"] == 0
-    assert training["improved"] is False
-    assert training["last_error"] > training["first_error"] == training["best_error"]
-    [said] = [note for note in notes.notes if "made nothing better" in note]
-    assert f"{training['last_error']:.4g}" in said
-    good = trained(tmp_path / "good").read_manifest()["training"]
-    assert (good["improved"], good["steps"], good["stopped"]) == (True, 40, "steps")
-    assert unimproved(good) is None
+        narrow("train.lr_factors.los=1")
 
 
 # -- several processes --------------------------------------------------------------------------------
@@ -574,7 +418,7 @@ def test_two_processes_train_one_run(settings: list[str], tmp_path: Path) -> Non
 def test_ctrl_c_while_the_last_layer_is_solved_is_heeded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config("train.save_every=20", f"output={tmp_path / 'run'}")
+    config = narrow("train.save_every=20", f"output={tmp_path / 'run'}")
     run = Run.create(config)
     trainer = trainer_for(config)
     solve = trainer.bottleneck.adapter.solve_last_layer
@@ -594,10 +438,7 @@ def test_ctrl_c_while_the_last_layer_is_solved_is_heeded(
 def test_a_last_layer_without_a_solution_stays_as_trained(tmp_path: Path) -> None:
     """Hidden units that a far too high learning rate has saturated are constant: nothing can be solved."""
     notes = Notes()
-    config = small_config("adapter=mlp", "adapter.depth=2", "train.lr=3", f"output={tmp_path / 'run'}")
-    trainer = trainer_for(config, progress=notes)
-    run = Run.create(config)
-    trainer.train(run)
+    run = trained(tmp_path / "run", "adapter=mlp", "adapter.depth=2", "train.lr=3", progress=notes)
     assert any("no solution" in note for note in notes.notes)
     assert run.trained
     assert not any("solved" in entry for entry in run.metrics())

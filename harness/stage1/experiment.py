@@ -19,8 +19,7 @@ from stage1.plugins import fully_resolved, load_plugins, resolve
 from stage1.plugins.blame import attributed
 from stage1.processes import from_first, is_first, several
 from stage1.progress import Progress
-from stage1.runs.folder import refuse_taken
-from stage1.runs.places import own_place
+from stage1.runs.folder import own_place, refuse_taken
 from stage1.runs.run import OTHERS, Run
 from stage1.session import Session, changed, found_anywhere
 from stage1.training.phases import Training, announced
@@ -69,8 +68,7 @@ def train_run(
     """
     progress.restart()
     require_trackers(config)
-    registry = load_plugins()
-    resolved = resolve(config, registry)
+    resolved = resolve(config, load_plugins())
     config = found_anywhere(fully_resolved(config, resolved))
     losses = [*resolved.losses.values(), *resolved.then_losses.values()]
     readers = [*(loss.cls for loss in losses), *(stage.cls for stage in resolved.compressors)]
@@ -90,12 +88,11 @@ def train_run(
         progress.note(f"{resume.path} is trained already.")
         if not with_evaluation:
             return Outcome(resume, None, session)
-        with announced(resume, config, registry, main=is_first()):
+        with announced(resume, config):
             return _evaluate(resume, session, "train", rows=rows)
-    training = Training(config, resolved, session, registry, progress, ask=with_evaluation, resume=resume)
+    training = Training(resolved, session, ask=with_evaluation, resume=resume)
     run = _shared_run(config, resume, session.device)
-    main = training.main
-    with run.lock(ours=main), announced(run, training.config, registry, main=main):
+    with run.lock(), announced(run, config):
         command = f"stage1 train --resume --output {quote(str(run.path))}"
         with _resumable(command):
             with attributed(f"Resume the run: {command}"):

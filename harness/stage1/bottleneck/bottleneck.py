@@ -13,7 +13,6 @@ from stage1.bottleneck.checkpoint import (
     component_record,
     damaged,
     digest,
-    download_checkpoint,
     read_checkpoint,
     resolve_record,
 )
@@ -21,16 +20,10 @@ from stage1.bottleneck.splice import Reconstruct, rescaled, rms, splice
 from stage1.config import ModelConfig, require_trust
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import write_atomic, write_json
+from stage1.hub import download
 from stage1.llm.location import locate
 from stage1.llm.table import load_table, table_sha256
-from stage1.plugins import (
-    Registry,
-    Resolved,
-    ResolvedComponent,
-    dump_options,
-    load_plugins,
-    source_sha256,
-)
+from stage1.plugins import Resolved, ResolvedComponent, dump_options, load_plugins, source_sha256
 from stage1.plugins.blame import built, expect, expect_code, expect_vectors
 from stage1.plugins.interfaces import Adapter, Component, Compressor
 from stage1.plugins.tensors import CHUNK, Code, Embedded, TokenStats, straight_through
@@ -222,6 +215,20 @@ class Bottleneck(nn.Module):
         scale = SCALE_BITS if self.magnitude == "sent" else 0
         return ((code.bits.double() + scale) * code.mask).sum(1)
 
+    def size(self) -> dict[str, Any]:
+        """Width of embeddings and code, their ratio, and what of each part has to lie on a disk.
+
+        `parameters` are all numbers that are saved, those of a closed form too; `bytes` what they take.
+        """
+        width, code = self.compressor.embed_dim, self.stages[-1].code_dim
+        parts: dict[str, nn.Module] = {"compressor": self.compressor, "adapter": self.adapter}
+        saved = {name: part.state_dict().values() for name, part in parts.items()}
+        sizes = {
+            name: {"parameters": sum(t.numel() for t in tensors), "bytes": sum(t.nbytes for t in tensors)}
+            for name, tensors in saved.items()
+        }
+        return {"embed_dim": width, "code_dim": code, "ratio": width / code, **sizes}
+
     def fingerprint(self) -> str:
         """A hash of all that its answers depend on: weights, options, and the plugins' own source files."""
         parts = [
@@ -234,14 +241,12 @@ class Bottleneck(nn.Module):
 
     # -- saving and loading ---------------------------------------------------------------------------
 
-    def save_pretrained(
-        self, folder: str | Path, *, model: ModelConfig, table_hash: str, registry: Registry | None = None
-    ) -> None:
+    def save_pretrained(self, folder: str | Path, *, model: ModelConfig, table_hash: str) -> None:
         """Write `bottleneck.safetensors` and `bottleneck.json` to `folder`.
 
         `model` and `table_hash` say whose embeddings it was trained on; loading refuses any others.
         """
-        registry = registry or load_plugins()
+        registry = load_plugins()
         tensors = save({k: v.detach().cpu().contiguous() for k, v in self.state_dict().items()})
         record: dict[str, Any] = {
             "schema": 1,
@@ -284,7 +289,7 @@ class Bottleneck(nn.Module):
         """
         folder = Path(source)
         if not folder.is_dir():
-            folder = download_checkpoint(str(source), revision)
+            folder = download(str(source), ["bottleneck.json", "bottleneck.safetensors"], revision)
         record, tensors = read_checkpoint(folder)
         resolved = resolve_record(record, folder)
         if table is None:

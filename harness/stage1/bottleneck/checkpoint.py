@@ -73,13 +73,6 @@ def damaged(folder: Path, why: str) -> UsageError:
     )
 
 
-def download_checkpoint(source: str, revision: str | None) -> Path:
-    """The folder of a checkpoint on the Hub."""
-    from stage1.hub import download
-
-    return download(source, ["bottleneck.json", "bottleneck.safetensors"], revision)
-
-
 def read_checkpoint(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     """The record and the weights in `folder`.
 

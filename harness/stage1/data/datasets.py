@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
 from stage1.config import DataConfig
-from stage1.data.records import Question, Records
+from stage1.data.records import Question
 from stage1.data.sources import Source, find_source
 from stage1.errors import UsageError
 
@@ -107,28 +107,31 @@ def _first_gold(data: QAData) -> QAData:
 
 
 def _with_training(data: QAData, source: Source, config: DataConfig) -> QAData:
-    """The data with training and selection questions: of their own, or else dealt out of the test pool."""
-    notes, left_out, test = list(data.notes), dict(data.left_out), data.test
+    """The data with training and selection questions: of their own, or else dealt out of the test pool.
+
+    Of their own, those about passages of the test questions are left out.
+    """
     if config.train_from is None and "train" not in source.splits:
-        train, selection, test = _deal(test, config.split_seed, shares=(0.8, 0.1, 0.1))
+        train, selection, test = _deal(data.test, config.split_seed, shares=(0.8, 0.1, 0.1))
+        data = data._replace(test=test, sha256=_hash(test))
     else:
-        name = config.train_from or config.name
-        if name != config.name:
-            source = find_source(name, config)
-        train, selection, shared, more = _training_questions(source, test, config)
-        notes += more
-        if shared:
+        if config.train_from is not None and config.train_from != config.name:
+            source = find_source(config.train_from, config)
+        if {"train", "selection"} <= {*source.splits}:
+            pools = [source.read("train", config.train), source.read("selection", config.selection)]
+        else:
+            pools = [source.read("train" if "train" in source.splits else "test", None)]
+        taken = {passage_hash(q) for q in data.test}
+        apart = [[q for q in pool.questions if passage_hash(q) not in taken] for pool in pools]
+        notes = [*data.notes, *(note for pool in pools for note in pool.notes(source.name))]
+        left_out = data.left_out
+        if shared := sum(len(pool.questions) for pool in pools) - sum(map(len, apart)):
             reason = "a passage of the test questions"
-            left_out[reason] = shared
-            notes.append(f"{name}: {shared} training questions with {reason} were left out.")
-    return data._replace(
-        train=spread(train, config.train),
-        selection=spread(selection, config.selection),
-        test=test,
-        notes=tuple(notes),
-        left_out=left_out,
-        sha256=_hash(test),
-    )
+            left_out = {**left_out, reason: shared}
+            notes.append(f"{source.name}: {shared} training questions with {reason} were left out.")
+        data = data._replace(notes=tuple(notes), left_out=left_out)
+        train, selection = apart if len(apart) == 2 else _deal(apart[0], config.split_seed, shares=(0.9, 0.1))
+    return data._replace(train=spread(train, config.train), selection=spread(selection, config.selection))
 
 
 def _unseen(data: QAData, passages: Collection[str]) -> QAData:
@@ -143,30 +146,6 @@ def _unseen(data: QAData, passages: Collection[str]) -> QAData:
         )
     data = data.without(seen, "a passage that the run has seen in training or selection")
     return data._replace(sha256=_hash(data.test))
-
-
-def _training_questions(
-    source: Source, test: list[Question], config: DataConfig
-) -> tuple[list[Question], list[Question], int, list[str]]:
-    """Training and selection questions without those about passages of `test`; how many those are; notes."""
-    taken = {passage_hash(q) for q in test}
-    shared = 0
-    notes: list[str] = []
-
-    def apart(records: Records) -> list[Question]:
-        nonlocal shared
-        kept = [q for q in records.questions if passage_hash(q) not in taken]
-        shared += len(records.questions) - len(kept)
-        notes.extend(records.notes(source.name))
-        return kept
-
-    if "train" in source.splits and "selection" in source.splits:
-        train = apart(source.read("train", config.train))
-        selection = apart(source.read("selection", config.selection))
-    else:
-        pool = apart(source.read("train" if "train" in source.splits else "test", None))
-        train, selection = _deal(pool, config.split_seed, shares=(0.9, 0.1))
-    return train, selection, shared, notes
 
 
 def passage_hash(question: Question) -> str:

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Callable
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -148,10 +149,6 @@ def _csv(content: bytes, delimiter: str = ",") -> Table:
     return Table([{key: cell or None for key, cell in row.items()} for row in rows])
 
 
-def _tsv(content: bytes) -> Table:
-    return _csv(content, "\t")
-
-
 def _parquet(content: bytes) -> Table:
     # The reader beneath `datasets`, without that library's cache, which can answer with an older file.
     import pyarrow as pa  # type: ignore[import-untyped]
@@ -193,7 +190,7 @@ READERS: dict[str, Callable[[bytes], Table]] = {
     ".jsonl": _jsonl,
     ".ndjson": _jsonl,
     ".csv": _csv,
-    ".tsv": _tsv,
+    ".tsv": partial(_csv, delimiter="\t"),
     ".parquet": _parquet,
 }
 """By the file name's ending."""

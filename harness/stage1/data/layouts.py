@@ -47,20 +47,14 @@ def flat_rows(row: Row, folder: Path | None = None) -> Iterator[Row]:
 
 
 def named(row: Row, column: str, field: str | None) -> Any:
-    """What a flat row has for a column: under `field`, a dotted path, or else under one of its known names.
-
-    Raises:
-        KeyError: it has none.
-    """
+    """What a flat row has for a column: under `field`, a dotted path, or else under a known name; or None."""
     if field is None:
-        return row[next((name for name in NAMES[column] if name in row and column not in row), column)]
+        return next((row[name] for name in (column, *NAMES[column]) if name in row), None)
     if field in row:
         return row[field]
     value: Any = row
     for part in field.split("."):
-        if not isinstance(value, Mapping):
-            raise KeyError(field)
-        value = value[part]
+        value = value.get(part) if isinstance(value, Mapping) else None
     return value
 
 

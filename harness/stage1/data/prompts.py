@@ -102,14 +102,7 @@ class PromptBuilder:
 
     # -- tokens ----------------------------------------------------------------------------------------
 
-    def build(
-        self,
-        questions: Sequence[Question],
-        crossing: Crossing,
-        *,
-        max_tokens: int,
-        progress: Progress | None = None,
-    ) -> list[Prompt]:
+    def build(self, questions: Sequence[Question], crossing: Crossing, *, max_tokens: int) -> list[Prompt]:
         """Tokenize questions and mark the positions that cross the bottleneck.
 
         A token belongs to the segment of its last character: with the scope `context`, the piece ".\\n" that
@@ -120,21 +113,15 @@ class PromptBuilder:
             crossing: what crosses.
             max_tokens: the longest prompt, special tokens included. A longer one loses the end of its
                 context or, where the protocol says so, whatever stands at its right end.
-            progress: told of every prompt done.
 
         Raises:
             UsageError: a question does not fit even without its context.
         """
         prompts: list[Prompt] = []
-        with (progress or Progress()).task("Tokenizing prompts", len(questions), "prompts") as done:
-            for start in range(0, len(questions), BATCH):
-                batch = questions[start : start + BATCH]
-                if self.config.truncate == "right":
-                    fitted = self._cut(batch, max_tokens)
-                else:
-                    fitted = self._fit(batch, max_tokens)
-                prompts += (_prompt(q, layout, e, lost, crossing) for q, layout, e, lost in fitted)
-                done(len(batch))
+        fit = self._cut if self.config.truncate == "right" else self._fit
+        for start in range(0, len(questions), BATCH):
+            fitted = fit(questions[start : start + BATCH], max_tokens)
+            prompts += (_prompt(q, layout, e, lost, crossing) for q, layout, e, lost in fitted)
         return prompts
 
     def _cut(
@@ -184,14 +171,14 @@ class PromptBuilder:
         if not self.config.chat:
             yield from self._encoded([layout.text for layout in layouts], special=True)
             return
-        opening, closing = self._opening, self._closing
-        spans = [(len(opening.text), len(layout.text) - len(closing.text)) for layout in layouts]
+        (opening, front), (closing, back) = self._opening, self._closing
+        spans = [(len(opening), len(layout.text) - len(closing)) for layout in layouts]
         texts = [layout.text[start:end] for layout, (start, end) in zip(layouts, spans, strict=True)]
         for inner, (start, end) in zip(self._encoded(texts), spans, strict=True):
-            yield _joined((opening.encoding, 0), (inner, start), (closing.encoding, end))
+            yield _joined((front, 0), (inner, start), (back, end))
 
     @cached_property
-    def _opening(self) -> "_Fixed":
+    def _opening(self) -> tuple[str, _Encoding]:
         """The chat up to its last control token in front of the question.
 
         Where an example spells one, each of the template's is tokenized alone, and what is between them as
@@ -208,20 +195,20 @@ class PromptBuilder:
         bos = self.tokenizer.bos_token
         special = not (bos is not None and head.startswith(bos))
         if not spelled:
-            return _Fixed(text, next(self._encoded([text], special=special, control=True)))
+            return text, next(self._encoded([text], special=special, control=True))
         parts, place = [(next(self._encoded([""], special=special)), 0)], 0
         for match in written:
             between = next(self._encoded([head[place : match.start()]]))
             parts += [(between, place), (next(self._encoded([match.group()], control=True)), match.start())]
             place = match.end()
-        return _Fixed(text, _joined(*parts))
+        return text, _joined(*parts)
 
     @cached_property
-    def _closing(self) -> "_Fixed":
+    def _closing(self) -> tuple[str, _Encoding]:
         """The chat from its first control token behind the question."""
         starts = [self.text.tail.find(t) for t in self._control_tokens if t in self.text.tail]
         text = self.text.tail[min(starts) :] if starts else ""
-        return _Fixed(text, next(self._encoded([text], control=True)))
+        return text, next(self._encoded([text], control=True))
 
     @property
     def _control_tokens(self) -> list[str]:
@@ -290,13 +277,6 @@ class PromptBuilder:
             [*(whole.ids[len(f.ids) :] if whole.ids[: len(f.ids)] == f.ids else alone.ids), *eos]
             for f, whole, alone in rows
         ]
-
-
-class _Fixed(NamedTuple):
-    """A text that is the same in every prompt."""
-
-    text: str
-    encoding: _Encoding
 
 
 def _joined(*parts: tuple[_Encoding, int]) -> _Encoding:

@@ -2,15 +2,13 @@
 
 import hashlib
 import json
-import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from stage1.config import FieldNames
 from stage1.data.answers import gold_answers
-from stage1.data.formats import FORMATS, Row, read_rows
-from stage1.data.layouts import flat_rows, named
+from stage1.data.formats import FORMATS, Row
+from stage1.data.layouts import named
 from stage1.errors import UsageError
 from stage1.text import one_line
 
@@ -61,35 +59,6 @@ class Records(NamedTuple):
         return f"{total} record{'s' if total > 1 else ''} left out: {'; '.join(parts)}"
 
 
-def read_questions(
-    path: Path, *, fields: FieldNames | None = None, strict: bool = False, repeated: bool = False
-) -> Records:
-    """The questions in a file.
-
-    SQuAD v2 data has unanswerable questions: a file that says so by its version 2.0, by a field
-    `is_impossible`, or by a name like `squad_v2` or `dev-v2.0`, for the Hub's copy has neither of the two.
-    Elsewhere a question without an answer is a bad record, as it is to the official script of v1.1, unless
-    it says that it has none: `{"text": []}`.
-
-    Args:
-        path: see `FORMATS`.
-        fields: what the file calls its columns, where it is none of the known names.
-        strict: refuse the file for a bad record instead of leaving the record out.
-        repeated: keep questions whose id an earlier one has, as the official script does.
-
-    Raises:
-        UsageError: the file is missing, empty or malformed, or holds no question to answer.
-    """
-    table = read_rows(path)
-    named_v2 = re.search(r"squad[-_]?v2|v2\.0", f"{path.parent.name}/{path.name}".lower()) is not None
-    v2 = named_v2 or re.fullmatch(r"v?2(\.0)*", str(table.version)) is not None
-    try:
-        rows = [flat for row in table.rows for flat in flat_rows(row, path.parent)]
-    except ValueError as error:
-        raise UsageError(f"{path} cannot be read: {error}.", f"A file is {FORMATS}") from None
-    return check_rows(rows, str(path), v2=v2, fields=fields, strict=strict, repeated=repeated)
-
-
 def check_rows(
     rows: Iterable[Row],
     source: str,
@@ -99,7 +68,18 @@ def check_rows(
     strict: bool = False,
     repeated: bool = False,
 ) -> Records:
-    """Flat rows as questions; `source` names them in messages, the rest is as for `read_questions`.
+    """Flat rows as questions.
+
+    SQuAD v2 data has unanswerable questions. Elsewhere a question without an answer is a bad record, as it is
+    to the official script of v1.1, unless it says that it has none: `{"text": []}`.
+
+    Args:
+        rows: see `flat_rows`.
+        source: names them in messages.
+        v2: they are of SQuAD v2; so they are, too, where one has a field `is_impossible`.
+        fields: what they call their columns, where it is none of the known names.
+        strict: refuse all for a bad record instead of leaving the record out.
+        repeated: keep questions whose id an earlier one has.
 
     Raises:
         UsageError: none can be asked; with `strict`, one cannot.
@@ -145,10 +125,7 @@ def _nothing(source: str, records: Records, rows: list[Row]) -> UsageError:
 
 def _name(row: Row, number: int, fields: FieldNames) -> str:
     """What a message calls a record."""
-    try:
-        id_ = named(row, "id", fields.id)
-    except (KeyError, ValueError):
-        id_ = None
+    id_ = named(row, "id", fields.id)
     return (
         one_line(f"question {id_!r}", LONGEST) if isinstance(id_, str) and id_.strip() else f"record {number}"
     )
@@ -162,28 +139,24 @@ def _question(row: Row, fields: FieldNames, *, may_lack_answers: bool) -> tuple[
     """
     context = _text(row, "context", fields.context)
     question = _text(row, "question", fields.question)
-    title = _field(row, "title", fields.title)
-    answers = gold_answers(_field(row, "answers", fields.answer))
+    title = str(named(row, "title", fields.title) or "")
+    answers = gold_answers(named(row, "answers", fields.answer))
     if answers is None and not may_lack_answers:
         raise ValueError("no answer")
-    found = Question("", str(title or ""), context, question, answers or ())
+    own_id = _id(named(row, "id", fields.id))
+    found = Question(own_id or "", title, context, question, answers or ())
     try:
-        "".join((found.title, context, question, *found.answers)).encode()
+        "".join((*found[:4], *found.answers)).encode()
     except UnicodeEncodeError:
         raise ValueError("half of a surrogate pair") from None
-    id_ = _id(_field(row, "id", fields.id))
-    return found._replace(id=id_ or made_id(found)), id_ is not None
-
-
-def _field(row: Row, column: str, field: str | None) -> Any:
-    try:
-        return named(row, column, field)
-    except KeyError:
-        return None
+    if own_id is None:  # one that is the same wherever and whenever the same question is read
+        content = json.dumps(found, ensure_ascii=False)
+        found = found._replace(id=hashlib.sha256(content.encode()).hexdigest()[:16])
+    return found, own_id is not None
 
 
 def _text(row: Row, column: str, field: str | None) -> str:
-    value = _field(row, column, field)
+    value = named(row, column, field)
     if value is None:
         raise ValueError(f"no {column}")
     if not isinstance(value, str):
@@ -199,16 +172,4 @@ def _id(value: Any) -> str | None:
         value = int(value)
     if isinstance(value, int) and not isinstance(value, bool):
         return str(value)
-    if not isinstance(value, str) or not value.strip():
-        return None
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair") from None
-    return value
-
-
-def made_id(question: Question) -> str:
-    """An id for a question that has none: the same wherever and whenever the same question is read."""
-    content = json.dumps(question._replace(id=""), ensure_ascii=False)
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
+    return value if isinstance(value, str) and value.strip() else None

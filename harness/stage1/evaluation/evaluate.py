@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.size import size
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import RunConfig
 from stage1.config.presets import protocol_name
@@ -113,7 +112,7 @@ def measure(
         "truncation": {"truncated_prompts": len(lost), "truncated_tokens": sum(lost)},
         "rate": rate(bottleneck, prompts, stats, session.table),
         "reconstruction": reconstruction(crossing, stats.variance, session.table, bottleneck.seen),
-        "size": size(bottleneck),
+        "size": bottleneck.size(),
     }
 
 

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Callable
 from datetime import datetime
+from itertools import count
 from pathlib import Path
 
 from stage1.config import RunConfig
@@ -82,6 +83,18 @@ def _put(made: Path, wanted: Path, *, numbered: bool) -> Path:
             raise _in_use(wanted)
         stem, _, number = wanted.name.rpartition("-")
         wanted = wanted.with_name(f"{stem}-{int(number) + 1}")
+
+
+def own_place(folder: Path, name: str, same: Callable[[Path], bool], ending: str = "") -> Path:
+    """The first of `name`, `name-2`, `name-3`, … in `folder` that is free or holds the `same`.
+
+    For what must not replace others: results under other rules, limits or on other data.
+    """
+    for number in count(1):
+        place = folder / f"{safe_name(name if number == 1 else f'{name}-{number}')}{ending}"
+        if not os.path.lexists(place) or same(place):
+            break
+    return place
 
 
 def _in_use(wanted: Path) -> UsageError:

@@ -33,9 +33,9 @@ from stage1.files import (
     write_json_lines,
     write_record,
 )
+from stage1.processes import is_first
 from stage1.runs.answers import Answer, read, written
-from stage1.runs.folder import FOLDERS, make_folder
-from stage1.runs.places import own_place
+from stage1.runs.folder import FOLDERS, make_folder, own_place
 from stage1.runs.provenance import provenance
 from stage1.runs.state import State
 
@@ -126,9 +126,9 @@ class Run:
         return cls.open(max(folders, key=lambda p: p.stat().st_mtime))
 
     @contextmanager
-    def lock(self, *, ours: bool = True) -> Iterator[None]:
-        """Hold the run against another program; not `ours` in the helper processes of the one that has it."""
-        if not ours:
+    def lock(self) -> Iterator[None]:
+        """Hold the run against another program; of several processes at it, the first one does."""
+        if not is_first():
             yield
             return
         try:

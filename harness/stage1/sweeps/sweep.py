@@ -19,7 +19,7 @@ from stage1.evaluation.statistics import Comparison, Floats
 from stage1.files import make_output, read_record, to_csv, write_atomic, write_record
 from stage1.plugins.executors import Executor, Job, JobOutcome
 from stage1.progress import Progress
-from stage1.runs.places import own_place
+from stage1.runs.folder import own_place
 from stage1.runs.run import Run
 from stage1.sweeps.compare import asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, groups, label

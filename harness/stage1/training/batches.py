@@ -8,7 +8,6 @@ function of (seed, step), so a resumed run draws what an uninterrupted one would
 """
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import numpy as np
 import torch
@@ -17,14 +16,6 @@ from torch import Tensor
 from stage1.bottleneck.batches import Batch, collate
 from stage1.data.prompts import Prompt
 from stage1.plugins.tensors import TokenStats
-
-
-class Batches(Protocol):
-    """A source of batches."""
-
-    def batch(self, step: int) -> Batch:
-        """The batch of optimiser step `step`; this process's part of it where there are several."""
-        ...
 
 
 class TokenBatches:
@@ -37,7 +28,7 @@ class TokenBatches:
         self.everything = processes <= len(rows.ids) <= size
 
     def batch(self, step: int) -> Batch:
-        """See `Batches`."""
+        """The batch of optimiser step `step`; this process's part of it where there are several."""
         if self.everything:
             picked = torch.arange(self.rank, len(self.rows.ids), self.processes, device=self.shares.device)
             weights = self.shares[picked].float()
@@ -73,13 +64,12 @@ class PromptBatches:
         processes: int = 1,
     ) -> None:
         self.prompts, self.table, self.size, self.seed = prompts, table, size, seed
-        self.answers, self.tokens = answers, tokens
+        self.weight, self.answers, self.tokens = weight, answers, tokens
         self.rank, self.processes = rank, processes
-        self.weight = weight
         self._epoch, self._order = -1, np.empty(0, dtype=np.int64)
 
     def batch(self, step: int) -> Batch:
-        """See `Batches`."""
+        """As `TokenBatches.batch`."""
         numbers = range(step * self.size + self.rank, (step + 1) * self.size, self.processes)
         picked = [self._shuffled(n) for n in numbers]
         answers = [self.answers[i] for i in picked] if self.answers else None
@@ -92,6 +82,9 @@ class PromptBatches:
             self._epoch = epoch
             self._order = np.random.default_rng([self.seed, epoch]).permutation(len(self.prompts))
         return int(self._order[position])
+
+
+Batches = TokenBatches | PromptBatches
 
 
 def step_seed(seed: int, step: int) -> int:

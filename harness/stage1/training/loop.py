@@ -1,7 +1,8 @@
 """The training loop: step, measure, save, until it has converged or the steps or the patience run out.
 
 What step *k* does follows from the configuration and the state after step *k − 1* alone, so a run that was
-killed and resumed ends with the same weights, bit for bit.
+killed and resumed ends with the same weights, bit for bit. In the state everything stands under a name: a
+parameter that is not trained any more cannot take another one's place.
 """
 
 import signal
@@ -12,42 +13,21 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate.utils import broadcast
+from torch import Tensor
 
 from stage1.errors import TrainingError
+from stage1.plugins import load_plugins
 from stage1.runs.run import Run
 from stage1.training.course import Course
 from stage1.training.schedule import Mean, is_check, is_trial
-from stage1.training.state import collect, restore
 from stage1.training.step import NotFiniteError, NothingToTrainError, Stepper
 
 if TYPE_CHECKING:
     from stage1.training.trainer import Trainer
 
 
-class Interruption:
-    """Ctrl-C (or a SIGTERM) that waits until the step in hand is finished; a second Ctrl-C stops at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    @contextmanager
-    def deferred(self) -> Iterator[None]:
-        """While this lasts, an interruption is noted instead of raised."""
-
-        def note(_number: int, _frame: Any) -> None:
-            self.requested = True
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-
-
 class Loop:
-    """One training of a bottleneck that has been started or restored.
+    """One training of a bottleneck that has been started, or is restored from what the run had saved.
 
     Args:
         trainer: what is trained, on what.
@@ -61,24 +41,23 @@ class Loop:
     """
 
     def __init__(
-        self, trainer: "Trainer", run: Run, state: tuple[Mapping[str, torch.Tensor], Mapping[str, Any]] | None
+        self, trainer: "Trainer", run: Run, state: tuple[Mapping[str, Tensor], Mapping[str, Any]] | None
     ) -> None:
         self.trainer, self.run, self.config = trainer, run, trainer.config.train
-        self.stepper = Stepper(
-            trainer.bottleneck,
-            trainer.objective,
-            trainer.present,
-            trainer.config,
-            trainer.accelerator,
-            trainer.progress,
-        )
-        self.interruption = Interruption()
+        if state is not None:  # before the optimiser is given what is trained
+            tensors, facts = state
+            trainer.bottleneck.load_state_dict(_part(tensors, "now."))
+            trainer.bottleneck.freeze(facts["frozen"])
+            trainer.bottleneck.receive_table(trainer.session.table)
+            trainer.progress.note(f"Resumed after step {facts['step']}.")
+        self.stepper = Stepper(trainer)
+        self.interrupted = False
         self.fresh = state is None
         self.course = Course()
         self._clock = time.perf_counter()
         self.mean = Mean(self.stepper.weights) if self.config.until == "converged" else None
         if state is not None:
-            self.course = restore(*state, self.stepper, trainer.objective, trainer.selection, self.mean)
+            self._restore(*state)
 
     def train(self) -> dict[str, Any]:
         """Do what is left of it; returns `Course.summary`.
@@ -87,12 +66,27 @@ class Loop:
             TrainingError: the loss left the finite numbers.
             KeyboardInterrupt: it was interrupted; the state is saved.
         """
-        with self.interruption.deferred():
+        with self._interruption_deferred():
             if self.fresh:
                 self._measure({})
             stopped = self._steps()
             self._count_time()
         return self.course.summary(stopped, self.config.until)
+
+    @contextmanager
+    def _interruption_deferred(self) -> Iterator[None]:
+        """Ctrl-C (or a SIGTERM) waits until the step in hand is finished; a second Ctrl-C stops at once."""
+
+        def note(_number: int, _frame: Any) -> None:
+            self.interrupted = True
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+        previous = {s: signal.signal(s, note) for s in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
 
     def _steps(self) -> str:
         """Make the optimiser's steps; returns why there are no more."""
@@ -114,9 +108,9 @@ class Loop:
                     self.mean.observe(course.step)
                 if is_check(course.step, self.config):
                     self._measure(logged)
-                if self.interruption.requested or course.step % self.config.save_every == 0:
+                if self.interrupted or course.step % self.config.save_every == 0:
                     self._save()
-                if self.interruption.requested:
+                if self.interrupted:
                     raise KeyboardInterrupt
         return ended
 
@@ -174,10 +168,10 @@ class Loop:
         """Measure, and log it with what was `logged`; returns what chooses the checkpoint."""
         trainer, step = self.trainer, self.course.step
         self.stepper.module.eval()
-        measured = trainer.selection.measure(trainer.bottleneck, trainer.objective, trainer.present, ask=ask)
+        measured = trainer.selection.measure(trainer, ask=ask)
         if trainer.main:
             entry = {"step": step, **logged, "selection": measured}
-            trainer.registry.emit("stage1_step", run=self.run.path, step=step, metrics=entry)
+            load_plugins().emit("stage1_step", run=self.run.path, step=step, metrics=entry)
         # Every process must come to the same decision.
         return float(broadcast(torch.tensor(measured["score"], device=trainer.session.device)))
 
@@ -186,9 +180,48 @@ class Loop:
         self.course.seconds += now - self._clock
         self._clock = now
 
+    # -- what a resumed run goes on from ------------------------------------------------------------------
+
     def _save(self) -> None:
-        trainer = self.trainer
         self._count_time()
-        if trainer.main:
-            parts = (trainer.bottleneck, self.stepper, trainer.objective, trainer.selection, self.mean)
-            self.run.state.save(*collect(self.course, *parts))
+        if self.trainer.main:
+            self.run.state.save(*self._state())
+
+    def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """The weights now, at their best and on average, the optimiser's moments, where training stands."""
+        trainer, stepper = self.trainer, self.stepper
+        tensors = {f"now.{name}": value for name, value in trainer.bottleneck.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.course.best.items()}
+        tensors |= {f"mean.{name}": value for name, value in (self.mean.values if self.mean else {}).items()}
+        names = list(stepper.weights)
+        for index, slots in stepper.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{names[index]}.{slot}": value for slot, value in slots.items()}
+        facts = {
+            **self.course.facts,
+            "frozen": sorted(trainer.bottleneck.frozen),
+            "parts": stepper.parts,
+            "running": trainer.objective.running,
+            "typical": trainer.selection.typical,
+        }
+        return tensors, facts
+
+    def _restore(self, tensors: Mapping[str, Tensor], facts: Mapping[str, Any]) -> None:
+        """All but the weights as they were when they were saved."""
+        trainer, stepper = self.trainer, self.stepper
+        names = list(stepper.weights)
+        slots: dict[int, dict[str, Tensor]] = {}
+        for key, value in _part(tensors, "optimizer.").items():
+            name, _, slot = key.rpartition(".")
+            slots.setdefault(names.index(name), {})[slot] = value
+        if stepper.optimizer is not None:
+            stepper.optimizer.load_state_dict({**stepper.optimizer.state_dict(), "state": slots})
+        if self.mean is not None:
+            self.mean.values |= _part(tensors, "mean.")
+        stepper.parts = facts["parts"]
+        trainer.objective.running, trainer.selection.typical = facts["running"], facts["typical"]
+        best = _part(tensors, "best.")
+        self.course = Course(**{name: facts[name] for name in self.course.facts}, best=best)
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}

@@ -15,9 +15,8 @@ from stage1.errors import TrainingError
 from stage1.evaluation.answers import Answering, scores
 from stage1.evaluation.conditions import Condition, through
 from stage1.files import read_record, write_atomic, write_record
-from stage1.plugins import Registry, Resolved, source_sha256
+from stage1.plugins import Resolved, load_plugins
 from stage1.processes import from_first, is_first
-from stage1.progress import Progress
 from stage1.runs.run import METRICS, TIMINGS, Run
 from stage1.session import Session
 from stage1.training.trainer import Trainer
@@ -58,12 +57,12 @@ class Decision(NamedTuple):
 
 
 @contextmanager
-def announced(run: Run, config: RunConfig, registry: Registry, *, main: bool) -> Iterator[None]:
-    """Tell the event plugins when a run begins and how it ended; of several processes, `main` alone does."""
-    if not main:
+def announced(run: Run, config: RunConfig) -> Iterator[None]:
+    """Tell the event plugins when a run begins and how it ended; of several processes, the first does."""
+    if not is_first():
         yield
         return
-    step, status = run.step, "failed"
+    registry, step, status = load_plugins(), run.step, "failed"
     try:
         registry.emit("stage1_run_start", run=run.path, config=config, step=step)
         yield
@@ -79,11 +78,8 @@ class Training:
     """Everything between a configuration and the saved bottleneck.
 
     Args:
-        config: fully resolved.
-        resolved: its plugins.
+        resolved: the plugins of the session's configuration, which is fully resolved.
         session: the model's table, the data and, where `ask`, the LLM.
-        registry: who is told.
-        progress: told what is done, and why.
         ask: have the LLM answer selection questions at every measurement.
         resume: the run that goes on; None: a new one.
 
@@ -91,20 +87,9 @@ class Training:
         UsageError: the LLM, the prompts or `config.init` cannot be used.
     """
 
-    def __init__(
-        self,
-        config: RunConfig,
-        resolved: Resolved,
-        session: Session,
-        registry: Registry,
-        progress: Progress,
-        *,
-        ask: bool,
-        resume: Run | None = None,
-    ) -> None:
-        self.config, self.resolved, self.session = config, resolved, session
-        self.registry, self.progress, self.ask = registry, progress, ask
-        self.main = is_first()
+    def __init__(self, resolved: Resolved, session: Session, *, ask: bool, resume: Run | None = None) -> None:
+        self.config, self.resolved, self.session, self.ask = session.config, resolved, session, ask
+        config = self.config
         self._opening: Trainer | None = None
         if resume is None or config.then is None or not Run(resume.path / FIRST).trained:
             self._opening = self._trainer(config.model_copy(update={"then": None}), resolved)
@@ -116,17 +101,17 @@ class Training:
                 before.read_manifest()
 
     def _trainer(self, config: RunConfig, resolved: Resolved) -> Trainer:
-        return Trainer(resolved, self.session.under(config), self.registry, self.progress, ask=self.ask)
+        return Trainer(resolved, self.session.under(config), ask=self.ask)
 
     def train(self, run: Run) -> None:
         """Train in the folder `run`, or go on there."""
-        if self.main:
+        if is_first():
             run.write_config(self.config)
             run.write_trained_on(self._trained_on(run))
         if self.config.then is not None:
             self._two_phases(run, self.config.then)
         elif self._opening is not None:
-            self._run(self._opening, run)
+            self._opening.train(run)
 
     def _trained_on(self, run: Run) -> TrainedOn:
         """The data, and the passages that the bottleneck to start from has seen, as far as `run` knows them.
@@ -138,9 +123,6 @@ class Training:
         passages = (Run(path).read_trained_on().passages for path in places)
         return data._replace(passages=data.passages.union(*passages))
 
-    def _run(self, trainer: Trainer, run: Run, **more: Any) -> None:
-        trainer.train(run, {**_provenance(trainer, run), **more})
-
     def _two_phases(self, run: Run, then: Phase) -> None:
         first = Run(run.path / FIRST)
         if self._opening is not None:
@@ -150,8 +132,8 @@ class Training:
         phases = _facts(self.config, then, decision)
         reason = decision.reason[0].upper() + decision.reason[1:]
         if not decision.goes_on:
-            self.progress.note(f"{reason}: training ends here.")
-            if self.main:
+            self.session.progress.note(f"{reason}: training ends here.")
+            if is_first():
                 write_record(run.path / "manifest.json", {**first.read_manifest(), "phases": phases})
                 for name in TAKEN_OVER:
                     if name == METRICS and not (first.path / name).exists():
@@ -159,28 +141,28 @@ class Training:
                     write_atomic(run.path / name, (first.path / name).read_bytes())
             from_first(None, self.session.device)  # the others read it next
             return
-        self.progress.note(f"{reason}: phase 2 runs.")
+        self.session.progress.note(f"{reason}: phase 2 runs.")
         # The path is made up anew each time: the run's folder may have been moved.
         changed = {"losses": then.losses, "train": then.train, "init": first.path, "then": None}
         resolved = self.resolved._replace(losses=self.resolved.then_losses, then_losses={})
         trainer = self._trainer(self.config.model_copy(update=changed), resolved)
         with _remedy(run, f"then.train.lr={then.train.lr / 10:g}"):
-            self._run(trainer, run, phases=phases)
-        if self.main:
+            trainer.train(run, phases=phases)
+        if is_first():
             both = [phase.read_timings()["training_seconds"] for phase in (first, run)]
             run.write_timings({"training_seconds": sum(both)})
 
     def _first_phase(self, trainer: Trainer, run: Run, first: Run) -> None:
-        if trainer.main:
+        if is_first():
             first.prepare(trainer.config)
             first.write_trained_on(self._trained_on(run))
         trainer.accelerator.wait_for_everyone()
         with (
-            first.lock(ours=trainer.main),
-            announced(first, trainer.config, self.registry, main=trainer.main),
+            first.lock(),
+            announced(first, trainer.config),
             _remedy(run, f"train.lr={trainer.config.train.lr / 10:g}"),
         ):
-            self._run(trainer, first)
+            trainer.train(first)
 
     def _decide(self, first: Run, below: float) -> Decision:
         """What was decided after the first phase, measured now where it was not yet."""
@@ -188,10 +170,10 @@ class Training:
         device = self.session.device
         if not from_first(path.exists(), device):
             decision = kept_of_text(first, self.session, below)  # all processes share the questions
-            if self.main:
+            if is_first():
                 write_record(path, decision._asdict())
         again = "Remove it: --resume evaluates it again."
-        return Decision(**from_first(read_record(path, again) if self.main else {}, device))
+        return Decision(**from_first(read_record(path, again) if is_first() else {}, device))
 
 
 def kept_of_text(first: Run, session: Session, below: float) -> Decision:
@@ -219,34 +201,6 @@ def _remedy(run: Run, setting: str) -> Iterator[None]:
     except TrainingError as error:
         remedy = f"Lower the learning rate and resume: stage1 train --resume --output {run.path}"
         raise TrainingError(error.problem, f"{remedy} --set {setting}") from None
-
-
-def _provenance(trainer: Trainer, run: Run) -> dict[str, Any]:
-    session, registry = trainer.session, trainer.registry
-    plugins = {}
-    for part, component in trainer.components.items():
-        distribution, version = registry.owner(type(component))
-        plugins[part] = {
-            "name": component.name,
-            "distribution": distribution,
-            "version": version,
-            "source_sha256": source_sha256(type(component)),
-        }
-    begun = (run.path / "manifest.json").exists()  # then the run that it started from may be gone
-    source = run if begun else session.config.init and Run(session.config.init)
-    before = source.read_manifest() if source else {}
-    return {
-        "seed": session.config.seed,
-        "device": str(session.device),
-        "attention": session.model.attention,
-        "processes": trainer.accelerator.num_processes,
-        "plugins": plugins,
-        "hashes": {"embedding_table": session.model.table_hash, "test_questions": session.data.sha256},
-        "tokens": {"distinct": len(trainer.stats.ids), "crossing": int(trainer.stats.weights.sum())},
-        "batches": "distinct tokens" if trainer.fast else "prompts",
-        # Weights that saw the answers once carry the mark, whatever they were trained on later.
-        "teacher_forced": trainer.objective.teacher_forced or before.get("teacher_forced", False),
-    }
 
 
 def _facts(config: RunConfig, then: Phase, decision: Decision) -> list[dict[str, Any]]:

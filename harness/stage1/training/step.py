@@ -4,22 +4,23 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from accelerate import Accelerator
 from accelerate.utils.memory import should_reduce_batch_size
 from torch import Tensor, nn
 
 from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.config import RunConfig, TrainConfig
+from stage1.config import TrainConfig
 from stage1.plugins.tensors import LossInputs
-from stage1.progress import Progress
 from stage1.training.batches import step_seed
-from stage1.training.inputs import Presenter, RoundTrip
-from stage1.training.objective import Objective, contributions, gradients
+from stage1.training.inputs import RoundTrip
+from stage1.training.objective import contributions, gradients
 from stage1.training.schedule import learning_rate
+
+if TYPE_CHECKING:
+    from stage1.training.trainer import Trainer
 
 
 class NotFiniteError(Exception):
@@ -40,25 +41,18 @@ class Stepper:
         parts: pieces a batch is worked off in; doubled when memory runs out.
     """
 
-    def __init__(
-        self,
-        bottleneck: Bottleneck,
-        objective: Objective,
-        present: Presenter,
-        config: RunConfig,
-        accelerator: Accelerator,
-        progress: Progress,
-    ) -> None:
-        self.bottleneck, self.objective, self.present = bottleneck, objective, present
-        self.config, self.accelerator, self.progress = config, accelerator, progress
+    def __init__(self, trainer: "Trainer") -> None:
+        self.bottleneck, self.objective, self.present = trainer.bottleneck, trainer.objective, trainer.present
+        self.config, self.accelerator, self.progress = trainer.config, trainer.accelerator, trainer.progress
         self.parts = 1
-        self.alone = RoundTrip(bottleneck)  # no reduction over processes
-        groups, self.weights = parameter_groups(bottleneck, config.train)
+        self.alone = RoundTrip(self.bottleneck)  # no reduction over processes
+        train = self.config.train
+        groups, self.weights = parameter_groups(self.bottleneck, train)
         self.module: nn.Module = self.alone
         self.optimizer: Any = None
         if self.weights:
-            optimizer = torch.optim.AdamW(groups, lr=config.train.lr, weight_decay=config.train.weight_decay)
-            self.module, self.optimizer = accelerator.prepare(self.alone, optimizer)
+            optimizer = torch.optim.AdamW(groups, lr=train.lr, weight_decay=train.weight_decay)
+            self.module, self.optimizer = self.accelerator.prepare(self.alone, optimizer)
 
     def step(self, batch: Batch, number: int, *, compare: bool) -> dict[str, Any]:
         """Step `number` on `batch`; with `compare` the terms' own gradients too. What is worth logging.

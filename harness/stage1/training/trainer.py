@@ -5,7 +5,6 @@ What a training works on is put together here, before there is a folder; `loop` 
 
 import os
 import time
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,21 +18,19 @@ from stage1.config import SUFFICES, RunConfig
 from stage1.data.prompts import Prompt, note_truncation
 from stage1.errors import PluginError
 from stage1.llm.states import FrozenLLM
-from stage1.plugins import Registry, Resolved
+from stage1.plugins import Resolved, load_plugins, source_sha256
 from stage1.plugins.interfaces import Component
 from stage1.processes import several
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.batches import Batches, PromptBatches, TokenBatches
-from stage1.training.cost import affordable_questions
 from stage1.training.course import unimproved
 from stage1.training.inputs import Presenter
 from stage1.training.loop import Loop
 from stage1.training.objective import Objective
-from stage1.training.selection import Selection
+from stage1.training.selection import Selection, affordable_questions
 from stage1.training.sensitivity import fitting_stats
-from stage1.training.state import restore_bottleneck
 
 
 def make_accelerator(device: torch.device) -> Accelerator:
@@ -57,18 +54,9 @@ def _note_little_to_gain(start: Run, progress: Progress) -> None:
 class Trainer:
     """One training run, from prompts to the saved bottleneck."""
 
-    def __init__(
-        self,
-        resolved: Resolved,
-        session: Session,
-        registry: Registry,
-        progress: Progress,
-        *,
-        ask: bool = False,
-    ) -> None:
+    def __init__(self, resolved: Resolved, session: Session, *, ask: bool = False) -> None:
         self.config: RunConfig = session.config
-        self.resolved = resolved
-        self.session, self.registry, self.progress = session, registry, progress
+        self.resolved, self.session, self.progress = resolved, session, session.progress
         self.accelerator = make_accelerator(session.device)
         self.main = self.accelerator.is_main_process
         self.objective = Objective(resolved).to(session.device)
@@ -76,15 +64,22 @@ class Trainer:
             resolved, self.config.magnitude, session.table.shape[1], self.config.seed
         ).to(session.device)
         model = session.model.llm if ask or self.objective.needs_llm else None
-        self.llm = self._frozen(model) if model and self.objective.needs_llm else None
-        with progress.task("Tokenizing prompts"):
+        self.llm = None
+        if model and self.objective.needs_llm:
+            self.llm = FrozenLLM(
+                model,
+                layers=self.objective.layers,
+                last=self.objective.reads_last_states,
+                checkpointing=self.config.train.checkpointing,
+            )
+        with self.progress.task("Tokenizing prompts"):
             prompts, held_out = (session.prompts(qs) for qs in (session.data.train, session.data.selection))
-        note_truncation(prompts, "training", progress)
+        note_truncation(prompts, "training", self.progress)
         self.stats = fitting_stats(session, prompts)
         if self.llm:
             self.llm.share(in_front([*prompts, *held_out], session.table))
         if self.llm and self.config.init:
-            _note_little_to_gain(Run(self.config.init), progress)
+            _note_little_to_gain(Run(self.config.init), self.progress)
         self.present = Presenter(
             self.stats.variance,
             torch.tensor(session.tokenizer.all_special_ids, device=session.device),
@@ -96,14 +91,6 @@ class Trainer:
         self.rows = training_rows(self.stats, train.uniform, session.table, train.vocabulary)
         self.batches = self._batches(prompts)
         self.selection = Selection(session, held_out, self._check_questions(prompts, model))
-
-    @property
-    def components(self) -> dict[str, Component]:
-        """The plugins at work, by what they are to the run."""
-        paths = [f"compressors.{i}" for i in range(len(self.bottleneck.stages))]
-        parts: dict[str, Component] = dict(zip(paths, self.bottleneck.stages, strict=True))
-        parts["adapter"] = self.bottleneck.adapter
-        return parts | {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
 
     # -- setting up -----------------------------------------------------------------------------------
 
@@ -144,31 +131,21 @@ class Trainer:
             length=length,
         )
 
-    def _frozen(self, model: PreTrainedModel) -> FrozenLLM:
-        return FrozenLLM(
-            model,
-            layers=self.objective.layers,
-            last=self.objective.reads_last_states,
-            checkpointing=self.config.train.checkpointing,
-        )
-
     # -- the run --------------------------------------------------------------------------------------
 
-    def train(self, run: Run, provenance: Mapping[str, Any] | None = None) -> None:
+    def train(self, run: Run, **facts: Any) -> None:
         """Run (or resume) the training; the best checkpoint is saved in `run`, and a manifest.
 
-        The manifest holds `provenance` and, at the end, what came of the training (`Course.summary`).
+        The manifest says what was trained on what, the `facts`, and at the end what came of it
+        (`Course.summary`).
         """
+        facts = {**self._provenance(run), **facts}
         if self.main:
-            run.write_manifest(provenance or {})
+            run.write_manifest(facts)
         state = run.state.load()
         began = time.perf_counter()
         if state is None:
             self._start()
-        else:
-            restore_bottleneck(self.bottleneck, *state)
-            self.bottleneck.receive_table(self.session.table)
-            self.progress.note(f"Resumed after step {state[1]['step']}.")
         loop = Loop(self, run, state)
         loop.course.seconds += time.perf_counter() - began  # the closed forms
         summary = loop.train()
@@ -178,16 +155,44 @@ class Trainer:
             self.progress.note(message)
         self.bottleneck.load_state_dict(loop.course.best)
         if self.main:
-            run.write_manifest({**(provenance or {}), "training": summary})
+            run.write_manifest({**facts, "training": summary})
             run.write_timings({"training_seconds": loop.course.seconds})
             self.bottleneck.save_pretrained(
-                run.path,
-                model=self.config.model,
-                table_hash=self.session.model.table_hash,
-                registry=self.registry,
+                run.path, model=self.config.model, table_hash=self.session.model.table_hash
             )
             run.state.drop()
         self.accelerator.wait_for_everyone()
+
+    def _provenance(self, run: Run) -> dict[str, Any]:
+        """What was trained on what: seed, plugins, hashes of table and questions, tokens."""
+        session, stages = self.session, self.bottleneck.stages
+        components: dict[str, Component] = {f"compressors.{i}": stage for i, stage in enumerate(stages)}
+        components["adapter"] = self.bottleneck.adapter
+        components |= {f"losses.{name}": loss for name, loss in self.objective.losses.items()}
+        plugins = {}
+        for part, component in components.items():
+            distribution, version = load_plugins().owner(type(component))
+            plugins[part] = {
+                "name": component.name,
+                "distribution": distribution,
+                "version": version,
+                "source_sha256": source_sha256(type(component)),
+            }
+        begun = (run.path / "manifest.json").exists()  # then the run that it started from may be gone
+        source = run if begun else self.config.init and Run(self.config.init)
+        before = source.read_manifest() if source else {}
+        return {
+            "seed": self.config.seed,
+            "device": str(session.device),
+            "attention": session.model.attention,
+            "processes": self.accelerator.num_processes,
+            "plugins": plugins,
+            "hashes": {"embedding_table": session.model.table_hash, "test_questions": session.data.sha256},
+            "tokens": {"distinct": len(self.stats.ids), "crossing": int(self.stats.weights.sum())},
+            "batches": "distinct tokens" if self.fast else "prompts",
+            # Weights that saw the answers once carry the mark, whatever they were trained on later.
+            "teacher_forced": self.objective.teacher_forced or before.get("teacher_forced", False),
+        }
 
     def _start(self) -> None:
         """Begin with the closed forms, or with what another run has learned."""
@@ -212,7 +217,7 @@ class Trainer:
             try:
                 new.load_state_dict(ours.state_dict())
             except RuntimeError as error:
-                owner, why = self.registry.owner(type(ours)), str(error).partition(":")[2]
+                owner, why = load_plugins().owner(type(ours)), str(error).partition(":")[2]
                 raise PluginError(
                     f"The plugin {ours.name!r} of {owner} cannot be loaded again once it is fitted: {why}",
                     "All its parameters and buffers must be there, in their shapes, when it is built.",
