@@ -19,7 +19,7 @@ from stage1.experiment import train_run
 from stage1.files import write_json
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
-from stage1.reports.publish import model_card, published
+from stage1.reports.publish import published
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
 
@@ -159,7 +159,7 @@ def _table(run: Path) -> Tensor:
 
 
 def test_a_name_does_not_break_out_of_the_card(trained: Path) -> None:
-    card = model_card(Run.open(trained), "me/it")
+    card = published(Run.open(trained), "me/it")["README.md"].decode()
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head) == {"library_name": "stage1", "tags": ["stage1", "embedding-compression"]}
     outside = "".join(body.split("```")[::2])

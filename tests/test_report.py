@@ -20,8 +20,7 @@ from stage1.evaluation.conditions import NAMES
 from stage1.progress import Progress
 from stage1.reports.html.facts import Facts
 from stage1.reports.html.page import embedded
-from stage1.reports.html.questions import collect
-from stage1.reports.html.reading import Reading, read_prompts
+from stage1.reports.html.questions import Reading, collect, read_prompts
 from stage1.reports.html.run import page
 from stage1.runs.run import Run
 from stage1.session import Session

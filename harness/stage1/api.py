@@ -19,8 +19,7 @@ from stage1.diagnosis.facts import Finding
 from stage1.evaluation import conditions
 from stage1.experiment import Outcome, evaluate_run, train_run
 from stage1.inspection.compare import Compared, compare_runs
-from stage1.inspection.finished import evaluated
-from stage1.inspection.questions import Asked, Kind
+from stage1.inspection.questions import Asked, Kind, evaluated
 from stage1.inspection.questions import questions as asked_of
 from stage1.inspection.verify import Verified, verify_run
 from stage1.plugins import load_plugins

@@ -15,7 +15,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from stage1.bottleneck.checkpoint import read_checkpoint
 from stage1.bottleneck.statistics import count_tokens
@@ -48,10 +48,8 @@ SHOWN = 5
 """Problems that a check tells; the others are counted."""
 
 
-class Check(BaseModel):
+class Check(BaseModel, frozen=True):
     """One thing that was looked at."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     state: State
@@ -61,10 +59,8 @@ class Check(BaseModel):
     """Why it does not hold, or cannot be known here."""
 
 
-class Verified(BaseModel):
+class Verified(BaseModel, frozen=True):
     """What holds of a run's results, and what only asking again could tell."""
-
-    model_config = ConfigDict(frozen=True)
 
     run: str
     checks: list[Check]

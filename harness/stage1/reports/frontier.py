@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
-from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
+from stage1.reports.report import columns
 from stage1.runs.results import Interval
 
 
@@ -128,13 +128,9 @@ def tables(record: Frontier) -> Iterator[Table]:
 
 
 def _table(record: Frontier, *, detailed: bool) -> Table:
-    columns = Table(box=None, pad_edge=False, header_style="bold")
-    for number, head in enumerate(heads(record, detailed=detailed)):
-        columns.add_column(head, no_wrap=True, justify="right" if number else "left")
-    for point in record.points:
-        line = cells(record, point, detailed=detailed)
-        columns.add_row(*map(escape, line), style="bold" if point.frontier else "")
-    return columns
+    lines = [cells(record, point, detailed=detailed) for point in record.points]
+    best = [point.frontier for point in record.points]
+    return columns(heads(record, detailed=detailed), lines, bold=best)
 
 
 def heads(record: Frontier, *, detailed: bool) -> list[str]:

@@ -1,6 +1,7 @@
 """Results for people: the table, the verdict, the next commands."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PureWindowsPath
 from typing import Any
 
 from rich.markup import escape
@@ -26,28 +27,51 @@ TEACHER_FORCED = "Teacher-forced: a loss saw the gold answers in training."
 """The mark of results that the other losses' do not compare with."""
 
 
-def interval(value: float, ci95: Sequence[float]) -> str:
-    """A number from 0 to 100, or a difference of two, with its interval."""
-    return f"{value:5.1f}  [{ci95[0]:.1f}, {ci95[1]:.1f}]"
+def interval(value: float, ci95: Sequence[float], sign: str = "") -> str:
+    """A number from 0 to 100, or a difference of two, with its interval; `sign` is `+` where all have one."""
+    low, high = ci95
+    return f"{value:{sign or 5}.1f}  [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
-def cells(row: Mapping[str, Any], *, teacher_forced: bool = False) -> list[str]:
-    """One row of results as text: name, meaning, F1, exact match, difference to `text`.
+def columns(
+    heads: Sequence[str], lines: Sequence[Sequence[str]], *, left: int = 1, bold: Sequence[bool] = ()
+) -> Table:
+    """Lines under their heads, of which no column is cut: the first `left` are words, the others numbers.
 
-    `teacher_forced` marks the bottleneck as trained on the gold answers.
+    `bold` says of each line whether it stands out; by default none does.
     """
-    against = row["row"] != "text"
-    forced = teacher_forced and row["row"] == "bottleneck"
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number, head in enumerate(heads):
+        table.add_column(escape(head), no_wrap=True, justify="left" if number < left else "right")
+    for number, line in enumerate(lines):
+        table.add_row(*map(escape, line), style="bold" if bold and bold[number] else "")
+    return table
+
+
+def placeless(value: Any) -> Any:
+    """A setting without the folders of this machine, for what is sent to others: a path's last part."""
+    if not isinstance(value, str):
+        return value
+    is_place = value.startswith(("/", ".", "~")) or "\\" in value or value[1:3] == ":/"
+    return PureWindowsPath(value).name if is_place else value  # which takes both kinds of separators
+
+
+HEADER = ["row", "what the LLM receives", "F1 [95 %]", "exact match [95 %]", "F1 − text [95 %]"]
+
+
+def cells(results: Mapping[str, Any]) -> list[list[str]]:
+    """Every row of results as text, under `HEADER`; a bottleneck that saw the gold answers is marked."""
+    ours = {"bottleneck": ", teacher-forced"} if _marked(results) else {}
     return [
-        row["row"],
-        ROWS.get(row["row"], "") + (", teacher-forced" if forced else ""),
-        interval(row["f1"], row["f1_ci95"]),
-        interval(row["exact_match"], row["exact_match_ci95"]),
-        interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if against else "",
+        [
+            row["row"],
+            ROWS.get(row["row"], "") + ours.get(row["row"], ""),
+            interval(row["f1"], row["f1_ci95"]),
+            interval(row["exact_match"], row["exact_match_ci95"]),
+            interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if row["row"] != "text" else "",
+        ]
+        for row in results["rows"]
     ]
-
-
-HEADER = ("row", "what the LLM receives", "F1 [95 %]", "exact match [95 %]", "F1 − text [95 %]")
 
 
 def _marked(results: Mapping[str, Any]) -> bool:
@@ -59,15 +83,11 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
     What a row means goes first, then exact match, then the difference: F1 with its interval is never cut.
     """
+    whole = [HEADER, *cells(results)]
+    ours = [row["row"] == "bottleneck" for row in results["rows"]]
     for kept in ((0, 1, 2, 3, 4), (0, 2, 3, 4), (0, 2, 4), (0, 2)):
-        columns = Table(box=None, pad_edge=False, header_style="bold")
-        for number in kept:
-            columns.add_column(HEADER[number], no_wrap=True, justify="left" if number < 2 else "right")
-        for row in results["rows"]:
-            style = "bold" if row["row"] == "bottleneck" else ""
-            whole = cells(row, teacher_forced=_marked(results))
-            columns.add_row(*(escape(whole[number]) for number in kept), style=style)
-        yield columns
+        heads, *lines = [[line[number] for number in kept] for line in whole]
+        yield columns(heads, lines, left=2 if 1 in kept else 1, bold=ours)
 
 
 def summary(results: Mapping[str, Any]) -> Iterator[str]:
@@ -109,10 +129,8 @@ def tasks_tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _tasks_table(results: Mapping[str, Any], *, counts: bool) -> Table:
-    columns = Table(box=None, pad_edge=False, header_style="bold")
     heads = ("task", "metric", *(("n", "shots") if counts else ()), "text", "bottleneck", "difference")
-    for number, name in enumerate(heads):
-        columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
+    lines = []
     for entry in [*results["tasks"], *results["groups"]]:
         name = entry.get("task") or f"{entry['group']} (group)"
         counted = [str(entry.get("n", "")), str(entry.get("num_fewshot", ""))]
@@ -123,10 +141,9 @@ def _tasks_table(results: Mapping[str, Any], *, counts: bool) -> Table:
                 _with_error(metric[key], metric[f"{key}_stderr"])
                 for key in ("text", "bottleneck", "difference")
             ]
-            shown = [name, f"{metric['metric']}{kept}{arrow}", *(counted if counts else []), *measured]
-            columns.add_row(*map(escape, shown))
+            lines.append([name, f"{metric['metric']}{kept}{arrow}", *(counted if counts else []), *measured])
             name, counted = "", ["", ""]
-    return columns
+    return columns(heads, lines, left=2)
 
 
 def _with_error(value: float | None, error: float | None) -> str:
@@ -173,20 +190,13 @@ def sweep_tables(record: Mapping[str, Any]) -> Iterator[Table]:
 
 def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Table:
     compare = record["compare"]
-    columns = Table(box=None, pad_edge=False, header_style="bold")
-    for axis in record["axes"]:
-        columns.add_column(escape(axis if detailed else axis.rpartition(".")[2]), no_wrap=True)
-    heads = [
-        *(["runs", "bits/token"] if cost else []),
-        "F1 [95 %]",
-        "of text F1",
-        *(["spread", "parameters"] if detailed else []),
-    ]
+    heads = [axis if detailed else axis.rpartition(".")[2] for axis in record["axes"]]
+    heads += [*(["runs", "bits/token"] if cost else []), "F1 [95 %]", "of text F1"]
+    heads += ["spread", "parameters"] if detailed else []
     if compare:
         against = f"{compare['axis']}={format_setting(compare['value'])}"
         heads.append(f"F1 − {against} [95 %]" if detailed else "difference [95 %]")
-    for head in heads:
-        columns.add_column(escape(head), no_wrap=True, justify="right")
+    lines = []
     for average in record["averages"]:
         spread, text = average["f1_spread"], average["text_f1"]
         line = [format_setting(value) for value in average["settings"].values()]
@@ -199,8 +209,8 @@ def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Ta
         if compare:
             found = average["compared"]
             line.append(interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
-        columns.add_row(*map(escape, line))
-    return columns
+        lines.append(line)
+    return columns(heads, lines, left=len(record["axes"]))
 
 
 def _rules(rules: Mapping[str, Any]) -> str:

@@ -3,13 +3,13 @@
 import os
 from collections.abc import Iterator, Mapping
 from itertools import pairwise
-from pathlib import Path, PureWindowsPath
 from typing import Any, NamedTuple
 
 from stage1.config import RunConfig, flat, format_setting, settings_of
 from stage1.files import read_record
+from stage1.reports.html.page import number
 from stage1.reports.html.questions import Asked
-from stage1.reports.report import interval
+from stage1.reports.report import interval, placeless
 from stage1.runs.run import Run
 
 STAGES = ("text", "raw", "linear", "bottleneck")
@@ -35,16 +35,18 @@ class Facts(NamedTuple):
             UsageError: the run is not trained, or a file of it is damaged.
         """
         run.require_trained()
-        results, manifest = run.read_results(), run.read_manifest()
-        diagnosis = _optional(run.path / "diagnosis.json")
-        times = run.read_timings().get("time", {})
-        name = run.path.resolve().name
-        if diagnosis:
+        results, manifest, config = run.read_results(), run.read_manifest(), run.config
+        name, diagnosis = run.path.resolve().name, None
+        if os.path.lexists(place := run.path / "diagnosis.json"):
+            diagnosis = read_record(place, "Remove it: a report may be without.")
             for finding in diagnosis["findings"]:
                 finding["command"] = (finding["command"] or "").replace(str(diagnosis["run"]), name)
-        config = run.config
+        times, data = run.read_timings().get("time", {}), config.data.name
         for time in times.values():
-            time["shares"] = {_without(config.data.name, work): part for work, part in time["shares"].items()}
+            shares = time["shares"].items()
+            time["shares"] = [
+                (work.replace(data, placeless(data)), number(100 * share)) for work, share in shares
+            ]
         return cls(name, config, results, manifest, diagnosis, run.metrics(), times)
 
     @property
@@ -65,7 +67,7 @@ class Facts(NamedTuple):
     def settings(self) -> dict[str, str]:
         """The configuration by dotted path, but for where something lies."""
         return {
-            key: format_setting(value if key.startswith("prompt.") else _placeless(value))
+            key: format_setting(value if key.startswith("prompt.") else placeless(value))
             for key, value in settings_of(self.config).items()
             if key != "init" and value is not None
         }
@@ -82,20 +84,3 @@ class Facts(NamedTuple):
         for before, after in pairwise(name for name in STAGES if name in self.row):
             change = asked.f1(after) - asked.f1(before)
             yield before, after, interval(float(change.mean()), bootstrap.interval(change))
-
-
-def _optional(path: Path) -> dict[str, Any] | None:
-    there = os.path.lexists(path)
-    return read_record(path, "Remove it: a report may be without.") if there else None
-
-
-def _without(place: str, text: str) -> str:
-    """`text` in which `place` is named by its last part."""
-    return text.replace(place, str(_placeless(place)))
-
-
-def _placeless(value: Any) -> Any:
-    """A setting without the folders of this machine: a report is sent to others."""
-    if not isinstance(value, str) or not (value.startswith(("/", "~")) or PureWindowsPath(value).drive):
-        return value
-    return PureWindowsPath(value).name

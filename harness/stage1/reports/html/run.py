@@ -8,7 +8,7 @@ from markupsafe import Markup
 from stage1.progress import Progress
 from stage1.reports import figures
 from stage1.reports.html.facts import STAGES, Facts
-from stage1.reports.html.page import render
+from stage1.reports.html.page import number, render
 from stage1.reports.html.questions import Asked, collect
 from stage1.reports.report import HEADER, cells, summary
 from stage1.reports.svg import inline
@@ -53,11 +53,11 @@ def section(facts: Facts, asked: Asked, anchor: str) -> dict[str, Any]:
         "verdict": verdict.removeprefix("Verdict: "),
         "said": [line.partition(" ")[::2] for line in said],
         "header": HEADER,
-        "rows": [cells(row, teacher_forced=facts.teacher_forced) for row in results["rows"]],
+        "rows": cells(results),
         "rows_figure": markup(figures.rows(results)),
         "losses": list(facts.losses(asked)) if asked.rows else [],
         "stages_figure": markup(figures.stages(results, STAGES)),
-        "marks": marks,
+        "marks": [(name, number(bits, 2)) for name, bits in marks.items()],
         "marks_figure": markup(figures.rate_card(marks)),
     }
 
