@@ -24,9 +24,8 @@ from stage1.files import read_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.sweeps import worker as module
-from stage1.sweeps.compare import asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, folder_name, label, plan
-from stage1.sweeps.sweep import Baseline, Sweep
+from stage1.sweeps.sweep import Baseline, Sweep, asked, question_f1
 from stage1.training.step import Stepper
 
 FEW = (*SMALL, "data.train=100", "train.steps=4", "train.check_every=4", "train.check_questions=1")
@@ -394,9 +393,8 @@ def test_seeds_are_asked_the_same_questions_of_a_file_and_split_seeds_are_not(tm
     )
     file.write_text("".join(json.dumps(row) + "\n" for row in rows))
     first, second = cells_of(tmp_path / "s", "scope=prompt", f"data={file}", seeds=(0, 1))
-    assert same_questions([first.config, second.config])
+    assert asked(first.config) == asked(second.config)
     one, other = cells_of(tmp_path / "s", "data.split_seed=0,1", f"data={file}")
-    assert not same_questions([one.config, other.config])
     with pytest.raises(UsageError, match="is asked other questions"):
         Baseline.parse("data.split_seed=0", [one, other])
 
@@ -412,12 +410,12 @@ def test_another_grid_does_not_take_over_a_folder(copied: Path, invoke: Invoke) 
 def test_predictions_of_other_questions_are_refused(copied: Path) -> None:
     run = Run(copied / "ratio=4_adapter=linear_seed=0")
     questions = asked(run.config)
-    assert question_f1(run, "bottleneck", questions).shape == (24,)
+    assert question_f1(run, questions).shape == (24,)
     with pytest.raises(UsageError, match="answers other questions"):
-        question_f1(run, "bottleneck", questions[1:])
+        question_f1(run, questions[1:])
     (run.path / "predictions/bottleneck.jsonl").write_text('{"id": 1\n')
     with pytest.raises(UsageError, match="was cut or edited"):
-        question_f1(run, "bottleneck", questions)
+        question_f1(run, questions)
 
 
 # -- labels and places ------------------------------------------------------------------------------------

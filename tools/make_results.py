@@ -19,7 +19,7 @@ from typing import Any
 from stage1.config import RunConfig, merge, overlay, presets, validate
 from stage1.evaluation.statistics import Comparison
 from stage1.runs.run import Run
-from stage1.sweeps.compare import asked, question_f1
+from stage1.sweeps.sweep import asked, question_f1
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WORK = Path("runs") / "results"
@@ -178,7 +178,7 @@ def study() -> Iterator[dict[str, Any]]:
         base: dict[int, Any] = {}
         for recipe in RECIPES:
             runs = {int(seed): Run(folder({**cell, "seed": seed}, recipe)) for seed in STUDY["seed"]}
-            f1 = {seed: question_f1(run, "bottleneck", questions) for seed, run in runs.items()}
+            f1 = {seed: question_f1(run, questions) for seed, run in runs.items()}
             base = base or f1
             results = [run.read_results() or {} for run in runs.values()]
             text = next(row["f1"] for row in results[0]["rows"] if row["row"] == "text")
