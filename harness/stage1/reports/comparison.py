@@ -41,25 +41,18 @@ def _name(side: Mapping[str, Any]) -> str:
 
 def sides(compared: Mapping[str, Any]) -> Iterator[Table]:
     """A line for each side; with fewer columns for narrow terminals."""
-    yield _sides(compared, detailed=True)
-    yield _sides(compared, detailed=False)
-
-
-def _sides(compared: Mapping[str, Any], *, detailed: bool) -> Table:
-    seeds = any(side["f1"]["spread"] is not None for side in compared["sides"])
-    heads = ["", *(["seeds"] if seeds else []), "bits/token", "F1 [95 %]"]
-    heads += [*(["spread"] if seeds and detailed else []), *(["exact match [95 %]"] if detailed else [])]
+    heads = ["", "seeds", "bits/token", "F1 [95 %]", "spread", "exact match [95 %]"]
     lines = []
     for side in compared["sides"]:
         f1, exact = side["f1"], side["exact_match"]
-        line = [side["label"], *([str(len(side["seeds"]))] if seeds else []), f"{side['bits_per_token']:.1f}"]
-        line.append(interval(f1["mean"], f1["ci95"]))
-        if seeds and detailed:
-            line.append("" if f1["spread"] is None else f"{f1['spread']:.2f}")
-        if detailed:
-            line.append(interval(exact["mean"], exact["ci95"]))
-        lines.append(line)
-    return columns(heads, lines)
+        spread = "" if f1["spread"] is None else f"{f1['spread']:.2f}"
+        line = [side["label"], str(len(side["seeds"])), f"{side['bits_per_token']:.1f}"]
+        lines.append(
+            [*line, interval(f1["mean"], f1["ci95"]), spread, interval(exact["mean"], exact["ci95"])]
+        )
+    single = ["seeds", "spread"] if all(side["f1"]["spread"] is None for side in compared["sides"]) else []
+    for without in ([], ["spread", "exact match [95 %]"]):
+        yield columns(heads, lines, without=single + without)
 
 
 def legend(compared: Mapping[str, Any]) -> Iterator[str]:

@@ -17,25 +17,20 @@ F1_CURVE = "F1 on the selection split"
 
 def rows(results: Mapping[str, Any]) -> Element:
     """F1 of every row, with its interval."""
-    bars = [
-        Bar(
-            f"{row['row']}: {ROWS.get(row['row'], '').rpartition(': ')[2]}",
-            row["f1"],
-            row["f1_ci95"],
-            strong=row["row"] == "bottleneck",
-        )
-        for row in results["rows"]
-    ]
+    meanings = {row["row"]: ROWS.get(row["row"], "").rpartition(": ")[2] for row in results["rows"]}
+    bars = [_bar(row, f"{row['row']}: {meanings[row['row']]}") for row in results["rows"]]
     return intervals("F1 of every row, with its 95 % interval", bars, "F1", high=100)
 
 
 def stages(results: Mapping[str, Any], names: Sequence[str]) -> Element:
     """F1 on its way through `names`."""
     found = {row["row"]: row for row in results["rows"]}
-    bars = [
-        Bar(n, found[n]["f1"], found[n]["f1_ci95"], strong=n == "bottleneck") for n in names if n in found
-    ]
+    bars = [_bar(found[name], name) for name in names if name in found]
     return intervals("Where F1 goes: from stage to stage", bars, "F1", high=100)
+
+
+def _bar(row: Mapping[str, Any], name: str) -> Bar:
+    return Bar(name, row["f1"], row["f1_ci95"], strong=row["row"] == "bottleneck")
 
 
 def marks(rate: Mapping[str, float], gzip_bits: float | None) -> dict[str, float]:

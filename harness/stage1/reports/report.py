@@ -1,8 +1,8 @@
 """Results for people: the table, the verdict, the next commands."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
-from typing import Any
+from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -34,17 +34,29 @@ def interval(value: float, ci95: Sequence[float], sign: str = "") -> str:
 
 
 def columns(
-    heads: Sequence[str], lines: Sequence[Sequence[str]], *, left: int = 1, bold: Sequence[bool] = ()
+    heads: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    *,
+    left: int = 1,
+    bold: Sequence[bool] = (),
+    without: Collection[str] = (),
 ) -> Table:
-    """Lines under their heads, of which no column is cut: the first `left` are words, the others numbers.
+    """Lines under their heads, of which no column is cut.
 
-    `bold` says of each line whether it stands out; by default none does.
+    Args:
+        heads: of all columns; the first `left` hold words, the others numbers.
+        lines: a cell for each head.
+        left: how many columns hold words.
+        bold: whether each line stands out; by default none does.
+        without: heads of columns that are left out.
     """
+    kept = [number for number, head in enumerate(heads) if head not in without]
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for number, head in enumerate(heads):
-        table.add_column(escape(head), no_wrap=True, justify="left" if number < left else "right")
-    for number, line in enumerate(lines):
-        table.add_row(*map(escape, line), style="bold" if bold and bold[number] else "")
+    for number in kept:
+        justify: Literal["left", "right"] = "left" if number < left else "right"
+        table.add_column(escape(heads[number]), no_wrap=True, justify=justify)
+    for line, stands_out in zip(lines, bold or [False] * len(lines), strict=True):
+        table.add_row(*(escape(line[number]) for number in kept), style="bold" if stands_out else "")
     return table
 
 
@@ -83,11 +95,10 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
     What a row means goes first, then exact match, then the difference: F1 with its interval is never cut.
     """
-    whole = [HEADER, *cells(results)]
-    ours = [row["row"] == "bottleneck" for row in results["rows"]]
-    for kept in ((0, 1, 2, 3, 4), (0, 2, 3, 4), (0, 2, 4), (0, 2)):
-        heads, *lines = [[line[number] for number in kept] for line in whole]
-        yield columns(heads, lines, left=2 if 1 in kept else 1, bold=ours)
+    meaning, exact, difference = HEADER[1], HEADER[3], HEADER[4]
+    lines, ours = cells(results), [row["row"] == "bottleneck" for row in results["rows"]]
+    for without in ((), (meaning,), (meaning, exact), (meaning, exact, difference)):
+        yield columns(HEADER, lines, left=2, bold=ours, without=without)
 
 
 def summary(results: Mapping[str, Any]) -> Iterator[str]:
@@ -124,12 +135,7 @@ def tasks_tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
     In narrow terminals without the number of documents and examples.
     """
-    yield _tasks_table(results, counts=True)
-    yield _tasks_table(results, counts=False)
-
-
-def _tasks_table(results: Mapping[str, Any], *, counts: bool) -> Table:
-    heads = ("task", "metric", *(("n", "shots") if counts else ()), "text", "bottleneck", "difference")
+    heads = ("task", "metric", "n", "shots", "text", "bottleneck", "difference")
     lines = []
     for entry in [*results["tasks"], *results["groups"]]:
         name = entry.get("task") or f"{entry['group']} (group)"
@@ -137,13 +143,11 @@ def _tasks_table(results: Mapping[str, Any], *, counts: bool) -> Table:
         for metric in entry["metrics"]:
             arrow = {True: " ↑", False: " ↓", None: ""}[metric["higher_is_better"]]
             kept = "" if metric["filter"] == "none" else f" ({metric['filter']})"
-            measured = [
-                _with_error(metric[key], metric[f"{key}_stderr"])
-                for key in ("text", "bottleneck", "difference")
-            ]
-            lines.append([name, f"{metric['metric']}{kept}{arrow}", *(counted if counts else []), *measured])
+            measured = [_with_error(metric[key], metric[f"{key}_stderr"]) for key in heads[4:]]
+            lines.append([name, f"{metric['metric']}{kept}{arrow}", *counted, *measured])
             name, counted = "", ["", ""]
-    return columns(heads, lines, left=2)
+    for without in ((), ("n", "shots")):
+        yield columns(heads, lines, left=2, without=without)
 
 
 def _with_error(value: float | None, error: float | None) -> str:
@@ -183,9 +187,8 @@ def _origin(results: Mapping[str, Any]) -> str:
 
 def sweep_tables(record: Mapping[str, Any]) -> Iterator[Table]:
     """One line for each cell of a sweep, averaged over its seeds; with fewer columns for narrow terminals."""
-    yield _sweep_table(record, detailed=True, cost=True)
-    yield _sweep_table(record, detailed=False, cost=True)
-    yield _sweep_table(record, detailed=False, cost=False)
+    for detailed, cost in ((True, True), (False, True), (False, False)):
+        yield _sweep_table(record, detailed=detailed, cost=cost)
 
 
 def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Table:

@@ -94,8 +94,8 @@ def _frontier_page(folder: Path) -> str:
             "title": folder.resolve().name,
             "sentences": list(summary(record)),
             "figure": markup(figures.frontier(record)),
-            "header": heads(record, detailed=True),
-            "lines": [cells(record, point, detailed=True) for point in record.points],
+            "header": heads(record),
+            "lines": [cells(record, point) for point in record.points],
             "marks": [(MARKS[name], number(bits)) for name, bits in record.marks.items()],
         },
     )
