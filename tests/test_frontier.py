@@ -219,7 +219,6 @@ def test_a_setting_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest.
     ("arguments", "problem"),
     [
         (["--axis", "byte"], "neither bits nor ratio"),
-        (["--over", "compressor=pca,pcaa"], "did you mean 'pca'"),
         (["--over", "data.split_seed=0,1"], "asked different questions"),
         (["--set", "compressor.name=identity"], "No option of identity is known to set the bits"),
         (["--set", "compressor.dim=8"], "compressor.dim sets the rate"),
@@ -233,11 +232,6 @@ def test_bad_requests(arguments: list[str], problem: str, invoke: Invoke) -> Non
     assert problem in done.err
     assert "Traceback" not in done.err
     assert not Path("f").exists()
-
-
-def test_other_settings_do_not_take_over_a_folder(copied: Path) -> None:
-    with pytest.raises(UsageError, match="holds a run with other settings"):
-        stage1.frontier(OVER, keep=KEEP, output=copied, **QUICK, scope="context")
 
 
 @pytest.mark.usefixtures("copied")

@@ -206,7 +206,7 @@ def study() -> Iterator[dict[str, Any]]:
 
 
 def measure_tasks(progress: Progress) -> list[dict[str, Any]]:
-    """The third table's entries: of each task, scope and metric the bare model's value and every bottleneck's."""
+    """The third table's entries: the values of bare model and bottlenecks by task, scope and metric."""
     from stage1.evaluation.lm_eval.evaluate import TaskOptions
     from stage1.experiment import evaluate_run_tasks, train_run
 

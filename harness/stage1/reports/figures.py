@@ -49,9 +49,7 @@ def marks(rate: Mapping[str, float], gzip_bits: float | None) -> dict[str, float
 
 def rate_card(found: Mapping[str, float]) -> Element:
     """`marks` as a figure."""
-    bars = [
-        Bar(name, bits, shown=f"{bits:.1f}", strong=name == "this bottleneck") for name, bits in found.items()
-    ]
+    bars = [Bar(name, bits, strong=name == "this bottleneck") for name, bits in found.items()]
     return intervals("Bits per token", bars, "bits per token (logarithmic)", log=True)
 
 

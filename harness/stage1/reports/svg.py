@@ -49,7 +49,6 @@ class Bar(NamedTuple):
     name: str
     value: float
     interval: Sequence[float] = ()  # low, high
-    shown: str = ""
     strong: bool = False
 
 
@@ -216,7 +215,7 @@ def intervals(
             _line(group, "interval", low, middle, high, middle)
             end = max(end, high)
         _text(figure, one_line(bar.name, 38), LABELS - 8, middle + 4, "end")
-        _text(figure, bar.shown or f"{bar.value:.1f}", end + 6, middle + 4, "start")
+        _text(figure, f"{bar.value:.1f}", end + 6, middle + 4, "start")
     _text(figure, x_label, (LABELS + WIDTH - 150) / 2, height - 8, "middle")
     return figure
 

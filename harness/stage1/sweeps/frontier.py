@@ -36,6 +36,7 @@ from stage1.sweeps.grid import Axis, Cell, plan
 from stage1.sweeps.rates import Axis as RateAxis
 from stage1.sweeps.rates import Setting, align, ladder
 from stage1.sweeps.search import Budget, BudgetSpentError, Rule, Sample, Search, confirm, p_keeps, p_short
+from stage1.sweeps.sweep import finished
 
 SAME = {"model", "data", "prompt", "eval", "dtype"}
 """Settings that methods must share: they say what is asked, and of whom."""
@@ -254,9 +255,7 @@ class Explorer:
             self._train(cell, cell.run, rows=TESTED)
             return self._tested(cell)
 
-        results = cell.run.read_results() if cell.run.trained else None
-        asked = {row["row"] for row in results["rows"]} if results else set()
-        return self._tested(cell) if {*TESTED} <= asked else self.budget.spend(step)
+        return self._tested(cell) if finished(cell.run, TESTED) else self.budget.spend(step)
 
     def _tested(self, cell: Cell) -> Sample:
         f1 = {

@@ -140,13 +140,13 @@ class Sweep:
     def _settled(self, cell: Cell, progress: Progress, rows: Collection[str]) -> bool:
         """Whether there is nothing to do for it: it is finished, or its folder is damaged."""
         try:
-            finished = _finished(cell.run, rows)
+            settled = finished(cell.run, rows)
         except UsageError as error:
             self._failed(cell, str(error), progress)
             return True
-        if finished:
+        if settled:
             progress.note(f"{self._place(cell.name)}: finished already.")
-        return finished
+        return settled
 
     def _carry_out(
         self,
@@ -241,7 +241,7 @@ class Sweep:
 
     def _is_done(self, cell: Cell) -> bool:
         try:
-            return _finished(cell.run)
+            return finished(cell.run)
         except UsageError as error:  # damaged; its turn may not have come yet
             self.errors[cell.name] = str(error)
             return False
@@ -296,7 +296,12 @@ def _marked(folder: Path) -> Iterator[str]:
         mark.unlink(missing_ok=True)
 
 
-def _finished(run: Run, rows: Collection[str] = ()) -> bool:
+def finished(run: Run, rows: Collection[str] = ()) -> bool:
+    """Whether a run is evaluated, and was asked these rows.
+
+    Raises:
+        UsageError: it is damaged.
+    """
     results = run.read_results() if run.trained else None
     if results is not None:
         run.read_answers("bottleneck")  # what the comparisons are made of
