@@ -75,10 +75,6 @@ class Verified(BaseModel, frozen=True):
         return all(check.state != "fails" for check in self.checks)
 
 
-class _UnknownError(Exception):
-    """What a check needs is not here."""
-
-
 def verify_run(path: Path, overrides: Mapping[str, Any], progress: Progress) -> Verified:
     """Check a run's results against everything that is there.
 
@@ -220,7 +216,7 @@ class _Verifier:
             elif source_sha256(registry.get(kind, name)) != facts["source_sha256"]:
                 yield f"The source of {what} has changed since the training."
         if missing:
-            raise _UnknownError(f"not installed: {', '.join(missing)}.")
+            raise Stage1Error(f"not installed: {', '.join(missing)}.")
 
     def _data(self) -> Iterator[str]:
         there, known = load_qa(self.here.data), self._trained_on
@@ -271,16 +267,15 @@ class _Verifier:
 def _checked(name: str, claim: str, look: Callable[[], Iterator[str]], *, here: bool = False) -> Check:
     """What `look` finds; with `here`, what cannot be loaded is not known instead of wrong."""
     problems: list[str] = []
-    state: State = "holds"
+    known = True
     try:
         problems.extend(look())
-    except (Stage1Error, _UnknownError) as error:
-        state = "unknown" if not problems and (here or isinstance(error, _UnknownError)) else "fails"
+    except Stage1Error as error:
+        known = bool(problems) or not here
         problems.append(str(error))
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         problems.append(f"The files lack something: {type(error).__name__} {error}.")
-    if problems and state != "unknown":
-        state = "fails"
+    state: State = "holds" if not problems else "fails" if known else "unknown"
     more = len(problems) - SHOWN
     if more > 0:
         problems[SHOWN:] = [f"… and {more} more."]
