@@ -124,7 +124,7 @@ def test_what_is_wrong_with_a_place_is_said_before_anything_is_made(tmp_path: Pa
 def test_the_command_takes_a_place(here: Path, invoke: Invoke, tmp_path: Path) -> None:
     shutil.copytree(here, "s")
     command = ["sweep", "--over", "compressor.ratio=4,16", "--output", "s", *settings_args(FEW)]
-    assert "finished already" in invoke(*command, "--jobs", "2", "--on", "local").err
+    assert "finished already" in invoke(*command, "--jobs", "2").err
 
 
 @pytest.mark.slow

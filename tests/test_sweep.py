@@ -359,6 +359,7 @@ def test_every_bad_cell_is_named_before_anything_is_trained(invoke: Invoke) -> N
         ),
         (["--over", "eval.limit=5,6", "--compare", "eval.limit=5"], "is asked other questions"),
         (["--over", "nothing=1"], "unknown option"),
+        (["--over", "scope=prompt", "--on", "locl"], "did you mean 'local'"),
         (["--over", "scope=prompt", "--rows", "truncate"], "did you mean 'truncated'"),
     ],
 )
