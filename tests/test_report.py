@@ -18,10 +18,9 @@ from large_report import QUESTIONS, large_page
 from pairs import pairs
 from stage1.evaluation.conditions import NAMES
 from stage1.progress import Progress
-from stage1.reports.html.facts import Facts
 from stage1.reports.html.page import embedded
 from stage1.reports.html.questions import Reading, collect, read_prompts
-from stage1.reports.html.run import page
+from stage1.reports.html.run import Facts, page
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.sweeps.grid import Axis, Cell, plan

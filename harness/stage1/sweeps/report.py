@@ -10,10 +10,9 @@ from stage1.files import read_record, write_atomic
 from stage1.progress import Progress
 from stage1.reports import figures
 from stage1.reports.frontier import MARKS, Frontier, cells, heads, summary
-from stage1.reports.html.facts import Facts
 from stage1.reports.html.page import number, render
 from stage1.reports.html.questions import Asked
-from stage1.reports.html.run import browser, markup, run_page, section
+from stage1.reports.html.run import Facts, browser, markup, run_page, section
 from stage1.reports.report import interval
 from stage1.reports.svg import Point
 from stage1.runs.run import Run
