@@ -91,6 +91,7 @@ def _frontier_page(folder: Path) -> str:
         "frontier.html.jinja",
         {
             "title": folder.resolve().name,
+            "questions": None,
             "sentences": list(summary(record)),
             "figure": markup(figures.frontier(record)),
             "header": heads(record),
