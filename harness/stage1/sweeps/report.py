@@ -72,13 +72,11 @@ def _page(places: Sequence[Path], progress: Progress) -> str:
 
 def _sweep_page(folder: Path) -> str:
     record = read_record(folder / "sweep.json", "Make it again with the same `stage1 sweep` command.")
-    members: list[Member] = []
-    for cell in record["cells"]:
-        if cell["results"] is not None:
-            run = Run.open(folder / Path(cell["run"]).name)
-            name = label({**cell["settings"], "seed": cell["seed"]})
-            member = Member(len(members) + 1, name, run, Facts.of(run), _shown(cell["settings"]))
-            members.append(member)
+    members = []
+    for i, cell in enumerate((cell for cell in record["cells"] if cell["results"] is not None), 1):
+        run = Run.open(folder / Path(cell["run"]).name)
+        name = label({**cell["settings"], "seed": cell["seed"]})
+        members.append(Member(i, name, run, Facts.of(run), _shown(cell["settings"])))
     if not members:
         raise UsageError(f"No run of {folder} is finished.", "Go on with the same `stage1 sweep` command.")
     return several_page(members, {**record, "name": folder.resolve().name})

@@ -233,9 +233,8 @@ class Search:
             return
         method, _ = self.winners[self.high]
         rates = (min(self.high + further, len(self.cells) - 1) for further in FURTHER)
-        for cell in dict.fromkeys(self.cells[rate][method] for rate in rates):
-            if cell is not None:
-                yield method, cell
+        cells = dict.fromkeys(self.cells[rate][method] for rate in rates)
+        yield from ((method, cell) for cell in cells if cell is not None)
 
 
 def confirm(
