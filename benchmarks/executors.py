@@ -19,12 +19,11 @@ os.environ["OMP_NUM_THREADS"] = "1"  # before torch is loaded, here and in every
 os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
 
 from stage1.files import read_record
-from stage1.plugins import load_plugins
 from stage1.plugins.executors import Executor
 from stage1.progress import Progress
 from stage1.sweeps.grid import Axis, plan
-from stage1.sweeps.place import executor
 from stage1.sweeps.sweep import Sweep
+from stage1.sweeps.worker import executor
 
 AXES = [
     Axis("compressor.ratio", [4, 8, 16, 32]),
@@ -75,16 +74,15 @@ def swept(folder: Path, place: Executor | None, progress: Progress) -> tuple[flo
 
 def main() -> None:
     """Measure, and print what was found."""
-    registry = load_plugins()
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder)
         here, expected = swept(root / "here", None, Progress())
         found: dict[str, Any] = {"runs": len(expected), "here": {"seconds": here}}
-        local, table = swept(root / "local", executor("local", 2, {}, registry), Progress())
+        local, table = swept(root / "local", executor("local", 2, {}), Progress())
         found["jobs 2"] = {"seconds": local, "equal": table == expected}
         with cluster() as made:
             nodes = [made.add_node(num_cpus=1) for _ in range(2)]
-            place = executor("ray", None, {"address": made.address}, registry)
+            place = executor("ray", None, {"address": made.address})
             kill = Counted(3, lambda: made.remove_node(nodes[0], allow_graceful=False))
             on_ray, table = swept(root / "ray", place, kill)
         found["ray, one of two nodes killed"] = {"seconds": on_ray, "equal": table == expected}

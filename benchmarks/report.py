@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from stage1.reports.html.facts import Facts
+from stage1.reports.html.run import Facts
 from stage1.runs.run import Run
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))

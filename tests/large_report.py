@@ -5,10 +5,8 @@ from collections.abc import Sequence
 
 from stage1.data.records import Question
 from stage1.evaluation.summary import graded
-from stage1.reports.html.facts import Facts
-from stage1.reports.html.questions import Asked
-from stage1.reports.html.reading import Reading
-from stage1.reports.html.run import page
+from stage1.reports.html.questions import Asked, Reading
+from stage1.reports.html.run import Facts, page
 from stage1.runs.answers import Answer
 
 QUESTIONS = 10_570

@@ -297,7 +297,7 @@ def test_a_whole_run_with_a_chain(invoke: Invoke) -> None:
     assert json.loads(again.out)["rows"] == results["rows"]
     command = train_command(run.config, load_plugins())
     assert "--compressor learned_linear --compressor quantize" in command
-    card = publish.model_card(run, "me/it")
+    card = publish.published(run, "me/it")["README.md"].decode()
     assert "# learned_linear+quantize → linear" in card
     inherits = invoke("train", "--init", str(path), "--no-eval", "--output", "two", "--set", "train.steps=1")
     assert inherits.code == 0, inherits.err

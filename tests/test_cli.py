@@ -325,7 +325,7 @@ def test_python_api_and_model_card(trained: tuple[Path, str, str], tmp_path: Pat
     run = Run.open(trained[0])
     bottleneck = Bottleneck.from_pretrained(run.path)  # finds the model's table by itself
     assert bottleneck.compressor.name == "pca"
-    card = publish.model_card(run, "me/it")
+    card = publish.published(run, "me/it")["README.md"].decode()
     assert "# pca → residual, for `tiny`" in card
     assert "| bottleneck |" in card
     assert "base_model" not in card  # `tiny` is not on the Hub

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import typer.main
+import typer
 from typer.testing import CliRunner
 
 from stage1.cli import app
@@ -74,52 +74,47 @@ def results(level: str, text: float = 80.0, needed: int | None = None) -> dict[s
     }
 
 
-def proposed(tmp_path: Path, level: str, *settings: str, **found: Any) -> list[str]:
-    config = resolved(*settings, "train.steps=7").model_copy(update={"output": tmp_path / "my run"})
-    return list(next_commands(Run.create(config), results(level, **found)))
-
-
-def test_what_follows_from_a_verdict(tmp_path: Path) -> None:
-    folder = shlex.quote(str(tmp_path / "my run"))
-    sound = proposed(tmp_path, "reconstruction suffices", "compressor.ratio=4")
-    assert sound == ["stage1 train --steps 7", f"stage1 eval {folder}"]  # 8 is the default
-
-
-def test_what_was_trained_is_no_start_for_another_width(tmp_path: Path) -> None:
-    commands = proposed(tmp_path, "too lossy, or broken", "compressor.ratio=8", "init=runs/before")
-    (other,) = [command for command in commands if "--ratio 4" in command]
-    assert "--init" not in other
-
-
-def test_no_ratio_is_proposed_that_the_width_cannot_give(tmp_path: Path) -> None:
-    folder = shlex.quote(str(tmp_path / "my run"))
-    assert proposed(tmp_path, "reconstruction suffices", "compressor.ratio=8000") == [f"stage1 eval {folder}"]
-
-
-def test_a_ratio_is_halved_from_what_came_of_it(tmp_path: Path) -> None:
-    lossy = proposed(tmp_path, "too lossy, or broken", "compressor.ratio=8000")
-    assert lossy[-1] == "stage1 train --ratio 128 --steps 7"
-
-
 @pytest.mark.parametrize(
-    ("level", "found", "first"),
+    ("level", "settings", "found", "expected"),
     [
-        ("undecided", {"needed": 450}, "stage1 eval RUN --limit 450"),
-        ("no ceiling", {"text": 2.0}, "stage1 train --shots 3 --steps 7"),
-        ("too lossy, or broken", {}, "stage1 diagnose RUN"),
-        ("too lossy, or broken", {"text": 12.0}, "stage1 train --shots 3 --steps 7"),
-        ("protocol broken", {}, "stage1 diagnose RUN"),
+        ("undecided", (), {"needed": 450}, {0: "stage1 eval RUN --limit 450"}),
+        ("no ceiling", (), {"text": 2.0}, {0: "stage1 train --shots 3 --steps 7"}),
+        ("protocol broken", (), {}, {0: "stage1 diagnose RUN", -1: "stage1 diagnose RUN"}),
+        # The other ratio's run is not begun from what was trained for this one.
+        (
+            "too lossy, or broken",
+            ("init=runs/before",),
+            {},
+            {0: "stage1 diagnose RUN", -1: "stage1 train --ratio 4 --steps 7"},
+        ),
+        ("too lossy, or broken", (), {"text": 12.0}, {0: "stage1 train --shots 3 --steps 7"}),
+        # A poor text that has examples is left alone.
+        ("too lossy, or broken", ("prompt.shots=3",), {"text": 12.0}, {0: "stage1 diagnose RUN"}),
+        # Half of what came of the ratio: of 8000, 256.
+        ("too lossy, or broken", ("compressor.ratio=8000",), {}, {-1: "stage1 train --ratio 128 --steps 7"}),
+        # 8 is the default; more than the width cannot be.
+        (
+            "reconstruction suffices",
+            ("compressor.ratio=4",),
+            {},
+            {0: "stage1 train --steps 7", 1: "stage1 eval RUN", -1: "stage1 eval RUN"},
+        ),
+        (
+            "reconstruction suffices",
+            ("compressor.ratio=8000",),
+            {},
+            {0: "stage1 eval RUN", -1: "stage1 eval RUN"},
+        ),
     ],
 )
-def test_the_first_thing_to_type(level: str, found: dict[str, Any], first: str, tmp_path: Path) -> None:
-    folder = shlex.quote(str(tmp_path / "my run"))
-    assert proposed(tmp_path, level, **found)[0] == first.replace("RUN", folder)
-
-
-def test_a_poor_text_that_has_examples_is_left_alone(tmp_path: Path) -> None:
-    commands = proposed(tmp_path, "too lossy, or broken", "prompt.shots=3", text=12.0)
-    assert not any("--shots 3" in c and "ratio" not in c for c in commands[:1])
-    assert "--ratio 4 --steps 7" in commands[-1]
+def test_what_follows_from_a_verdict(
+    level: str, settings: tuple[str, ...], found: dict[str, Any], expected: dict[int, str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "my run"
+    run = Run.create(resolved(*settings, "train.steps=7").model_copy(update={"output": folder}))
+    proposed = list(next_commands(run, results(level, **found)))
+    for place, command in expected.items():
+        assert proposed[place] == command.replace("RUN", shlex.quote(str(folder)))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from conftest import Invoke
 from edited_runs import answers_of, copied, said, write
 from stage1.config import merge, validate
 from stage1.errors import UsageError
-from stage1.evaluation.statistics import LEVEL, Comparison, holm
+from stage1.evaluation.statistics import LEVEL, Comparison, Floats, holm
 from stage1.experiment import train_run
 from stage1.files import read_record, write_record
 from stage1.inspection.compare import compare_runs
@@ -99,7 +99,6 @@ def test_what_is_called_detectable_is_found_four_times_in_five() -> None:
     for _ in range(300):
         passages, values = equals(rng, 40, 1)
         first = Comparison(passages, 2, 0).difference(values)
-        _, again = equals(rng, 40, 1)
         passages, again = equals(rng, 40, 1, shift=first.detectable or 0.0)
         found.append(Comparison(passages, 2, 0).difference(again).p < LEVEL)
     assert 0.74 < np.mean(found) < 0.86
@@ -122,27 +121,23 @@ def trio(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Path]
     return [copied(finished, folder / "seed0"), other, worse]
 
 
+def f1_of(path: Path) -> Floats:
+    return np.array([answer.f1 for answer in Run(path).read_answers("bottleneck")])
+
+
 def test_a_pair_is_told_apart_as_scipy_does_it(trio: list[Path]) -> None:
     first, _, worse = trio
     found = stage1.compare(first, worse)
     [pair] = found.pairs
-    ours, theirs = (
-        np.array([answer.f1 for answer in Run(path).read_answers("bottleneck")]) for path in (worse, first)
-    )
     assert (found.questions, found.passages) == (24, 24)  # a passage each
-    assert pair.f1.difference == pytest.approx((ours - theirs).mean())
-    assert pair.f1.p == pytest.approx(stats.ttest_rel(ours, theirs).pvalue, rel=1e-9)
+    assert pair.f1.difference == pytest.approx((f1_of(worse) - f1_of(first)).mean())
+    assert pair.f1.p == pytest.approx(stats.ttest_rel(f1_of(worse), f1_of(first)).pvalue, rel=1e-9)
     assert pair.f1.p_holm == pair.f1.p
     assert pair.f1.found
     assert [side.settings for side in found.sides] == [{"compressor.ratio": 16}, {"compressor.ratio": 32}]
     results = Run(first).read_results() or {}
     [row] = [row for row in results["rows"] if row["row"] == "bottleneck"]
     assert list(found.sides[0].f1.ci95) == row["f1_ci95"]
-
-
-def test_flips_are_those_whose_exact_match_changed(trio: list[Path]) -> None:
-    first, _, worse = trio
-    [pair] = compare_runs([first, worse]).pairs
     right = {a.id: a for a in Run(first).read_answers("bottleneck") if a.exact_match == 100}
     assert {flip.id for flip in pair.flips} == set(right)
     assert len(right) > 2
@@ -150,13 +145,6 @@ def test_flips_are_those_whose_exact_match_changed(trio: list[Path]) -> None:
         assert not flip.gained
         assert (flip.first, flip.second) == ([right[flip.id].prediction], ["no"])
         assert (flip.gold, flip.question) == (right[flip.id].gold, right[flip.id].question)
-
-
-def test_two_seeds_of_one_setting_are_not_told_apart(trio: list[Path]) -> None:
-    first, other, _ = trio
-    [pair] = compare_runs([first, other]).pairs
-    assert not pair.f1.found
-    assert pair.f1.detectable
 
 
 def test_by_seed_takes_the_seeds_of_a_setting_together(
@@ -167,13 +155,14 @@ def test_by_seed_takes_the_seeds_of_a_setting_together(
     found = compare_runs([*trio, twin], by_seed=True)
     assert [side.seeds for side in found.sides] == [[0, 1], [0, 1]]
     [pair] = found.pairs
-    scores = [np.array([a.f1 for a in Run(path).read_answers("bottleneck")]) for path in (*trio, twin)]
+    scores = [f1_of(path) for path in (*trio, twin)]
     assert pair.f1.difference == pytest.approx(np.mean([scores[2] - scores[0], scores[3] - scores[1]]))
     assert pair.seeds == [0, 1]
     assert pair.flips[0].second == ["no", "no idea"]
     with pytest.raises(UsageError, match="seeds of one setting"):
         compare_runs(trio[:2], by_seed=True)
-    assert len(compare_runs([*trio, twin]).pairs) == 6
+    with pytest.raises(UsageError, match=r"seed1 and .*again are the same setting with the same seed"):
+        compare_runs([*trio, copied(finished, tmp_path / "again", None, "seed=1")], by_seed=True)
 
 
 def test_three_runs_are_corrected_for_three_pairs(trio: list[Path]) -> None:
@@ -181,25 +170,22 @@ def test_three_runs_are_corrected_for_three_pairs(trio: list[Path]) -> None:
     assert [(pair.first, pair.second) for pair in pairs] == [("A", "B"), ("A", "C"), ("B", "C")]
     assert [pair.f1.p_holm for pair in pairs] == holm([pair.f1.p for pair in pairs])
     assert pairs[1].f1.p_holm > pairs[1].f1.p
+    assert not pairs[0].f1.found  # two seeds of one setting
+    assert pairs[0].f1.detectable
 
 
 def test_what_does_not_pair_is_refused_and_named_where_forced(
     trio: list[Path], finished: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
-    shots = copied(finished, tmp_path / "shots", None)
-    results = Run(shots).read_results() or {}
+    shots, model, data = (copied(finished, tmp_path / name) for name in ("shots", "model", "data"))
+    results, answers = Run(shots).read_results() or {}, answers_of(Run(shots))
     rules = {**results["protocol"], "prompt": {**results["protocol"]["prompt"], "shots": 3}}
-    write(Run(shots), answers_of(Run(shots)), protocol=rules)
-    model = copied(finished, tmp_path / "model", None)
-    write(Run(model), answers_of(Run(model)), model={**results["model"], "sha256": "0" * 64})
-    data = copied(finished, tmp_path / "data", None)
+    write(Run(shots), answers, protocol=rules)
+    write(Run(model), answers, model={**results["model"], "sha256": "0" * 64})
     record = read_record(data / "data.json", "")
     write_record(data / "data.json", {**record, "content": "0" * 64})
-    for path, why in (
-        (shots, "another prompt (shots 0 and 3)"),
-        (model, "another model"),
-        (data, "other data"),
-    ):
+    reasons = {shots: "another prompt (shots 0 and 3)", model: "another model", data: "other data"}
+    for path, why in reasons.items():
         done = invoke("compare", str(trio[0]), str(path))
         assert done.code == 2
         assert why in done.err
@@ -213,14 +199,13 @@ def test_what_does_not_pair_is_refused_and_named_where_forced(
 
 
 def test_only_common_questions_count(trio: list[Path], finished: Path, tmp_path: Path) -> None:
-    fewer = copied(finished, tmp_path / "fewer", None)
+    fewer = copied(finished, tmp_path / "fewer")
     answers = {row: given[:15] for row, given in answers_of(Run(fewer)).items()}
     write(Run(fewer), answers)
     found = compare_runs([trio[0], fewer])
     assert found.questions == 15
     assert "Only 15 of up to 24 questions were asked of all runs." in found.notes
-    answers = {row: [a._replace(question="Why?") for a in given] for row, given in answers.items()}
-    write(Run(fewer), answers)
+    write(Run(fewer), {row: [a._replace(question="Why?") for a in given] for row, given in answers.items()})
     with pytest.raises(UsageError, match="is not the same in all runs"):
         compare_runs([trio[0], fewer])
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 import stage1
-from conftest import CtrlC, Invoke, small_config
+from conftest import CtrlC, Invoke, settings_args, small_config
 from plugin_sites import Site, compressor
 from stage1.errors import TrainingError, UsageError
 from stage1.evaluation.rate import marks
@@ -52,6 +52,11 @@ def searched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, s
 
 
 @pytest.fixture
+def found(searched: tuple[Path, stage1.Frontier]) -> stage1.Frontier:
+    return searched[1]
+
+
+@pytest.fixture
 def copied(searched: tuple[Path, stage1.Frontier], tmp_path: Path) -> Path:
     return Path(shutil.copytree(searched[0], tmp_path / "f"))
 
@@ -59,8 +64,7 @@ def copied(searched: tuple[Path, stage1.Frontier], tmp_path: Path) -> Path:
 # -- what is found -----------------------------------------------------------------------------------------
 
 
-def test_the_border_lies_between_neighbours(searched: tuple[Path, stage1.Frontier]) -> None:
-    _, found = searched
+def test_the_border_lies_between_neighbours(found: stage1.Frontier) -> None:
     border = found.border
     assert border.ended == "found"
     assert border.short
@@ -101,16 +105,12 @@ def test_the_points_are_the_runs(searched: tuple[Path, stage1.Frontier]) -> None
     assert {p.selection.n for p in hopeless} == {40}
 
 
-def test_no_cheaper_point_is_as_good_as_one_of_the_frontier(
-    searched: tuple[Path, stage1.Frontier],
-) -> None:
-    _, found = searched
+def test_no_cheaper_point_is_as_good_as_one_of_the_frontier(found: stage1.Frontier) -> None:
     for number, point in enumerate(found.points):
         assert point.frontier == all(cheaper.kept < point.kept for cheaper in found.points[:number])
 
 
-def test_more_bits_than_the_ids_cost_buy_the_whole_text(searched: tuple[Path, stage1.Frontier]) -> None:
-    _, found = searched
+def test_more_bits_than_the_ids_cost_buy_the_whole_text(found: stage1.Frontier) -> None:
     below = [p.selection for p in found.points if p.bits_per_token < 0.5 * found.marks["token_ids"]]
     above = [p.selection for p in found.points if p.bits_per_token > found.marks["token_ids"]]
     assert above
@@ -118,8 +118,7 @@ def test_more_bits_than_the_ids_cost_buy_the_whole_text(searched: tuple[Path, st
     assert all(asked.truncated_f1 < asked.text_f1 for asked in below)
 
 
-def test_the_marks(searched: tuple[Path, stage1.Frontier]) -> None:
-    _, found = searched
+def test_the_marks(found: stage1.Frontier) -> None:
     config = small_config("data.train=100", "eval.limit=48")
     session = Session.open(config, stage1.Progress(), weights="table")
     prompts = session.prompts(session.data.test[:5])
@@ -155,8 +154,7 @@ def test_it_has_a_report(searched: tuple[Path, stage1.Frontier], tmp_path: Path)
     assert text.count("<circle") == 2 * len(found.points)  # bottleneck and truncated
 
 
-def test_what_is_said(searched: tuple[Path, stage1.Frontier]) -> None:
-    _, found = searched
+def test_what_is_said(found: stage1.Frontier) -> None:
     said = "\n".join(report.summary(found))
     assert "Marks   bits per token: the text, gzipped " in said
     assert "keeps 50 % of the text F1 at " in said
@@ -175,24 +173,22 @@ def test_what_is_said(searched: tuple[Path, stage1.Frontier]) -> None:
 # -- going on ----------------------------------------------------------------------------------------------
 
 
-def test_a_finished_search_is_shown_again(copied: Path, searched: tuple[Path, stage1.Frontier]) -> None:
+def test_a_finished_search_is_shown_again(copied: Path, found: stage1.Frontier) -> None:
     times = {path: path.stat().st_mtime_ns for path in copied.rglob("*/*")}
-    assert search(copied) == searched[1]
+    assert search(copied) == found
     assert {path: path.stat().st_mtime_ns for path in copied.rglob("*/*")} == times
 
 
 @pytest.mark.slow
-def test_killed_and_gone_on(
-    tmp_path: Path, searched: tuple[Path, stage1.Frontier], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_killed_and_gone_on(tmp_path: Path, found: stage1.Frontier, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "cache"))
     folder = tmp_path / "f"
     with pytest.raises(KeyboardInterrupt, match="Go on with the same `stage1 frontier` command"):
         search(folder, progress=CtrlC("Evaluating bottleneck", 150))
     assert not (folder / "frontier.json").exists()
     begun = len(list(folder.glob("*/bottleneck.json")))
-    assert 1 < begun < len(searched[1].points)
-    assert search(folder) == searched[1]
+    assert 1 < begun < len(found.points)
+    assert search(folder) == found
 
 
 def test_a_spent_budget_begins_nothing(tmp_path: Path) -> None:
@@ -223,7 +219,6 @@ def test_a_setting_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest.
     ("arguments", "problem"),
     [
         (["--axis", "byte"], "neither bits nor ratio"),
-        (["--over", "compressor=pca,pcaa"], "did you mean 'pca'"),
         (["--over", "data.split_seed=0,1"], "asked different questions"),
         (["--set", "compressor.name=identity"], "No option of identity is known to set the bits"),
         (["--set", "compressor.dim=8"], "compressor.dim sets the rate"),
@@ -239,24 +234,17 @@ def test_bad_requests(arguments: list[str], problem: str, invoke: Invoke) -> Non
     assert not Path("f").exists()
 
 
-def test_other_settings_do_not_take_over_a_folder(copied: Path) -> None:
-    with pytest.raises(UsageError, match="holds a run with other settings"):
-        stage1.frontier(OVER, keep=KEEP, output=copied, **QUICK, scope="context")
-
-
-def test_the_command(copied: Path, searched: tuple[Path, stage1.Frontier], invoke: Invoke) -> None:
-    settings = [
-        *("data.train=100", "data.selection=60", "train.steps=0", "eval.resamples=200"),
-        "adapter.name=linear",
-    ]
-    options = [part for text in settings for part in ("--set", text)]
+@pytest.mark.usefixtures("copied")
+def test_the_command(found: stage1.Frontier, invoke: Invoke) -> None:
+    settings = ("data.train=100", "data.selection=60", "train.steps=0", "eval.resamples=200")
     command = ["frontier", "--keep", "0.5", "--over", "compressor=pca,random_projection", "--limit", "48"]
-    done = invoke(*command, *options, "--output", "f", "--json")
+    command += ["--adapter", "linear", *settings_args(settings), "--output", "f"]
+    done = invoke(*command, "--json")
     assert done.code == 0, done.err
-    assert stage1.Frontier.model_validate(json.loads(done.out)) == searched[1]
-    shown = invoke(*command, *options, "--output", "f").out
+    assert stage1.Frontier.model_validate(json.loads(done.out)) == found
+    shown = invoke(*command).out
     assert "Border  " in shown
-    assert all(str(round(point.bits_per_token, 1)) in shown for point in searched[1].points)
+    assert all(str(round(point.bits_per_token, 1)) in shown for point in found.points)
 
 
 # -- rates -------------------------------------------------------------------------------------------------
@@ -318,8 +306,5 @@ def test_settings_of_several_methods_at_one_rate(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(rates, "FINER", 1.1)
     fine = [rates.Setting({"dim": dim}, 16.0 * dim) for dim in range(1, 11)]
     coarse = [rates.Setting({"bits": bits}, 40.0 * bits) for bits in (1, 2, 4)]
-    found, cells = rates.align([fine, coarse])
-    assert found == [16, 32, 40, 48, 64, 80, 96, 112, 128, 144, 160]
-    assert cells[0] == [0, None]
-    assert cells[found.index(144)] == [8, 1]
-    assert cells[-1] == [9, 2]
+    cheap = [[0, None], [1, None], [1, 0], [2, 0], [3, 0]]  # of 16, 32, 40, 48 and 64 bits
+    assert rates.align([fine, coarse]) == [*cheap, [4, 1], [5, 1], [6, 1], [7, 1], [8, 1], [9, 2]]

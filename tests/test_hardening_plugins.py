@@ -19,7 +19,7 @@ from stage1.files import write_json
 from stage1.llm.table import load_table
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
-from stage1.reports.publish import model_card, published
+from stage1.reports.publish import published
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
 from stage1_models.tiny import MODEL_DIR
@@ -137,7 +137,7 @@ def test_what_is_published_is_a_bottleneck(trained: Path, tmp_path: Path) -> Non
 
 
 def test_a_name_does_not_break_out_of_the_card(trained: Path) -> None:
-    card = model_card(Run.open(trained), "me/it")
+    card = published(Run.open(trained), "me/it")["README.md"].decode()
     _, head, body = card.split("---\n", 2)
     assert yaml.safe_load(head) == {"library_name": "stage1", "tags": ["stage1", "embedding-compression"]}
     outside = "".join(body.split("```")[::2])

@@ -316,5 +316,6 @@ def test_the_mark_of_teacher_forcing_is_shown_and_inherited(tmp_path: Path) -> N
     assert results is not None
     assert results["teacher_forced"] is True
     assert any("Verdict" in line and "Teacher-forced:" in line for line in report.summary(results))
-    assert "the trained adapter, teacher-forced" in "\n".join(publish.markdown_table(results))
-    assert "**Teacher-forced" in publish.model_card(second, "me/it")
+    card = publish.published(second, "me/it")["README.md"].decode()
+    assert "the trained adapter, teacher-forced" in card
+    assert "**Teacher-forced" in card

@@ -18,11 +18,9 @@ from large_report import QUESTIONS, large_page
 from pairs import pairs
 from stage1.evaluation.conditions import NAMES
 from stage1.progress import Progress
-from stage1.reports.html.facts import Facts
 from stage1.reports.html.page import embedded
-from stage1.reports.html.questions import collect
-from stage1.reports.html.reading import Reading, read_prompts
-from stage1.reports.html.run import page
+from stage1.reports.html.questions import Reading, collect, read_prompts
+from stage1.reports.html.run import Facts, page
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.sweeps.grid import Axis, Cell, plan
@@ -55,6 +53,24 @@ def browser() -> Iterator[Chrome]:
 def one(runs: tuple[Run, Run], tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The report of one run."""
     return stage1.report(runs[0].path, output=tmp_path_factory.mktemp("report") / "one.html")
+
+
+def click(browser: Chrome, selector: str) -> None:
+    script(browser, f"document.querySelector('{selector}').click()")
+
+
+def choose(browser: Chrome, menu: str, value: str) -> None:
+    change = "dispatchEvent(new Event('change'))"
+    script(browser, f"const m = document.getElementById('{menu}'); m.value = '{value}'; m.{change}")
+
+
+def column(browser: Chrome, number: int) -> list[str]:
+    rows = "[...document.querySelectorAll('#answers tbody tr')]"
+    return list(script(browser, f"return {rows}.map(r => r.cells[{number}].textContent)"))
+
+
+def count(browser: Chrome) -> int:
+    return int(script(browser, "return document.getElementById('count').textContent").split()[0])
 
 
 def lines(browser: Chrome) -> list[str]:
@@ -171,7 +187,7 @@ def test_several_runs_side_by_side(runs: tuple[Run, Run], tmp_path: Path, browse
     lost = sum(a.right and not b.right for a, b in zip(before, after, strict=True))
     change = np.mean([b.f1 - a.f1 for a, b in zip(before, after, strict=True)])
     assert won > 0
-    show(browser, output.read_text(encoding="utf-8"), tmp_path / "shown.html")
+    browser.get(output.as_uri())
     assert console(browser) == []
     row = "[...document.querySelectorAll('table')[1].rows[1].cells]"
     differences = script(browser, f"return {row}.map(c => c.textContent)")
@@ -194,7 +210,7 @@ def test_several_runs_side_by_side(runs: tuple[Run, Run], tmp_path: Path, browse
 def test_a_sweep_shows_its_own_averages(runs: tuple[Run, Run], tmp_path: Path, browser: Chrome) -> None:
     folder = runs[0].path.parent
     output = stage1.report(folder, output=tmp_path / "sweep.html")
-    show(browser, output.read_text(encoding="utf-8"), tmp_path / "shown.html")
+    browser.get(output.as_uri())
     assert console(browser) == []
     tables = "[...document.querySelectorAll('#overview table')]"
     shown = script(
@@ -251,17 +267,13 @@ def test_the_questions_are_sorted_filtered_searched_and_paged(
     assert change[0] < 0
     choose(browser, "filter", "cut")
     assert count(browser) == QUESTIONS // 50 + 1
-    for kind in ("wrong", "lost", "won", "flipped", "empty"):
+    ours, others = (data["right"][data["rows"].index(row)] for row in ("bottleneck", "text"))
+    lost = sum(other > our for other, our in zip(others, ours, strict=True))
+    won = sum(other < our for other, our in zip(others, ours, strict=True))
+    wanted = {"wrong": ours.count("0"), "lost": lost, "won": won, "flipped": lost + won, "empty": 0}
+    for kind, number in wanted.items():
         choose(browser, "filter", kind)
-        ours, text_row = (data["right"][data["rows"].index(row)] for row in ("bottleneck", "text"))
-        wanted = {
-            "wrong": ours.count("0"),
-            "lost": sum(a > b for a, b in zip(text_row, ours, strict=True)),
-            "won": sum(a < b for a, b in zip(text_row, ours, strict=True)),
-            "flipped": sum(a != b for a, b in zip(text_row, ours, strict=True)),
-            "empty": 0,
-        }
-        assert count(browser) == wanted[kind], kind
+        assert count(browser) == number, kind
     choose(browser, "filter", "all")
     browser.find_element("id", "search").send_keys("ID-10569")
     assert lines(browser) == [str(QUESTIONS)]
@@ -271,8 +283,8 @@ def test_the_questions_are_sorted_filtered_searched_and_paged(
     assert script(browser, "return document.querySelectorAll('.prompt rt').length") > 0
 
 
-def test_dark_light_and_print(one: Path, browser: Chrome, tmp_path: Path) -> None:
-    show(browser, one.read_text(encoding="utf-8"), tmp_path / "one.html")
+def test_dark_light_and_print(one: Path, browser: Chrome) -> None:
+    browser.get(one.as_uri())
     paper = "return getComputedStyle(document.body).backgroundColor"
     light = script(browser, paper)
     picture = browser.get_screenshot_as_png()
@@ -288,8 +300,8 @@ def test_dark_light_and_print(one: Path, browser: Chrome, tmp_path: Path) -> Non
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": []})
 
 
-def test_by_keyboard(one: Path, browser: Chrome, tmp_path: Path) -> None:
-    show(browser, one.read_text(encoding="utf-8"), tmp_path / "one.html")
+def test_by_keyboard(one: Path, browser: Chrome) -> None:
+    browser.get(one.as_uri())
     focused = (
         "const e = document.activeElement; return e.closest('#answers') ? e.closest('th,td').tagName : e.id"
     )
@@ -312,31 +324,13 @@ def test_by_keyboard(one: Path, browser: Chrome, tmp_path: Path) -> None:
     assert script(browser, "return document.activeElement.ariaExpanded") == "true"
 
 
-def test_without_scripts(runs: tuple[Run, Run], one: Path, tmp_path: Path) -> None:
+def test_without_scripts(runs: tuple[Run, Run], one: Path) -> None:
     with chromium(scripts=False) as browser:
-        show(browser, one.read_text(encoding="utf-8"), tmp_path / "one.html")
+        browser.get(one.as_uri())
         assert runs[0].read_answers("text")[0].question in browser.find_element("id", "answers").text
         assert browser.find_element("css selector", "svg").is_displayed()
         assert not browser.find_element("id", "controls").is_displayed()
         assert browser.find_element("tag name", "html").get_attribute("data-ready") is None
-
-
-def click(browser: Chrome, selector: str) -> None:
-    script(browser, f"document.querySelector('{selector}').click()")
-
-
-def choose(browser: Chrome, menu: str, value: str) -> None:
-    change = "dispatchEvent(new Event('change'))"
-    script(browser, f"const m = document.getElementById('{menu}'); m.value = '{value}'; m.{change}")
-
-
-def column(browser: Chrome, number: int) -> list[str]:
-    rows = "[...document.querySelectorAll('#answers tbody tr')]"
-    return list(script(browser, f"return {rows}.map(r => r.cells[{number}].textContent)"))
-
-
-def count(browser: Chrome) -> int:
-    return int(script(browser, "return document.getElementById('count').textContent").split()[0])
 
 
 # -- what strangers wrote ---------------------------------------------------------------------------------

@@ -16,10 +16,13 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from results_page import RECIPES, figure, page
+
 from stage1.config import RunConfig, merge, overlay, presets, validate
 from stage1.evaluation.statistics import Comparison
+from stage1.progress import Progress
 from stage1.runs.run import Run
-from stage1.sweeps.compare import asked, question_f1
+from stage1.sweeps.sweep import asked, question_f1
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 WORK = Path("runs") / "results"
@@ -37,8 +40,17 @@ STUDY = {
     "compressor": ("pca", "random_projection", "learned_linear"),
     "adapter": ("linear", "residual"),
 }
-RECIPES = ("phase1", "phase2", "distill", "teacher_forced")
 """The second table: each of these with every recipe; the last three start from the first one's run."""
+
+TASKS = Path(__file__).resolve().parent.parent / "tests" / "tasks"
+CONTEXT = ("small_generation", "small_cloze", "small_choice")
+"""Tasks whose requests have a context; a text whose perplexity is asked crosses under scope `all` alone."""
+
+BOTTLENECKS = {
+    "identity": ("compressor=identity", "adapter=identity"),
+    "PCA 4×": ("compressor.ratio=4",),
+    "PCA 16×": ("compressor.ratio=16",),
+}
 
 
 def cells(axes: Mapping[str, tuple[Any, ...]]) -> Iterator[dict[str, Any]]:
@@ -73,7 +85,6 @@ def train(cell: Mapping[str, Any], recipes: tuple[str | None, ...]) -> str:
 
     from stage1.evaluation.conditions import NEEDED
     from stage1.experiment import train_run
-    from stage1.progress import Progress
 
     torch.set_num_threads(1)
     for recipe in recipes:
@@ -131,7 +142,6 @@ def protocol() -> dict[str, float]:
     from stage1.evaluation.conditions import Condition, raw
     from stage1.evaluation.generation import Embed
     from stage1.plugins.tensors import Embedded
-    from stage1.progress import Progress
     from stage1.session import Session
 
     session = Session.open(RunConfig(), Progress())
@@ -178,7 +188,7 @@ def study() -> Iterator[dict[str, Any]]:
         base: dict[int, Any] = {}
         for recipe in RECIPES:
             runs = {int(seed): Run(folder({**cell, "seed": seed}, recipe)) for seed in STUDY["seed"]}
-            f1 = {seed: question_f1(run, "bottleneck", questions) for seed, run in runs.items()}
+            f1 = {seed: question_f1(run, questions) for seed, run in runs.items()}
             base = base or f1
             results = [run.read_results() or {} for run in runs.values()]
             text = next(row["f1"] for row in results[0]["rows"] if row["row"] == "text")
@@ -195,6 +205,42 @@ def study() -> Iterator[dict[str, Any]]:
             }
 
 
+def measure_tasks(progress: Progress) -> list[dict[str, Any]]:
+    """The third table's entries: the values of bare model and bottlenecks by task, scope and metric."""
+    from stage1.evaluation.lm_eval.evaluate import TaskOptions
+    from stage1.experiment import evaluate_run_tasks, train_run
+
+    entries: dict[tuple[str, str, str], dict[str, Any]] = {}
+    for name, settings in BOTTLENECKS.items():
+        run = Run(WORK / "-".join(("tasks", *settings)))
+        if not run.trained:
+            config = validate(merge({}, {}, [*settings, f"output={run.path}"]))
+            run = train_run(config, progress, with_evaluation=False).run
+        for names, whole in ((CONTEXT, False), (("small_rolling",), True)):
+            files = [str(TASKS / f"{task}.yaml") for task in names]
+            results = evaluate_run_tasks(run, {}, files, TaskOptions(whole=whole), progress).results
+            for task in results["tasks"]:
+                for metric in task["metrics"]:
+                    key = (task["task"], results["protocol"]["scope"], metric["metric"])
+                    facts = {
+                        "output_type": task["output_type"],
+                        "n": task["n"],
+                        "higher_is_better": metric["higher_is_better"],
+                        "text": [metric["text"], metric["text_stderr"]],
+                        "bottlenecks": {},
+                    }
+                    entry = entries.setdefault(key, facts)
+                    entry["bottlenecks"][name] = {
+                        "value": [metric["bottleneck"], metric["bottleneck_stderr"]],
+                        "difference": [metric["difference"], metric["difference_stderr"]],
+                        "bits_per_token": task["sent"]["bits_per_token"],
+                    }
+    return [
+        {"task": task, "scope": scope, "metric": metric, **entry}
+        for (task, scope, metric), entry in entries.items()
+    ]
+
+
 def main() -> None:
     """Measure, then write."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -203,16 +249,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2, help="runs at a time, a thread each")
     args = parser.parse_args()
     store = DOCS / "results.json"
-    from results_page import figure, page
-
     record = json.loads(store.read_text(encoding="utf-8")) if args.render or args.tasks else {}
     if not args.render:
-        from task_results import measure as measure_tasks
-
         from stage1.cli.display import make_progress
 
         record = record or measure(args.processes)
-        record["tasks"] = measure_tasks(WORK, make_progress(quiet=False))
+        record["tasks"] = measure_tasks(make_progress(quiet=False))
         store.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     (DOCS / "results.md").write_text("\n".join(page(record)) + "\n", encoding="utf-8")
     figure(record, DOCS / "f1_vs_bits.svg")

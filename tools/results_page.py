@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from stage1.reports.figures import Measured, f1_against_bits
-from stage1.reports.svg import standalone
+from stage1.reports.figures import f1_against_bits
+from stage1.reports.svg import Point, standalone
 
 RECIPES = ("phase1", "phase2", "distill", "teacher_forced")
 MARKED = {"teacher_forced": "teacher_forced †"}
@@ -247,14 +247,10 @@ def _architecture(study: list[Entry]) -> str:
 
 def figure(record: Entry, path: Path) -> None:
     """F1 against bits per token, a line for each compressor and adapter."""
-    measured = [
-        Measured(
-            f"{run['compressor']} → {run['adapter']}",
-            run["bits_per_token"],
-            run["rows"]["bottleneck"]["f1"],
-            run["rows"]["bottleneck"]["f1_ci95"],
-        )
-        for run in record["basic"]
-    ]
+    measured = []
+    for run in record["basic"]:
+        ours = run["rows"]["bottleneck"]
+        point = Point(run["bits_per_token"], ours["f1"], ours["f1_ci95"])
+        measured.append((f"{run['compressor']} → {run['adapter']}", point))
     levels = {name: record["basic"][0]["rows"][name]["f1"] for name in ("text", "no_context")}
     path.write_bytes(standalone(f1_against_bits(measured, levels)))

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from results_page import shown
+
 DOCS = Path(__file__).resolve().parent.parent / "docs"
 STORE, PAGE = DOCS / "results-smollm2.json", DOCS / "results-smollm2.md"
 WORK = Path("runs") / "smollm2"
@@ -78,19 +80,13 @@ def measure_grid(args: argparse.Namespace) -> Iterator[Entry]:
     from stage1.sweeps.sweep import Sweep
 
     ratios = [float(ratio) for ratio in args.ratios.split(",")]
-    compressors, adapters = args.compressors.split(","), args.adapters.split(",")
-    axes = [
-        Axis("compressor.ratio", ratios),
-        Axis("compressor", compressors),
-        Axis("adapter", adapters),
-    ]
-    grids = [(WORK / "grid", axes)]
+    grids = [("grid", args.compressors.split(","), args.adapters.split(","))]
     if args.codebook:
-        alone = [Axis("compressor.ratio", ratios), Axis("compressor", ["pca"]), Axis("adapter", ["codebook"])]
-        grids.append((WORK / "codebook", alone))
-    for folder, crossed in grids:
-        cells = plan(settings(args, "few_shot"), args.set, crossed, [0], folder)
-        sweep = Sweep(folder, crossed, cells)
+        grids.append(("codebook", ["pca"], ["codebook"]))
+    for name, compressors, adapters in grids:
+        axes = [Axis("compressor.ratio", ratios), Axis("compressor", compressors), Axis("adapter", adapters)]
+        cells = plan(settings(args, "few_shot"), args.set, axes, [0], WORK / name)
+        sweep = Sweep(WORK / name, axes, cells)
         begun = time.perf_counter()
         sweep.run(make_progress(quiet=False))
         seconds = time.perf_counter() - begun
@@ -105,11 +101,6 @@ def machine() -> str:
     if torch.cuda.is_available():
         return torch.cuda.get_device_name()
     return f"{os.cpu_count()} CPU cores ({platform.machine()}), {torch.get_num_threads()} threads, no GPU"
-
-
-def shown(value: float, interval: list[float]) -> str:
-    """A number with its interval."""
-    return f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
 
 
 def page(record: Entry) -> Iterator[str]:

@@ -19,11 +19,9 @@ from stage1.diagnosis.facts import Finding
 from stage1.evaluation import conditions
 from stage1.experiment import Outcome, evaluate_run, train_run
 from stage1.inspection.compare import Compared, compare_runs
-from stage1.inspection.finished import evaluated
-from stage1.inspection.questions import Asked, Kind
+from stage1.inspection.questions import Asked, Kind, evaluated
 from stage1.inspection.questions import questions as asked_of
 from stage1.inspection.verify import Verified, verify_run
-from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.reports.frontier import Frontier
 from stage1.runs.results import Results
@@ -31,9 +29,9 @@ from stage1.runs.run import Run
 from stage1.session import Session, changed
 from stage1.sweeps.frontier import Explorer, Request
 from stage1.sweeps.grid import Axis, plan
-from stage1.sweeps.place import executor
 from stage1.sweeps.report import write_report
 from stage1.sweeps.sweep import Sweep
+from stage1.sweeps.worker import executor
 
 
 @dataclass(frozen=True)
@@ -198,7 +196,7 @@ def sweep(
     folder = Path(output)
     cells = plan(merge({}, _dotted(settings), []), [], axes, seeds, folder)
     made = Sweep(folder, axes, cells)
-    made.run(progress or Progress(), executor(on, jobs, on_options or {}, load_plugins()))
+    made.run(progress or Progress(), executor(on, jobs, on_options or {}))
     return made.record()
 
 

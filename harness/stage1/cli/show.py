@@ -41,8 +41,7 @@ def show(
     """
     from stage1.cli.display import make_progress
     from stage1.cli.inspected import show_questions
-    from stage1.inspection.finished import evaluated
-    from stage1.inspection.questions import questions
+    from stage1.inspection.questions import evaluated, questions
 
     wanted: dict[Kind, bool] = {"lost": lost, "gained": gained, "wrong": wrong}
     kinds = [kind for kind, given in wanted.items() if given]
@@ -50,10 +49,10 @@ def show(
     found = list(questions(opened, results, kinds, search))
     shown = list(islice(found, number if json else number or FEW))
     if prompts:
-        from stage1.inspection.reading import Reader
+        from stage1.inspection.reading import read_prompts
 
-        reader = Reader(make_progress(quiet=quiet), trust_remote_code=bool(trust_remote_code))
-        read = reader.read(opened, {asked.id for asked in shown})
+        ids, progress = {asked.id for asked in shown}, make_progress(quiet=quiet)
+        [read] = read_prompts([(opened, ids)], progress, trust_remote_code=bool(trust_remote_code))
         shown = [asked.model_copy(update={"prompt": read.get(asked.id)}) for asked in shown]
     if json:
         options.print_json([asked.model_dump(mode="json") for asked in shown])

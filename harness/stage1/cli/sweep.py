@@ -59,12 +59,12 @@ def sweep(
     except ValueError:
         raise UsageError(f"--seeds {seeds!r} are not whole numbers.", "Write, for example, 0,1,2.") from None
     from stage1.cli.display import make_progress, show_sweep
+    from stage1.config import parse_setting
     from stage1.evaluation.conditions import NEEDED
     from stage1.experiment import require_trackers
-    from stage1.plugins import load_plugins
     from stage1.sweeps.grid import Axis, plan
-    from stage1.sweeps.place import executor, read_options
     from stage1.sweeps.sweep import Baseline, Sweep
+    from stage1.sweeps.worker import executor
 
     asked = options.rows_asked(rows) or NEEDED
     axes = [Axis.parse(text) for text in over]
@@ -74,7 +74,8 @@ def sweep(
         require_trackers(cell.config)
     baseline = Baseline.parse(compare, cells) if compare else None
     grid = Sweep(output, axes, cells, baseline)
-    place = executor(on, jobs, read_options(on_set or []), load_plugins())
+    given = {".".join(path): value for path, value in map(parse_setting, on_set or [])}
+    place = executor(on, jobs, given)
     grid.run(make_progress(quiet=quiet), place, asked)
     show_sweep(grid.record(), grid.file, json=json)
     if grid.errors:

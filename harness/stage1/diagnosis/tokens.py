@@ -2,14 +2,13 @@
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.prompts import Prompt
 from stage1.diagnosis.case import Case
 from stage1.evaluation.reconstruction import Positions, nearest, read_as
@@ -39,6 +38,7 @@ def measure(case: Case) -> dict[str, Any] | None:
     euclidean, counts = found.euclidean, crossing.counts
     right = euclidean == crossing.ids
     hub, most = _top(euclidean, counts)
+    first = case.prompts[:PROMPTS]
     return {
         "recovery_euclidean": crossing.share(right),
         "recovery_cosine": crossing.share(found.cosine == crossing.ids),
@@ -50,7 +50,7 @@ def measure(case: Case) -> dict[str, Any] | None:
             "token": token_text(case.session.tokenizer, hub),
             "share": most / float(counts.sum()),
         },
-        "prompts": readings(case.bottleneck, case.session, case.prompts[:PROMPTS], crossing, euclidean),
+        "prompts": readings(case.session, first, read_as(case.bottleneck, first, crossing, euclidean)),
     }
 
 
@@ -97,24 +97,20 @@ def _confusions(case: Case, crossing: Positions, nearest: Tensor) -> list[dict[s
 
 
 def readings(
-    bottleneck: Bottleneck, session: Session, prompts: Sequence[Prompt], crossing: Positions, nearest: Tensor
+    session: Session, prompts: Sequence[Prompt], read: Iterable[Sequence[int]]
 ) -> list[list[dict[str, Any]]]:
     """Each of `prompts` token by token: `original`, `nearest`, whether it `crosses`, whether they `match`.
 
     Args:
-        bottleneck: what they went through.
         session: whose tokens they are.
-        prompts: the first ones of those that `crossing` is of, or all.
-        crossing: what crosses in them.
-        nearest: [N] the token nearest to each of `crossing.reconstructed`.
+        prompts: the prompts.
+        read: the same as they may be read, see `read_as`.
     """
-    text, shown = partial(token_text, session.tokenizer), []
-    for prompt, read in zip(prompts, read_as(bottleneck, prompts, crossing, nearest), strict=True):
-        tokens = zip(prompt.ids, read, prompt.cross, strict=True)
-        shown.append(
-            [
-                {"original": text(own), "nearest": text(other), "crosses": crosses, "match": other == own}
-                for own, other, crosses in tokens
-            ]
-        )
-    return shown
+    text = partial(token_text, session.tokenizer)
+    return [
+        [
+            {"original": text(own), "nearest": text(other), "crosses": crosses, "match": other == own}
+            for own, other, crosses in zip(prompt.ids, tokens, prompt.cross, strict=True)
+        ]
+        for prompt, tokens in zip(prompts, read, strict=True)
+    ]

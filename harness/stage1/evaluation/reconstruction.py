@@ -10,7 +10,7 @@ from torch import Tensor
 from stage1.bottleneck.batches import PROMPTS_AT_ONCE, in_order
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.splice import Reconstruct
-from stage1.bottleneck.statistics import ReconstructionError
+from stage1.bottleneck.statistics import ReconstructionError, count_tokens
 from stage1.data.prompts import Prompt
 from stage1.plugins.tensors import CHUNK, TokenStats
 
@@ -162,3 +162,12 @@ def read_as(
             yield [by_token[token] if crosses else token for token, crosses in pairs]
         else:
             yield [next(by_position) if crosses else token for token, crosses in pairs]
+
+
+def read_back(bottleneck: Bottleneck, prompts: Sequence[Prompt], table: Tensor) -> Iterator[list[int]] | None:
+    """`read_as` of whole `prompts`; None if the compressor changes the length."""
+    crossing = positions(bottleneck, prompts, count_tokens(prompts, table), table)
+    if crossing is None:
+        return None
+    found = nearest(crossing.reconstructed, crossing.ids, table).euclidean
+    return read_as(bottleneck, prompts, crossing, found)

@@ -130,7 +130,7 @@ class Comparison:
 
         None where they have no seed in common. The interval is over passages, not over seeds.
         """
-        by_seed = paired(ours, theirs)
+        by_seed = {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
         if not by_seed:
             return None
         values = np.mean(list(by_seed.values()), axis=0)
@@ -205,11 +205,6 @@ def _two_sided(parts: Parts, t: float) -> float:
         lambda log: _quantile(parts, math.exp(log)) - t, math.log(SMALLEST), math.log(0.5), xtol=1e-13
     )
     return 2 * math.exp(half)
-
-
-def paired(ours: Mapping[int, Floats], theirs: Mapping[int, Floats]) -> dict[int, Floats]:
-    """The differences ours − theirs of each question [n], of the seeds that both have."""
-    return {seed: ours[seed] - theirs[seed] for seed in sorted(ours.keys() & theirs.keys())}
 
 
 def holm(p: Sequence[float]) -> list[float]:

@@ -6,26 +6,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from stage1.config import settings_of
 from stage1.errors import UsageError
-from stage1.evaluation.statistics import LEVEL, Comparison, Difference, Floats, holm, paired
+from stage1.evaluation.statistics import LEVEL, Comparison, Floats, holm
 from stage1.evaluation.summary import METRICS
 from stage1.evaluation.verdict import FEW_PASSAGES
-from stage1.inspection.finished import evaluated
+from stage1.inspection.questions import evaluated
+from stage1.inspection.reading import read_prompts
 from stage1.progress import Progress
 from stage1.runs.answers import Answer
+from stage1.runs.results import Interval
 from stage1.runs.run import Run
 
-Interval = tuple[float, float]
 
-
-class _Record(BaseModel):
-    model_config = ConfigDict(frozen=True)
-
-
-class Mean(_Record):
+class Mean(BaseModel, frozen=True):
     """A metric over the common questions, 0 to 100; the interval is over passages."""
 
     mean: float
@@ -34,7 +30,7 @@ class Mean(_Record):
     """Standard deviation of the runs' means; None for a single run."""
 
 
-class Side(_Record):
+class Side(BaseModel, frozen=True):
     """What is compared: a run, or the runs that differ in their seed alone."""
 
     label: str
@@ -48,7 +44,7 @@ class Side(_Record):
     exact_match: Mean
 
 
-class Tested(_Record):
+class Tested(BaseModel, frozen=True):
     """The difference of two means, second − first, and its test (`stage1.evaluation.statistics`)."""
 
     difference: float
@@ -64,7 +60,7 @@ class Tested(_Record):
     """A difference is claimed: `p_holm` is below 0.05."""
 
 
-class Flip(_Record):
+class Flip(BaseModel, frozen=True):
     """A question that one side answers rightly and the other does not, in most of their runs."""
 
     id: str
@@ -79,7 +75,7 @@ class Flip(_Record):
     second_prompt: list[dict[str, Any]] | None = None
 
 
-class Pair(_Record):
+class Pair(BaseModel, frozen=True):
     """Two sides; differences are the second's less the first's."""
 
     first: str
@@ -92,7 +88,7 @@ class Pair(_Record):
     flips: list[Flip]
 
 
-class Compared(_Record):
+class Compared(BaseModel, frozen=True):
     """What a comparison found."""
 
     questions: int
@@ -112,12 +108,22 @@ class _Member(NamedTuple):
     settings: dict[str, Any]
     answers: dict[str, Answer]  # to the row `bottleneck`, by question id
 
+    @classmethod
+    def of(cls, path: Path) -> "_Member":
+        run, results = evaluated(path)
+        answers = {answer.id: answer for answer in run.read_answers("bottleneck")}
+        return cls(run, results, settings_of(run.config), answers)
+
     @property
     def seed(self) -> int:
         return int(self.settings["seed"])
 
     def scores(self, metric: str) -> Floats:
         return np.array([getattr(answer, metric) for answer in self.answers.values()], dtype=np.float64)
+
+
+_Group = Sequence[_Member]
+"""A side: one run, or the seeds of one setting."""
 
 
 def compare_runs(paths: Sequence[Path], *, by_seed: bool = False, force: bool = False) -> Compared:
@@ -131,10 +137,11 @@ def compare_runs(paths: Sequence[Path], *, by_seed: bool = False, force: bool = 
     Raises:
         UsageError: a run is damaged or not evaluated, or they cannot be compared.
     """
-    members = [_member(path) for path in paths]
+    members = [_Member.of(path) for path in paths]
     if len(members) < 2:
         raise UsageError("A comparison takes at least two runs.", "Name them: stage1 compare RUN RUN")
-    differences = [text for other in members[1:] for text in _differences(members[0], other)]
+    first = members[0]
+    differences = [text for other in members[1:] for text in _differences(first, other)]
     if differences and not force:
         more = f" (and {len(differences) - 1} more differences)" if len(differences) > 1 else ""
         raise UsageError(
@@ -150,8 +157,7 @@ def compare_runs(paths: Sequence[Path], *, by_seed: bool = False, force: bool = 
             "These runs are seeds of one setting: there is nothing to compare them to.",
             "Leave out --by seed, or name runs of another setting.",
         )
-    first = members[0]
-    passages = [answer.passage for answer in first.answers.values()]
+    passages = [first.answers[id_].passage for id_ in common]
     statistics = Comparison(passages, first.settings["eval.resamples"], first.seed)
     sides = _sides(groups, statistics)
     return Compared(
@@ -175,34 +181,21 @@ def with_prompts(
     Raises:
         UsageError: a run's model or data are not here.
     """
-    from stage1.inspection.reading import Reader
-
-    reader = Reader(progress, trust_remote_code=trust_remote_code)
     wanted: dict[str, set[str]] = {side.label: set() for side in compared.sides}
     for pair in compared.pairs:
         for label in (pair.first, pair.second):
             wanted[label] |= {flip.id for flip in pair.flips[:number]}
-    read = {side.label: reader.read(Run(Path(side.runs[0])), wanted[side.label]) for side in compared.sides}
-
-    def shown(pair: Pair) -> Pair:
+    asked = [(Run(Path(side.runs[0])), wanted[side.label]) for side in compared.sides]
+    read = dict(zip(wanted, read_prompts(asked, progress, trust_remote_code=trust_remote_code), strict=True))
+    pairs = []
+    for pair in compared.pairs:
+        first, second = read[pair.first], read[pair.second]
         flips = [
-            flip.model_copy(
-                update={
-                    "first_prompt": read[pair.first].get(flip.id),
-                    "second_prompt": read[pair.second].get(flip.id),
-                }
-            )
+            flip.model_copy(update={"first_prompt": first.get(flip.id), "second_prompt": second.get(flip.id)})
             for flip in pair.flips
         ]
-        return pair.model_copy(update={"flips": flips})
-
-    return compared.model_copy(update={"pairs": [shown(pair) for pair in compared.pairs]})
-
-
-def _member(path: Path) -> _Member:
-    run, results = evaluated(path)
-    answers = {answer.id: answer for answer in run.read_answers("bottleneck")}
-    return _Member(run, results, settings_of(run.config), answers)
+        pairs.append(pair.model_copy(update={"flips": flips}))
+    return compared.model_copy(update={"pairs": pairs})
 
 
 # -- what pairs --------------------------------------------------------------------------------------------
@@ -210,23 +203,22 @@ def _member(path: Path) -> _Member:
 
 def _differences(first: _Member, other: _Member) -> list[str]:
     """What is not the same in two runs and has to be."""
+
+    def named(key: str) -> str:
+        return " and ".join(Path(str(member.settings[key])).name for member in (first, other))
+
     said = []
-    ours, theirs = first.run.read_trained_on().content, other.run.read_trained_on().content
-    if ours != theirs:
-        said.append(f"other data ({_named(first, 'data')} and {_named(other, 'data')})")
-    if first.results["model"]["sha256"] != other.results["model"]["sha256"]:
-        said.append(f"another model ({_named(first, 'model')} and {_named(other, 'model')})")
-    elif first.results["model"] != other.results["model"]:
-        types = [member.results["model"]["dtype"] for member in (first, other)]
-        said.append(f"the model in another type ({types[0]} and {types[1]})")
+    if first.run.read_trained_on().content != other.run.read_trained_on().content:
+        said.append(f"other data ({named('data')})")
+    ours, theirs = first.results["model"], other.results["model"]
+    if ours["sha256"] != theirs["sha256"]:
+        said.append(f"another model ({named('model')})")
+    elif ours != theirs:
+        said.append(f"the model in another type ({ours['dtype']} and {theirs['dtype']})")
     rules, others = first.results["protocol"], other.results["protocol"]
     for key in (key for key in rules if key != "name" and rules[key] != others.get(key)):
         said.append(f"another {key} ({_rule(rules[key], others.get(key))})")
     return [f"{other.run.path} has {text}" for text in said]
-
-
-def _named(member: _Member, key: str) -> str:
-    return Path(str(member.settings[key])).name
 
 
 def _rule(one: Any, other: Any) -> str:
@@ -237,7 +229,7 @@ def _rule(one: Any, other: Any) -> str:
     return f"{one!r} and {other!r}"
 
 
-def _common(members: Sequence[_Member], *, same_needed: bool) -> list[str]:
+def _common(members: _Group, *, same_needed: bool) -> list[str]:
     """The ids of the questions that all were asked, in the first run's order."""
     first, *others = members
     common = [id_ for id_ in first.answers if all(id_ in other.answers for other in others)]
@@ -261,7 +253,7 @@ def _common(members: Sequence[_Member], *, same_needed: bool) -> list[str]:
     return common
 
 
-def _notes(members: Sequence[_Member], common: Sequence[str]) -> list[str]:
+def _notes(members: _Group, common: Sequence[str]) -> list[str]:
     notes = []
     most = max(len(member.answers) for member in members)
     if most > len(common):
@@ -278,37 +270,34 @@ def _notes(members: Sequence[_Member], common: Sequence[str]) -> list[str]:
 # -- what differs ------------------------------------------------------------------------------------------
 
 
-def _groups(members: Sequence[_Member]) -> list[list[_Member]]:
+def _groups(members: _Group) -> list[list[_Member]]:
     """The runs that differ in their seed alone."""
     by: dict[str, list[_Member]] = {}
     for member in members:
         rest = {key: value for key, value in member.settings.items() if key != "seed"}
-        by.setdefault(repr(sorted(rest.items())), []).append(member)
-    for group in by.values():
-        seeds = [member.seed for member in group]
-        if len(set(seeds)) < len(seeds):
+        group = by.setdefault(repr(sorted(rest.items())), [])
+        if twin := next((other for other in group if other.seed == member.seed), None):
             raise UsageError(
-                f"{group[0].run.path} and {group[1].run.path} are the same setting with the same seed.",
+                f"{twin.run.path} and {member.run.path} are the same setting with the same seed.",
                 "Name each run once.",
             )
+        group.append(member)
     return list(by.values())
 
 
-def _sides(groups: Sequence[Sequence[_Member]], statistics: Comparison) -> list[Side]:
+def _sides(groups: Sequence[_Group], statistics: Comparison) -> list[Side]:
+    settings = [group[0].settings for group in groups]
     varied = {
-        key
-        for group in groups
-        for key, value in group[0].settings.items()
-        if any(other[0].settings.get(key) != value for other in groups)
+        key for ours in settings for key in ours if any(other.get(key) != ours[key] for other in settings)
     }
     if any(len(group) > 1 for group in groups):
         varied.discard("seed")
     return [
         Side(
-            label=_label(number),
+            label=chr(ord("A") + number) if number < 26 else f"R{number + 1}",
             runs=[str(member.run.path) for member in group],
             seeds=[member.seed for member in group],
-            settings={key: group[0].settings[key] for key in sorted(varied) if key in group[0].settings},
+            settings={key: settings[number][key] for key in sorted(varied & settings[number].keys())},
             bits_per_token=float(np.mean([member.results["rate"]["bits_per_token"] for member in group])),
             **{metric: _mean(group, metric, statistics) for metric in METRICS},
         )
@@ -316,74 +305,54 @@ def _sides(groups: Sequence[Sequence[_Member]], statistics: Comparison) -> list[
     ]
 
 
-def _label(number: int) -> str:
-    """A to Z, then R27 and so on."""
-    return chr(ord("A") + number) if number < 26 else f"R{number + 1}"
-
-
-def _mean(group: Sequence[_Member], metric: str, statistics: Comparison) -> Mean:
+def _mean(group: _Group, metric: str, statistics: Comparison) -> Mean:
     found = statistics.average([member.scores(metric) for member in group])
     return Mean(mean=found["f1"], ci95=found["f1_ci95"], spread=found["f1_spread"])
 
 
-def _pairs(groups: Sequence[Sequence[_Member]], sides: Sequence[Side], statistics: Comparison) -> list[Pair]:
-    numbers = list(combinations(range(len(groups)), 2))
-    seeds = {pair: _seeds(groups[pair[0]], groups[pair[1]]) for pair in numbers}
+def _pairs(groups: Sequence[_Group], sides: Sequence[Side], statistics: Comparison) -> list[Pair]:
+    paired = [_paired(*both) for both in combinations(groups, 2)]
     tested: dict[str, list[Tested]] = {}
     for metric in METRICS:
         found = [
-            statistics.difference(_values(groups[one], groups[other], metric), LEVEL / len(numbers))
-            for one, other in numbers
+            statistics.difference(
+                np.stack([theirs.scores(metric) - ours.scores(metric) for ours, theirs in runs]),
+                LEVEL / len(paired),
+            )
+            for runs in paired
         ]
-        corrected = holm([difference.p for difference in found])
-        tested[metric] = [_tested(*both) for both in zip(found, corrected, strict=True)]
+        tested[metric] = [
+            Tested(**each._asdict(), difference=each.mean, p_holm=p, found=p < LEVEL)
+            for each, p in zip(found, holm([each.p for each in found]), strict=True)
+        ]
     return [
         Pair(
             first=sides[one].label,
             second=sides[other].label,
-            seeds=seeds[one, other],
+            seeds=[] if len(groups[one]) == len(groups[other]) == 1 else [a.seed for a, _ in paired[place]],
             bits_per_token=sides[other].bits_per_token - sides[one].bits_per_token,
             **{metric: tested[metric][place] for metric in METRICS},
             flips=_flips(groups[one], groups[other]),
         )
-        for place, (one, other) in enumerate(numbers)
+        for place, (one, other) in enumerate(combinations(range(len(groups)), 2))
     ]
 
 
-def _seeds(first: Sequence[_Member], second: Sequence[_Member]) -> list[int]:
-    """The seeds that are paired; none where two single runs are."""
+def _paired(first: _Group, second: _Group) -> list[tuple[_Member, _Member]]:
+    """The runs of two sides with the same seed; two single runs are paired whatever their seeds."""
     if len(first) == len(second) == 1:
-        return []
-    common = sorted({member.seed for member in first} & {member.seed for member in second})
+        return [(first[0], second[0])]
+    by_seed = {member.seed: member for member in second}
+    common = [(ours, by_seed[ours.seed]) for ours in first if ours.seed in by_seed]
     if not common:
         raise UsageError(
             f"{first[0].run.path} and {second[0].run.path} have no seed in common.",
             "Name runs of the same seeds, or leave out --by seed.",
         )
-    return common
+    return sorted(common, key=lambda pair: pair[0].seed)
 
 
-def _values(first: Sequence[_Member], second: Sequence[_Member], metric: str) -> Floats:
-    """The differences second − first, [S, n]."""
-    if len(first) == len(second) == 1:  # two runs are paired whatever their seeds
-        return (second[0].scores(metric) - first[0].scores(metric))[None]
-    ours, theirs = ({member.seed: member.scores(metric) for member in group} for group in (second, first))
-    return np.stack(list(paired(ours, theirs).values()))
-
-
-def _tested(found: Difference, corrected: float) -> Tested:
-    return Tested(
-        difference=found.mean,
-        ci95=found.ci95,
-        bootstrap_ci95=found.bootstrap_ci95,
-        p=found.p,
-        p_holm=corrected,
-        detectable=found.detectable,
-        found=corrected < LEVEL,
-    )
-
-
-def _flips(first: Sequence[_Member], second: Sequence[_Member]) -> list[Flip]:
+def _flips(first: _Group, second: _Group) -> list[Flip]:
     """The questions that flipped, those first whose F1 moved most."""
     found = []
     for id_ in first[0].answers:

@@ -1,5 +1,6 @@
 """The runs in a folder, a line each, the damaged ones among them."""
 
+import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from stage1.config import format_setting, settings_of
 from stage1.errors import Stage1Error, UsageError, suggest
@@ -18,10 +19,8 @@ DEEPEST = 3
 """Folders between the one that is named and a run: a sweep's runs are one further down."""
 
 
-class Listed(BaseModel):
+class Listed(BaseModel, frozen=True):
     """A run in a line; what is not known is None."""
-
-    model_config = ConfigDict(frozen=True)
 
     run: str
     state: str
@@ -92,26 +91,20 @@ class _Condition:
                 f"--where {text!r} is no condition.", "Write compressor=pca, verdict!=undecided or 'f1>80'."
             )
         self.key, self.sign, self.value = match.groups()
-        if self.sign in "<>":
-            try:
-                float(self.value)
-            except ValueError:
+        try:
+            self.number = float(self.value)
+        except ValueError:
+            if self.sign in "<>":
                 raise UsageError(f"--where {text!r} compares with no number.", "Write 'f1>80'.") from None
+            self.number = math.nan  # which no number equals
 
     def holds(self, run: Listed) -> bool:
         value = _value(run, self.key)
+        number = value if isinstance(value, int | float) else math.nan
         if self.sign in "<>":
-            number = isinstance(value, int | float)
-            return number and (value < float(self.value)) == (self.sign == "<") and value != float(self.value)
-        return (value is not None and self._equals(value)) == (self.sign == "=")
-
-    def _equals(self, value: Any) -> bool:
-        if format_setting(value) == self.value:
-            return True
-        try:
-            return isinstance(value, int | float) and float(self.value) == value
-        except ValueError:
-            return False
+            return number < self.number if self.sign == "<" else number > self.number
+        same = value is not None and (format_setting(value) == self.value or number == self.number)
+        return same == (self.sign == "=")
 
 
 def _value(run: Listed, key: str) -> Any:

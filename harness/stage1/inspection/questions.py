@@ -1,21 +1,34 @@
-"""The questions of a run, each with the answer of every row."""
+"""A finished run's results, and its questions, each with the answer of every row."""
 
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
-from stage1.inspection.finished import rows_of
-from stage1.runs.answers import Answer
+from stage1.errors import UsageError
 from stage1.runs.run import Run
 
 Kind = Literal["lost", "gained", "wrong"]
 
 
-class Asked(BaseModel):
-    """A question and how each row answered it."""
+def evaluated(path: Path) -> tuple[Run, dict[str, Any]]:
+    """A run and its results.
 
-    model_config = ConfigDict(frozen=True)
+    Raises:
+        UsageError: there is none, it is damaged, or was not evaluated.
+    """
+    run = Run.open(path)
+    results = run.read_results()
+    if results is None:
+        run.require_trained()
+        raise UsageError(f"{path} has no results.", f"Measure it: stage1 eval {quote(str(path))}")
+    return run, results
+
+
+class Asked(BaseModel, frozen=True):
+    """A question and how each row answered it."""
 
     id: str
     question: str
@@ -52,22 +65,25 @@ def questions(
         search: only those in which this stands.
 
     Raises:
-        UsageError: the answers are missing or damaged.
+        UsageError: the answers are missing or damaged, or the rows are about different questions.
     """
-    rows = rows_of(run, results)
-    for answers in zip(*rows.values(), strict=True):
-        asked = _asked(dict(zip(rows, answers, strict=True)))
+    rows = {row["row"]: run.read_answers(row["row"]) for row in results["rows"]}
+    first = [(answer.id, *answer.asked) for answer in rows["text"]]
+    for row, given in rows.items():
+        if [(answer.id, *answer.asked) for answer in given] != first:
+            raise UsageError(
+                f"The row {row} of {run.path} answers other questions than the row text.",
+                f"Measure it again: stage1 eval {quote(str(run.path))}",
+            )
+    for number, question in enumerate(rows["text"]):
+        answers = {row: given[number] for row, given in rows.items()}
+        asked = Asked(
+            id=question.id,
+            question=question.question,
+            gold=question.gold,
+            answers={row: answer.prediction for row, answer in answers.items()},
+            f1={row: answer.f1 for row, answer in answers.items()},
+            right={row: answer.right for row, answer in answers.items()},
+        )
         if (not kinds or any(asked.is_a(kind) for kind in kinds)) and asked.holds(search):
             yield asked
-
-
-def _asked(answers: Mapping[str, Answer]) -> Asked:
-    first = answers["text"]
-    return Asked(
-        id=first.id,
-        question=first.question,
-        gold=first.gold,
-        answers={row: answer.prediction for row, answer in answers.items()},
-        f1={row: answer.f1 for row, answer in answers.items()},
-        right={row: answer.right for row, answer in answers.items()},
-    )

@@ -15,7 +15,7 @@ from pathlib import Path
 from shlex import quote
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel
 
 from stage1.bottleneck.checkpoint import read_checkpoint
 from stage1.bottleneck.statistics import count_tokens
@@ -48,10 +48,8 @@ SHOWN = 5
 """Problems that a check tells; the others are counted."""
 
 
-class Check(BaseModel):
+class Check(BaseModel, frozen=True):
     """One thing that was looked at."""
-
-    model_config = ConfigDict(frozen=True)
 
     name: str
     state: State
@@ -61,10 +59,8 @@ class Check(BaseModel):
     """Why it does not hold, or cannot be known here."""
 
 
-class Verified(BaseModel):
+class Verified(BaseModel, frozen=True):
     """What holds of a run's results, and what only asking again could tell."""
-
-    model_config = ConfigDict(frozen=True)
 
     run: str
     checks: list[Check]
@@ -77,10 +73,6 @@ class Verified(BaseModel):
     def holds(self) -> bool:
         """Nothing is wrong; what cannot be known here does not count."""
         return all(check.state != "fails" for check in self.checks)
-
-
-class _UnknownError(Exception):
-    """What a check needs is not here."""
 
 
 def verify_run(path: Path, overrides: Mapping[str, Any], progress: Progress) -> Verified:
@@ -224,7 +216,7 @@ class _Verifier:
             elif source_sha256(registry.get(kind, name)) != facts["source_sha256"]:
                 yield f"The source of {what} has changed since the training."
         if missing:
-            raise _UnknownError(f"not installed: {', '.join(missing)}.")
+            raise Stage1Error(f"not installed: {', '.join(missing)}.")
 
     def _data(self) -> Iterator[str]:
         there, known = load_qa(self.here.data), self._trained_on
@@ -275,16 +267,15 @@ class _Verifier:
 def _checked(name: str, claim: str, look: Callable[[], Iterator[str]], *, here: bool = False) -> Check:
     """What `look` finds; with `here`, what cannot be loaded is not known instead of wrong."""
     problems: list[str] = []
-    state: State = "holds"
+    known = True
     try:
         problems.extend(look())
-    except (Stage1Error, _UnknownError) as error:
-        state = "unknown" if not problems and (here or isinstance(error, _UnknownError)) else "fails"
+    except Stage1Error as error:
+        known = bool(problems) or not here
         problems.append(str(error))
     except (KeyError, TypeError, ValueError, AttributeError, OSError) as error:
         problems.append(f"The files lack something: {type(error).__name__} {error}.")
-    if problems and state != "unknown":
-        state = "fails"
+    state: State = "holds" if not problems else "fails" if known else "unknown"
     more = len(problems) - SHOWN
     if more > 0:
         problems[SHOWN:] = [f"… and {more} more."]

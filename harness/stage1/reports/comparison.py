@@ -3,31 +3,28 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
+from stage1.reports.report import columns, interval
 from stage1.text import one_line
 
 METRICS = {"f1": "F1", "exact_match": "exact match"}
 
-LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "−": "$-$",
-    "→": r"$\rightarrow$",
-}
+LATEX = str.maketrans(
+    {
+        **{character: f"\\{character}" for character in "&%$#_{}"},
+        "\\": r"\textbackslash{}",
+        "~": r"\textasciitilde{}",
+        "^": r"\textasciicircum{}",
+        "−": "$-$",
+        "→": r"$\rightarrow$",
+    }
+)
 """What LaTeX would obey, as text."""
 
 
-def name(side: Mapping[str, Any]) -> str:
-    """What a side is called: the settings that are its own, or else its run."""
-    return one_line(_own(side["settings"]) or side["runs"][0])
-
-
-def _own(settings: Mapping[str, Any]) -> str:
+def _settings(settings: Mapping[str, Any]) -> str:
     """Settings by the last part of their path, where that says which is meant."""
     last = {key: key.rpartition(".")[2] for key in settings}
     names = list(last.values())
@@ -37,35 +34,31 @@ def _own(settings: Mapping[str, Any]) -> str:
     )
 
 
+def _name(side: Mapping[str, Any]) -> str:
+    """What a side is called: the settings that are its own, or else its run."""
+    return one_line(_settings(side["settings"]) or side["runs"][0])
+
+
 def sides(compared: Mapping[str, Any]) -> Iterator[Table]:
     """A line for each side; with fewer columns for narrow terminals."""
-    yield _sides(compared, detailed=True)
-    yield _sides(compared, detailed=False)
-
-
-def _sides(compared: Mapping[str, Any], *, detailed: bool) -> Table:
-    seeds = any(side["f1"]["spread"] is not None for side in compared["sides"])
-    columns = Table(box=None, pad_edge=False, header_style="bold")
-    heads = ["", *(["seeds"] if seeds else []), "bits/token", "F1 [95 %]"]
-    heads += [*(["spread"] if seeds and detailed else []), *(["exact match [95 %]"] if detailed else [])]
-    for head in heads:
-        columns.add_column(head, no_wrap=True, justify="right" if head else "left")
+    heads = ["", "seeds", "bits/token", "F1 [95 %]", "spread", "exact match [95 %]"]
+    lines = []
     for side in compared["sides"]:
-        line = [side["label"], *([str(len(side["seeds"]))] if seeds else []), f"{side['bits_per_token']:.1f}"]
-        line.append(_interval(side["f1"]["mean"], side["f1"]["ci95"], "5.1f"))
-        if seeds and detailed:
-            spread = side["f1"]["spread"]
-            line.append("" if spread is None else f"{spread:.2f}")
-        if detailed:
-            line.append(_interval(side["exact_match"]["mean"], side["exact_match"]["ci95"], "5.1f"))
-        columns.add_row(*line)
-    return columns
+        f1, exact = side["f1"], side["exact_match"]
+        spread = "" if f1["spread"] is None else f"{f1['spread']:.2f}"
+        line = [side["label"], str(len(side["seeds"])), f"{side['bits_per_token']:.1f}"]
+        lines.append(
+            [*line, interval(f1["mean"], f1["ci95"]), spread, interval(exact["mean"], exact["ci95"])]
+        )
+    single = ["seeds", "spread"] if all(side["f1"]["spread"] is None for side in compared["sides"]) else []
+    for without in ([], ["spread", "exact match [95 %]"]):
+        yield columns(heads, lines, without=single + without)
 
 
 def legend(compared: Mapping[str, Any]) -> Iterator[str]:
     """What each label stands for."""
     for side in compared["sides"]:
-        settings = f"  ({_own(side['settings'])})" if side["settings"] else ""
+        settings = f"  ({_settings(side['settings'])})" if side["settings"] else ""
         yield one_line(f"{side['label']}  {', '.join(side['runs'])}{settings}")
 
 
@@ -76,28 +69,20 @@ def pairs(compared: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _pairs(compared: Mapping[str, Any], metrics: Sequence[str]) -> Table:
-    columns = Table(box=None, pad_edge=False, header_style="bold")
     corrected = len(compared["pairs"]) > 1
     heads = ["", "bits/token"]
     for metric in metrics:
         heads += [f"{METRICS[metric]} [95 %]", "p (Holm)" if corrected else "p", "detectable"]
-    for head in [*heads, "gained", "lost"]:
-        columns.add_column(head, no_wrap=True, justify="right" if head else "left")
+    lines = []
     for pair in compared["pairs"]:
-        found = any(pair[metric]["found"] for metric in metrics)
         line = [_title(pair), f"{pair['bits_per_token']:+.1f}"]
-        for metric in metrics:
-            tested = pair[metric]
-            detectable = "" if tested["detectable"] is None else f"{tested['detectable']:.1f}"
-            line += [
-                _interval(tested["difference"], tested["ci95"], "+.1f"),
-                _p(tested["p_holm"]),
-                detectable,
-            ]
+        for tested in (pair[metric] for metric in metrics):
+            line += [interval(tested["difference"], tested["ci95"], "+"), _p(tested["p_holm"])]
+            line.append("" if tested["detectable"] is None else f"{tested['detectable']:.1f}")
         gained = sum(flip["gained"] for flip in pair["flips"])
-        line += [str(gained), str(len(pair["flips"]) - gained)]
-        columns.add_row(*map(escape, line), style="bold" if found else "")
-    return columns
+        lines.append([*line, str(gained), str(len(pair["flips"]) - gained)])
+    found = [any(pair[metric]["found"] for metric in metrics) for pair in compared["pairs"]]
+    return columns([*heads, "gained", "lost"], lines, bold=found)
 
 
 def verdicts(compared: Mapping[str, Any]) -> Iterator[str]:
@@ -136,7 +121,7 @@ def table(compared: Mapping[str, Any]) -> Iterator[list[Any]]:
         for metric in METRICS:
             tested = pair[metric]
             yield [
-                *(name(first), name(second), metric, compared["questions"], compared["passages"]),
+                *(_name(first), _name(second), metric, compared["questions"], compared["passages"]),
                 *(first[metric]["mean"], second[metric]["mean"], tested["difference"], *tested["ci95"]),
                 *(tested["p"], tested["p_holm"], tested["detectable"], *tested["bootstrap_ci95"]),
             ]
@@ -146,11 +131,11 @@ def to_latex(compared: Mapping[str, Any]) -> str:
     """A table of the sides and one of the differences, for the package booktabs."""
     first = [["", "bits/token", "F1", "exact match"]]
     for side in compared["sides"]:
-        line = [_latex(f"{side['label']}: {name(side)}"), f"{side['bits_per_token']:.1f}"]
+        line = [f"{side['label']}: {_name(side)}".translate(LATEX), f"{side['bits_per_token']:.1f}"]
         first.append(line + [_math(side[metric]["mean"], side[metric]["ci95"], ".1f") for metric in METRICS])
     second = [["", "bits/token", "F1", "$p$", "exact match", "$p$"]]
     for pair in compared["pairs"]:
-        line = [_latex(_title(pair)), f"${pair['bits_per_token']:+.1f}$"]
+        line = [_title(pair).translate(LATEX), f"${pair['bits_per_token']:+.1f}$"]
         for tested in (pair[metric] for metric in METRICS):
             line += [_math(tested["difference"], tested["ci95"], "+.1f"), f"${_p(tested['p_holm'])}$"]
         second.append(line)
@@ -171,23 +156,13 @@ def _math(value: float, interval: Sequence[float], form: str) -> str:
     return f"${value:{form}}\\ [{low}, {high}]$"
 
 
-def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
-
-
 def _title(pair: Mapping[str, Any]) -> str:
     return f"{pair['second']} − {pair['first']}"
 
 
 def _difference(tested: Mapping[str, Any]) -> str:
-    return f"{_interval(tested['difference'], tested['ci95'], '+.1f')}, p = {_p(tested['p_holm'])}".replace(
-        "= <", "< "
-    )
-
-
-def _interval(value: float, interval: Sequence[float], form: str) -> str:
-    low, high = (format(bound, form.replace("5", "")) for bound in interval)
-    return f"{value:{form}}  [{low}, {high}]"
+    said = f"{interval(tested['difference'], tested['ci95'], '+')}, p = {_p(tested['p_holm'])}"
+    return said.replace("= <", "< ")
 
 
 def _p(value: float) -> str:

@@ -1,8 +1,8 @@
 """Which figures are drawn of results: for reports, model cards and the documentation alike."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 from xml.etree.ElementTree import Element
 
 from stage1.reports.frontier import Frontier
@@ -17,25 +17,20 @@ F1_CURVE = "F1 on the selection split"
 
 def rows(results: Mapping[str, Any]) -> Element:
     """F1 of every row, with its interval."""
-    bars = [
-        Bar(
-            f"{row['row']}: {ROWS.get(row['row'], '').rpartition(': ')[2]}",
-            row["f1"],
-            row["f1_ci95"],
-            strong=row["row"] == "bottleneck",
-        )
-        for row in results["rows"]
-    ]
+    meanings = {row["row"]: ROWS.get(row["row"], "").rpartition(": ")[2] for row in results["rows"]}
+    bars = [_bar(row, f"{row['row']}: {meanings[row['row']]}") for row in results["rows"]]
     return intervals("F1 of every row, with its 95 % interval", bars, "F1", high=100)
 
 
 def stages(results: Mapping[str, Any], names: Sequence[str]) -> Element:
     """F1 on its way through `names`."""
     found = {row["row"]: row for row in results["rows"]}
-    bars = [
-        Bar(n, found[n]["f1"], found[n]["f1_ci95"], strong=n == "bottleneck") for n in names if n in found
-    ]
+    bars = [_bar(found[name], name) for name in names if name in found]
     return intervals("Where F1 goes: from stage to stage", bars, "F1", high=100)
+
+
+def _bar(row: Mapping[str, Any], name: str) -> Bar:
+    return Bar(name, row["f1"], row["f1_ci95"], strong=row["row"] == "bottleneck")
 
 
 def marks(rate: Mapping[str, float], gzip_bits: float | None) -> dict[str, float]:
@@ -54,9 +49,7 @@ def marks(rate: Mapping[str, float], gzip_bits: float | None) -> dict[str, float
 
 def rate_card(found: Mapping[str, float]) -> Element:
     """`marks` as a figure."""
-    bars = [
-        Bar(name, bits, shown=f"{bits:.1f}", strong=name == "this bottleneck") for name, bits in found.items()
-    ]
+    bars = [Bar(name, bits, strong=name == "this bottleneck") for name, bits in found.items()]
     return intervals("Bits per token", bars, "bits per token (logarithmic)", log=True)
 
 
@@ -68,22 +61,27 @@ def curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, list[Series]]:
         F1_CURVE: {"F1": _numbers(metrics, "selection", "f1")},
         "Learning rate": {"learning rate": _numbers(metrics, "lr")},
     }
+    return _drawn(lines)
+
+
+def side_by_side(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Series]]:
+    """Title → a curve for each of several runs, by its name and log: what chose its checkpoint, and F1."""
+    keys = {"Selection score": "score", F1_CURVE: "f1"}
+    return _drawn(
+        {
+            title: {name: _numbers(log, "selection", key) for name, log in runs.items()}
+            for title, key in keys.items()
+        }
+    )
+
+
+def _drawn(lines: Mapping[str, Mapping[str, list[Point]]]) -> dict[str, list[Series]]:
+    """Title → name → points as series; a curve takes two points."""
     found = {
         title: [Series(name, _thinned(p), dots=len(p) < 30) for name, p in named.items() if len(p) > 1]
         for title, named in lines.items()
     }
     return {title: series for title, series in found.items() if series}
-
-
-def side_by_side(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, list[Series]]:
-    """Title → a curve for each of several runs, by its name and log: what chose its checkpoint, and F1."""
-    lines = {"Selection score": "score", F1_CURVE: "f1"}
-    found = {
-        title: [Series(name, _thinned(_numbers(log, "selection", key))) for name, log in runs.items()]
-        for title, key in lines.items()
-    }
-    drawn = {title: [one for one in series if len(one.points) > 1] for title, series in found.items()}
-    return {title: series for title, series in drawn.items() if series}
 
 
 def curve(title: str, series: Sequence[Series]) -> Element:
@@ -127,22 +125,15 @@ def _thinned(points: list[Point]) -> list[Point]:
     return points if every < 2 else [*points[:-1:every], points[-1]]
 
 
-class Measured(NamedTuple):
-    """A run, or the average of runs that differ in their seed, as a point of `f1_against_bits`."""
+def f1_against_bits(measured: Iterable[tuple[str, Point]], levels: Mapping[str, float]) -> Element:
+    """F1 against bits per token: each point by the name of its line.
 
-    series: str
-    bits: float
-    f1: float
-    ci95: Sequence[float]
-    says: str = ""
-    href: str = ""
-
-
-def f1_against_bits(measured: Sequence[Measured], levels: Mapping[str, float]) -> Element:
-    """F1 against bits per token, a line for each series; `levels` are rows that do not depend on bits."""
+    A point is a run, or the average of runs that differ in their seed; `levels` are rows that do not depend
+    on bits.
+    """
     lines: dict[str, list[Point]] = {}
-    for one in sorted(measured, key=lambda one: one.bits):
-        lines.setdefault(one.series, []).append(Point(one.bits, one.f1, one.ci95, one.says, one.href))
+    for name, point in sorted(measured, key=lambda one: one[1].x):
+        lines.setdefault(name, []).append(point)
     return plot(
         "F1 against bits per token, with 95 % intervals",
         [Series(name, points) for name, points in lines.items()],

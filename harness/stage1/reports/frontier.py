@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from typing import Any
 
 from pydantic import BaseModel
-from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
+from stage1.reports.report import columns
 from stage1.runs.results import Interval
 
 
@@ -123,33 +123,23 @@ def table(record: Frontier) -> Iterator[list[Any]]:
 
 def tables(record: Frontier) -> Iterator[Table]:
     """A line for each point, those of the frontier bold; with fewer columns for narrow terminals."""
-    yield _table(record, detailed=True)
-    yield _table(record, detailed=False)
+    lines = [cells(record, point) for point in record.points]
+    best = [point.frontier for point in record.points]
+    for without in ((), ("truncated",)):
+        yield columns(heads(record), lines, bold=best, without=without)
 
 
-def _table(record: Frontier, *, detailed: bool) -> Table:
-    columns = Table(box=None, pad_edge=False, header_style="bold")
-    for number, head in enumerate(heads(record, detailed=detailed)):
-        columns.add_column(head, no_wrap=True, justify="right" if number else "left")
-    for point in record.points:
-        line = cells(record, point, detailed=detailed)
-        columns.add_row(*map(escape, line), style="bold" if point.frontier else "")
-    return columns
-
-
-def heads(record: Frontier, *, detailed: bool) -> list[str]:
+def heads(record: Frontier) -> list[str]:
     """What the columns of the table are."""
-    ratio, truncated = record.axis == "ratio", ["truncated"] if detailed else []
-    first = ["setting", *(["ratio"] if ratio else []), "bits/token", "n", "of text [95 %]"]
-    return [*first, *truncated, "", "of text, test [95 %]"]
+    ratio = ["ratio"] if record.axis == "ratio" else []
+    return ["setting", *ratio, "bits/token", "n", "of text [95 %]", "truncated", "", "of text, test [95 %]"]
 
 
-def cells(record: Frontier, point: Point, *, detailed: bool) -> list[str]:
+def cells(record: Frontier, point: Point) -> list[str]:
     """One line of the table."""
     asked = point.selection
     line = [_named(point), *([f"{point.rate:.4g}"] if record.axis == "ratio" else [])]
-    line += [f"{point.bits_per_token:.1f}", str(asked.n)]
-    line += [_share(asked), *([_percent(asked.truncated_share)] if detailed else [])]
+    line += [f"{point.bits_per_token:.1f}", str(asked.n), _share(asked), _percent(asked.truncated_share)]
     return [*line, _says(record, asked), _share(point.test) if point.test else ""]
 
 

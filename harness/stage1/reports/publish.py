@@ -2,7 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path, PureWindowsPath
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -11,7 +11,7 @@ from stage1.bottleneck.checkpoint import republished
 from stage1.config import RunConfig, validate
 from stage1.errors import UsageError
 from stage1.reports.figures import rows
-from stage1.reports.report import HEADER, TEACHER_FORCED, cells, summary
+from stage1.reports.report import HEADER, TEACHER_FORCED, cells, placeless, summary
 from stage1.reports.svg import standalone
 from stage1.runs.run import Run, seal
 from stage1.text import one_line, visible_lines
@@ -40,7 +40,7 @@ def published(run: Run, repo_id: str) -> dict[str, bytes]:
     except HFValidationError as error:
         raise UsageError(f"{repo_id!r} is not a repository id: {error}", "Write it as owner/name.") from None
     run.require_trained()
-    config = _without_places(run.config)
+    config = validate(_cleaned(run.config.model_dump(mode="json", exclude={"init", "output"})))
     files = {
         "README.md": _card(config, run, repo_id).encode(),
         "config.yaml": seal(config.to_yaml()),
@@ -80,10 +80,6 @@ WITH_PLACES = ("model", "data", "compressors", "adapter", "losses", "then")
 """Sections of a configuration and of a checkpoint that may name files, as plugins' options do."""
 
 
-def _without_places(config: RunConfig) -> RunConfig:
-    return validate(_cleaned(config.model_dump(mode="json", exclude={"init", "output"})))
-
-
 def _cleaned(tree: Mapping[str, Any]) -> dict[str, Any]:
     """`tree` with the last part alone of every path in `WITH_PLACES`."""
     return {key: _known(value) if key in WITH_PLACES else value for key, value in tree.items()}
@@ -94,13 +90,7 @@ def _known(value: Any) -> Any:
         return {key: _known(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_known(inner) for inner in value]
-    is_place = isinstance(value, str) and (value.startswith(("/", ".", "~")) or "\\" in value)
-    return PureWindowsPath(value).name if is_place else value  # which takes both kinds of separators
-
-
-def model_card(run: Run, repo_id: str) -> str:
-    """README.md of a published run."""
-    return _card(_without_places(run.config), run, repo_id)
+    return placeless(value)
 
 
 def _card(config: RunConfig, run: Run, repo_id: str) -> str:
@@ -129,17 +119,16 @@ def _card(config: RunConfig, run: Run, repo_id: str) -> str:
     if results is not None:
         said = (f"- {_plain(line)}" for line in summary(results))
         picture = [f"![F1 of every row, with its 95 % interval]({FIGURE})", ""]
-        lines += ["## Results", "", *picture, *markdown_table(results), "", *said]
+        lines += ["## Results", "", *picture, *_table(results), "", *said]
         lines += ["", f"Data: {_code(config.data.name)}, seed {config.seed}.", ""]
     lines += ["## Configuration", "", *_fenced(config.to_yaml().rstrip(), "yaml"), ""]
     versions = ", ".join(f"{name} {number}" for name, number in manifest.get("versions", {}).items())
     return visible_lines("\n".join([*lines, f"Versions: {_plain(versions)}.", ""]))
 
 
-def markdown_table(results: Mapping[str, Any]) -> list[str]:
+def _table(results: Mapping[str, Any]) -> list[str]:
     """The rows as Markdown."""
-    marked = bool(results.get("teacher_forced"))
-    lines = [HEADER, ("---",) * len(HEADER), *(cells(row, teacher_forced=marked) for row in results["rows"])]
+    lines = [HEADER, ["---"] * len(HEADER), *cells(results)]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 

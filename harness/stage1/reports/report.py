@@ -1,7 +1,8 @@
 """Results for people: the table, the verdict, the next commands."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import PureWindowsPath
+from typing import Any, Literal
 
 from rich.markup import escape
 from rich.table import Table
@@ -26,28 +27,63 @@ TEACHER_FORCED = "Teacher-forced: a loss saw the gold answers in training."
 """The mark of results that the other losses' do not compare with."""
 
 
-def interval(value: float, ci95: Sequence[float]) -> str:
-    """A number from 0 to 100, or a difference of two, with its interval."""
-    return f"{value:5.1f}  [{ci95[0]:.1f}, {ci95[1]:.1f}]"
+def interval(value: float, ci95: Sequence[float], sign: str = "") -> str:
+    """A number from 0 to 100, or a difference of two, with its interval; `sign` is `+` where all have one."""
+    low, high = ci95
+    return f"{value:{sign or 5}.1f}  [{low:{sign}.1f}, {high:{sign}.1f}]"
 
 
-def cells(row: Mapping[str, Any], *, teacher_forced: bool = False) -> list[str]:
-    """One row of results as text: name, meaning, F1, exact match, difference to `text`.
+def columns(
+    heads: Sequence[str],
+    lines: Sequence[Sequence[str]],
+    *,
+    left: int = 1,
+    bold: Sequence[bool] = (),
+    without: Collection[str] = (),
+) -> Table:
+    """Lines under their heads, of which no column is cut.
 
-    `teacher_forced` marks the bottleneck as trained on the gold answers.
+    Args:
+        heads: of all columns; the first `left` hold words, the others numbers.
+        lines: a cell for each head.
+        left: how many columns hold words.
+        bold: whether each line stands out; by default none does.
+        without: heads of columns that are left out.
     """
-    against = row["row"] != "text"
-    forced = teacher_forced and row["row"] == "bottleneck"
+    kept = [number for number, head in enumerate(heads) if head not in without]
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for number in kept:
+        justify: Literal["left", "right"] = "left" if number < left else "right"
+        table.add_column(escape(heads[number]), no_wrap=True, justify=justify)
+    for line, stands_out in zip(lines, bold or [False] * len(lines), strict=True):
+        table.add_row(*(escape(line[number]) for number in kept), style="bold" if stands_out else "")
+    return table
+
+
+def placeless(value: Any) -> Any:
+    """A setting without the folders of this machine, for what is sent to others: a path's last part."""
+    if not isinstance(value, str):
+        return value
+    is_place = value.startswith(("/", ".", "~")) or "\\" in value or value[1:3] == ":/"
+    return PureWindowsPath(value).name if is_place else value  # which takes both kinds of separators
+
+
+HEADER = ["row", "what the LLM receives", "F1 [95 %]", "exact match [95 %]", "F1 − text [95 %]"]
+
+
+def cells(results: Mapping[str, Any]) -> list[list[str]]:
+    """Every row of results as text, under `HEADER`; a bottleneck that saw the gold answers is marked."""
+    ours = {"bottleneck": ", teacher-forced"} if _marked(results) else {}
     return [
-        row["row"],
-        ROWS.get(row["row"], "") + (", teacher-forced" if forced else ""),
-        interval(row["f1"], row["f1_ci95"]),
-        interval(row["exact_match"], row["exact_match_ci95"]),
-        interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if against else "",
+        [
+            row["row"],
+            ROWS.get(row["row"], "") + ours.get(row["row"], ""),
+            interval(row["f1"], row["f1_ci95"]),
+            interval(row["exact_match"], row["exact_match_ci95"]),
+            interval(row["f1_vs_text"], row["f1_vs_text_ci95"]) if row["row"] != "text" else "",
+        ]
+        for row in results["rows"]
     ]
-
-
-HEADER = ("row", "what the LLM receives", "F1 [95 %]", "exact match [95 %]", "F1 − text [95 %]")
 
 
 def _marked(results: Mapping[str, Any]) -> bool:
@@ -59,15 +95,10 @@ def tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
     What a row means goes first, then exact match, then the difference: F1 with its interval is never cut.
     """
-    for kept in ((0, 1, 2, 3, 4), (0, 2, 3, 4), (0, 2, 4), (0, 2)):
-        columns = Table(box=None, pad_edge=False, header_style="bold")
-        for number in kept:
-            columns.add_column(HEADER[number], no_wrap=True, justify="left" if number < 2 else "right")
-        for row in results["rows"]:
-            style = "bold" if row["row"] == "bottleneck" else ""
-            whole = cells(row, teacher_forced=_marked(results))
-            columns.add_row(*(escape(whole[number]) for number in kept), style=style)
-        yield columns
+    meaning, exact, difference = HEADER[1], HEADER[3], HEADER[4]
+    lines, ours = cells(results), [row["row"] == "bottleneck" for row in results["rows"]]
+    for without in ((), (meaning,), (meaning, exact), (meaning, exact, difference)):
+        yield columns(HEADER, lines, left=2, bold=ours, without=without)
 
 
 def summary(results: Mapping[str, Any]) -> Iterator[str]:
@@ -104,29 +135,19 @@ def tasks_tables(results: Mapping[str, Any]) -> Iterator[Table]:
 
     In narrow terminals without the number of documents and examples.
     """
-    yield _tasks_table(results, counts=True)
-    yield _tasks_table(results, counts=False)
-
-
-def _tasks_table(results: Mapping[str, Any], *, counts: bool) -> Table:
-    columns = Table(box=None, pad_edge=False, header_style="bold")
-    heads = ("task", "metric", *(("n", "shots") if counts else ()), "text", "bottleneck", "difference")
-    for number, name in enumerate(heads):
-        columns.add_column(name, no_wrap=True, justify="left" if number < 2 else "right")
+    heads = ("task", "metric", "n", "shots", "text", "bottleneck", "difference")
+    lines = []
     for entry in [*results["tasks"], *results["groups"]]:
         name = entry.get("task") or f"{entry['group']} (group)"
         counted = [str(entry.get("n", "")), str(entry.get("num_fewshot", ""))]
         for metric in entry["metrics"]:
             arrow = {True: " ↑", False: " ↓", None: ""}[metric["higher_is_better"]]
             kept = "" if metric["filter"] == "none" else f" ({metric['filter']})"
-            measured = [
-                _with_error(metric[key], metric[f"{key}_stderr"])
-                for key in ("text", "bottleneck", "difference")
-            ]
-            shown = [name, f"{metric['metric']}{kept}{arrow}", *(counted if counts else []), *measured]
-            columns.add_row(*map(escape, shown))
+            measured = [_with_error(metric[key], metric[f"{key}_stderr"]) for key in heads[4:]]
+            lines.append([name, f"{metric['metric']}{kept}{arrow}", *counted, *measured])
             name, counted = "", ["", ""]
-    return columns
+    for without in ((), ("n", "shots")):
+        yield columns(heads, lines, left=2, without=without)
 
 
 def _with_error(value: float | None, error: float | None) -> str:
@@ -166,27 +187,19 @@ def _origin(results: Mapping[str, Any]) -> str:
 
 def sweep_tables(record: Mapping[str, Any]) -> Iterator[Table]:
     """One line for each cell of a sweep, averaged over its seeds; with fewer columns for narrow terminals."""
-    yield _sweep_table(record, detailed=True, cost=True)
-    yield _sweep_table(record, detailed=False, cost=True)
-    yield _sweep_table(record, detailed=False, cost=False)
+    for detailed, cost in ((True, True), (False, True), (False, False)):
+        yield _sweep_table(record, detailed=detailed, cost=cost)
 
 
 def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Table:
     compare = record["compare"]
-    columns = Table(box=None, pad_edge=False, header_style="bold")
-    for axis in record["axes"]:
-        columns.add_column(escape(axis if detailed else axis.rpartition(".")[2]), no_wrap=True)
-    heads = [
-        *(["runs", "bits/token"] if cost else []),
-        "F1 [95 %]",
-        "of text F1",
-        *(["spread", "parameters"] if detailed else []),
-    ]
+    heads = [axis if detailed else axis.rpartition(".")[2] for axis in record["axes"]]
+    heads += [*(["runs", "bits/token"] if cost else []), "F1 [95 %]", "of text F1"]
+    heads += ["spread", "parameters"] if detailed else []
     if compare:
         against = f"{compare['axis']}={format_setting(compare['value'])}"
         heads.append(f"F1 − {against} [95 %]" if detailed else "difference [95 %]")
-    for head in heads:
-        columns.add_column(escape(head), no_wrap=True, justify="right")
+    lines = []
     for average in record["averages"]:
         spread, text = average["f1_spread"], average["text_f1"]
         line = [format_setting(value) for value in average["settings"].values()]
@@ -199,8 +212,8 @@ def _sweep_table(record: Mapping[str, Any], *, detailed: bool, cost: bool) -> Ta
         if compare:
             found = average["compared"]
             line.append(interval(found["f1_difference"], found["f1_difference_ci95"]) if found else "")
-        columns.add_row(*map(escape, line))
-    return columns
+        lines.append(line)
+    return columns(heads, lines, left=len(record["axes"]))
 
 
 def _rules(rules: Mapping[str, Any]) -> str:

@@ -49,7 +49,6 @@ class Bar(NamedTuple):
     name: str
     value: float
     interval: Sequence[float] = ()  # low, high
-    shown: str = ""
     strong: bool = False
 
 
@@ -124,7 +123,7 @@ def plot(
     low, high = y_range or (min(ys), max(ys))
     x_axis = _Axis(min(xs), max(xs), LEFT + 14, WIDTH - RIGHT - 14, log=log_x)
     y_axis = _Axis(low, high, height - BOTTOM, TOP, log=log_y)
-    figure = _figure(title, WIDTH, height)
+    figure = _figure(title, height)
     _frame(figure, x_axis, y_axis, x_label, y_label, height)
     for name, level in levels.items():
         y = y_axis.at(level)
@@ -200,7 +199,7 @@ def intervals(
     least = min(bar.value for bar in rows) / 2 if log else 0.0
     height = TOP + ROW * len(rows) + BOTTOM
     axis = _Axis(least, most, LABELS, WIDTH - 150, log=log)
-    figure = _figure(title, WIDTH, height)
+    figure = _figure(title, height)
     for value in axis.ticks():
         x = axis.at(value)
         _line(figure, "grid", x, TOP, x, height - BOTTOM)
@@ -216,20 +215,21 @@ def intervals(
             _line(group, "interval", low, middle, high, middle)
             end = max(end, high)
         _text(figure, one_line(bar.name, 38), LABELS - 8, middle + 4, "end")
-        _text(figure, bar.shown or f"{bar.value:.1f}", end + 6, middle + 4, "start")
+        _text(figure, f"{bar.value:.1f}", end + 6, middle + 4, "start")
     _text(figure, x_label, (LABELS + WIDTH - 150) / 2, height - 8, "middle")
     return figure
 
 
-def _figure(title: str, width: float, height: float) -> Element:
+def _figure(title: str, height: float) -> Element:
     named = {
+        "xmlns": "http://www.w3.org/2000/svg",
         "role": "img",
         "class": "figure",
-        "viewBox": f"0 0 {width:g} {height:g}",
+        "viewBox": f"0 0 {WIDTH:g} {height:g}",
         "aria-label": visible(title),
     }
-    figure = Element("svg", {"xmlns": "http://www.w3.org/2000/svg", **named})
-    SubElement(figure, "rect", {"class": "paper", "width": f"{width:g}", "height": f"{height:g}"})
+    figure = Element("svg", named)
+    SubElement(figure, "rect", {"class": "paper", "width": f"{WIDTH:g}", "height": f"{height:g}"})
     return figure
 
 

@@ -36,6 +36,7 @@ from stage1.sweeps.grid import Axis, Cell, plan
 from stage1.sweeps.rates import Axis as RateAxis
 from stage1.sweeps.rates import Setting, align, ladder
 from stage1.sweeps.search import Budget, BudgetSpentError, Rule, Sample, Search, confirm, p_keeps, p_short
+from stage1.sweeps.sweep import finished
 
 SAME = {"model", "data", "prompt", "eval", "dtype"}
 """Settings that methods must share: they say what is asked, and of whom."""
@@ -121,7 +122,7 @@ class Explorer:
         self.session = Session.open(configs[0], progress)
         with progress.task("Reading the methods' rates"):
             self.ladders = [ladder(config, self.session.table, request.axis) for config in configs]
-        self.rates, self.cells = align(self.ladders)
+        self.cells = align(self.ladders)
         self.planned = [
             [request.cell(method, setting) for setting in steps]
             for method, steps in zip(methods, self.ladders, strict=True)
@@ -254,9 +255,7 @@ class Explorer:
             self._train(cell, cell.run, rows=TESTED)
             return self._tested(cell)
 
-        results = cell.run.read_results() if cell.run.trained else None
-        asked = {row["row"] for row in results["rows"]} if results else set()
-        return self._tested(cell) if {*TESTED} <= asked else self.budget.spend(step)
+        return self._tested(cell) if finished(cell.run, TESTED) else self.budget.spend(step)
 
     def _tested(self, cell: Cell) -> Sample:
         f1 = {
@@ -269,24 +268,15 @@ class Explorer:
 
     # -- what came of it -----------------------------------------------------------------------------------
 
-    def _write(self, search: Search, confirmed: tuple[int, int, int] | None, ended: str) -> Frontier:
-        record = self.record(search, confirmed, ended)
-        folder = self.request.place
-        write_record(folder / "frontier.json", record.model_dump(mode="json"))
-        write_atomic(folder / "frontier.csv", to_csv(table(record)).encode())
-        write_atomic(folder / "frontier.svg", standalone(figure(record)))
-        return record
-
-    def record(self, search: Search, confirmed: tuple[int, int, int] | None, ended: str) -> Frontier:
-        """What is known now."""
+    def _write(self, search: Search, confirmed: tuple[int, int] | None, ended: str) -> Frontier:
+        """What is known now, written."""
         points = sorted(self._points(), key=lambda point: (point.bits_per_token, -point.kept))
         best = -math.inf
         for point in points:  # what no cheaper one equals
             point.frontier = point.kept > best
             best = max(best, point.kept)
-        config = self.session.config
-        return Frontier(
-            model=config.model.name,
+        record = Frontier(
+            model=self.session.config.model.name,
             data=task_name(self.session),
             keep=self.request.keep,
             error=self.rule.error,
@@ -297,26 +287,25 @@ class Explorer:
             points=points,
             border=Border(
                 ended=ended,
-                short=self._winner(search, search.low),
-                seems=self._winner(search, search.high),
-                confirmed=self.planned[confirmed[1]][confirmed[2]].run.path.name if confirmed else None,
+                short=self._run(search.winners.get(search.low)),
+                seems=self._run(search.winners.get(search.high)),
+                confirmed=self._run(confirmed),
             ),
             failed=self.errors,
         )
+        folder = self.request.place
+        write_record(folder / "frontier.json", record.model_dump(mode="json"))
+        write_atomic(folder / "frontier.csv", to_csv(table(record)).encode())
+        write_atomic(folder / "frontier.svg", standalone(figure(record)))
+        return record
 
-    def _winner(self, search: Search, rate: int) -> str | None:
-        """The run that came out of the race at a rate, if there was one."""
-        if rate not in search.winners:
-            return None
-        method = search.winners[rate][0]
-        number = self.cells[rate][method]
-        return None if number is None else self.planned[method][number].run.path.name
+    def _run(self, cell: tuple[int, int] | None) -> str | None:
+        return cell and self.planned[cell[0]][cell[1]].run.path.name
 
     def _points(self) -> Iterator[Point]:
         width = self.session.table.shape[1]
-        for method, steps in enumerate(self.ladders):
-            for number, setting in enumerate(steps):
-                cell = self.planned[method][number]
+        for cells, steps in zip(self.planned, self.ladders, strict=True):
+            for cell, setting in zip(cells, steps, strict=True):
                 if (kept := self.answers["cells"].get(cell.run.path.name)) is None or not kept["f1"]:
                     continue
                 n = len(kept["f1"])

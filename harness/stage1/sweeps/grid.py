@@ -1,8 +1,6 @@
 """The grid of a sweep: every combination of some settings' values, for several seeds."""
 
-import hashlib
 import json
-import re
 from collections.abc import Mapping, Sequence
 from itertools import product
 from pathlib import Path
@@ -14,6 +12,7 @@ from stage1.bounded import load_yaml
 from stage1.config import RunConfig, format_setting, granted
 from stage1.config.presets import PRESETS, from_presets
 from stage1.errors import ConfigError, ConfigIssue, UsageError
+from stage1.files import safe_name
 from stage1.llm.location import locate
 from stage1.llm.table import table_width
 from stage1.plugins import Registry, fully_resolved, load_plugins, resolve
@@ -79,11 +78,7 @@ def label(settings: Mapping[str, Any]) -> str:
 
 def folder_name(settings: Mapping[str, Any]) -> str:
     """A file name for `label`, of its own for every settings."""
-    name = label(settings)
-    plain = re.sub(r"[^\w.=+-]+", "-", name.replace(" ", "_"))[:120]
-    if plain.replace("_", " ") == name.replace("_", " "):
-        return plain
-    return f"{plain}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return safe_name(label(settings).replace(" ", "_"))
 
 
 def plan(

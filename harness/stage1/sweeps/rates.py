@@ -98,15 +98,13 @@ def _cost(resolved: Resolved, config: RunConfig, table: Tensor, axis: Axis) -> f
     return float(built.code_bits(built.encode(rows, mask))) / rows.shape[1]
 
 
-def align(ladders: Sequence[Sequence[Setting]]) -> tuple[list[float], Cells]:
-    """The rates of all ladders, cheapest first, and at each the setting of each ladder that costs no more."""
+def align(ladders: Sequence[Sequence[Setting]]) -> Cells:
+    """At each rate of all ladders, cheapest first, the setting of each ladder that costs no more."""
     rates: list[float] = []
     for cost in sorted({setting.cost for steps in ladders for setting in steps}, reverse=True):
         if not rates or FINER * cost <= rates[-1]:
             rates.append(cost)
-    rates.reverse()
-    cells = [
+    return [
         [max((i for i, s in enumerate(steps) if s.cost <= rate), default=None) for steps in ladders]
-        for rate in rates
+        for rate in reversed(rates)
     ]
-    return rates, cells

@@ -1,6 +1,6 @@
 """`stage1 report`: a run, several runs, a sweep or a frontier as one HTML file."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -9,13 +9,12 @@ from stage1.errors import UsageError
 from stage1.files import read_record, write_atomic
 from stage1.progress import Progress
 from stage1.reports import figures
-from stage1.reports.figures import Measured
-from stage1.reports.html.facts import Facts
-from stage1.reports.html.frontier import frontier_page
+from stage1.reports.frontier import MARKS, Frontier, cells, heads, summary
 from stage1.reports.html.page import number, render
 from stage1.reports.html.questions import Asked
-from stage1.reports.html.run import browser, markup, run_page, section
+from stage1.reports.html.run import Facts, browser, markup, run_page, section
 from stage1.reports.report import interval
+from stage1.reports.svg import Point
 from stage1.runs.run import Run
 from stage1.sweeps.grid import label
 
@@ -23,11 +22,16 @@ from stage1.sweeps.grid import label
 class Member(NamedTuple):
     """One of several runs."""
 
+    number: int
     name: str
-    anchor: str
     run: Run
     facts: Facts
     settings: Mapping[str, str]  # what it differs in
+
+    @property
+    def anchor(self) -> str:
+        """Where its section stands in the page."""
+        return f"run-{self.number}"
 
     @property
     def series(self) -> str:
@@ -68,18 +72,36 @@ def _page(places: Sequence[Path], progress: Progress) -> str:
 
 def _sweep_page(folder: Path) -> str:
     record = read_record(folder / "sweep.json", "Make it again with the same `stage1 sweep` command.")
-    cells = [cell for cell in record["cells"] if cell["results"] is not None]
-    runs = [Run.open(folder / Path(cell["run"]).name) for cell in cells]
-    named = [label({**cell["settings"], "seed": cell["seed"]}) for cell in cells]
-    if not runs:
+    members = []
+    for i, cell in enumerate((cell for cell in record["cells"] if cell["results"] is not None), 1):
+        run = Run.open(folder / Path(cell["run"]).name)
+        name = label({**cell["settings"], "seed": cell["seed"]})
+        members.append(Member(i, name, run, Facts.of(run), _shown(cell["settings"])))
+    if not members:
         raise UsageError(f"No run of {folder} is finished.", "Go on with the same `stage1 sweep` command.")
-    members = _members(runs, map(Facts.of, runs), named, [_shown(cell["settings"]) for cell in cells])
     return several_page(members, {**record, "name": folder.resolve().name})
+
+
+def _frontier_page(folder: Path) -> str:
+    read = read_record(folder / "frontier.json", "Make it again with the same `stage1 frontier` command.")
+    record = Frontier.model_validate(read)
+    return render(
+        "frontier.html.jinja",
+        {
+            "title": folder.resolve().name,
+            "questions": None,
+            "sentences": list(summary(record)),
+            "figure": markup(figures.frontier(record)),
+            "header": heads(record),
+            "lines": [cells(record, point) for point in record.points],
+            "marks": [(MARKS[name], number(bits)) for name, bits in record.marks.items()],
+        },
+    )
 
 
 KINDS: Mapping[str, Callable[[Path, Progress], str]] = {
     "sweep.json": lambda place, progress: _sweep_page(place),
-    "frontier.json": lambda place, progress: frontier_page(place),
+    "frontier.json": lambda place, progress: _frontier_page(place),
     "config.yaml": lambda place, progress: run_page(Run.open(place), progress),
 }
 """File that says what a folder is → its report."""
@@ -92,18 +114,16 @@ def _runs(runs: Sequence[Run]) -> list[Member]:
     keys = dict.fromkeys(key for tree in trees for key in tree if key != "seed")
     differing = [key for key in keys if any(tree.get(key) != trees[0].get(key) for tree in trees)]
     names = [each.name for each in facts]
-    unique = [f"{n} ({i})" if names.count(n) > 1 else n for i, n in enumerate(names, 1)]
-    return _members(runs, facts, unique, [{key: tree.get(key, "") for key in differing} for tree in trees])
-
-
-def _members(
-    runs: Sequence[Run],
-    facts: Iterable[Facts],
-    names: Sequence[str],
-    settings: Sequence[Mapping[str, str]],
-) -> list[Member]:
-    found = zip(names, zip(runs, facts, settings, strict=True), strict=True)
-    return [Member(name, f"run-{i}", *more) for i, (name, more) in enumerate(found, 1)]
+    return [
+        Member(
+            i,
+            f"{each.name} ({i})" if names.count(each.name) > 1 else each.name,
+            run,
+            each,
+            {key: tree.get(key, "") for key in differing},
+        )
+        for i, (run, each, tree) in enumerate(zip(runs, facts, trees, strict=True), 1)
+    ]
 
 
 def several_page(members: Sequence[Member], sweep: Mapping[str, Any]) -> str:
@@ -178,32 +198,32 @@ def _levels(members: Sequence[Member]) -> tuple[dict[str, float], list[str]]:
     return levels, [] if "text" in levels else ["The runs have different text rows: they are in the table."]
 
 
-def _averages(members: Sequence[Member], sweep: Mapping[str, Any]) -> Iterator[Measured]:
-    """The points of the figure: means over the seeds in a sweep, otherwise the runs."""
+def _averages(members: Sequence[Member], sweep: Mapping[str, Any]) -> Iterator[tuple[str, Point]]:
+    """The points of the figure by their lines: means over the seeds in a sweep, otherwise the runs."""
     if "averages" not in sweep:
         for member in members:
-            row = member.facts.row["bottleneck"]
-            says = f"{member.name}: F1 {interval(row['f1'], row['f1_ci95']).strip()}"
-            place = member.facts.rate["bits_per_token"], row["f1"], row["f1_ci95"]
-            yield Measured(member.series, *place, says, f"#{member.anchor}")
+            bits, row = member.facts.rate["bits_per_token"], member.facts.row["bottleneck"]
+            yield member.series, _point(bits, row, member.name, f"#{member.anchor}")
         return
     for average in sweep["averages"]:
         member = next(m for m in members if m.settings == _shown(average["settings"]))
-        shown = interval(average["f1"], average["f1_ci95"]).strip()
-        says = f"{label(average['settings'])}, {len(average['seeds'])} seeds: F1 {shown}"
-        place = average["bits_per_token"], average["f1"], average["f1_ci95"]
-        yield Measured(member.series, *place, says, f"#{member.anchor}")
+        says = f"{label(average['settings'])}, {len(average['seeds'])} seeds"
+        yield member.series, _point(average["bits_per_token"], average, says, f"#{member.anchor}")
 
 
-def _truncated(members: Sequence[Member]) -> Iterator[Measured]:
+def _truncated(members: Sequence[Member]) -> Iterator[tuple[str, Point]]:
     """The control on the same axis: text cut to as many bits, once for each rate."""
     seen = set()
     for member in members:
         row, bits = member.facts.row.get("truncated"), member.facts.rate["bits_per_token"]
         if row and round(bits, 1) not in seen:
             seen.add(round(bits, 1))
-            says = f"text cut to {bits:.1f} bits per token: F1 {interval(row['f1'], row['f1_ci95']).strip()}"
-            yield Measured("truncated (control)", bits, row["f1"], row["f1_ci95"], says)
+            yield "truncated (control)", _point(bits, row, f"text cut to {bits:.1f} bits per token")
+
+
+def _point(bits: float, measured: Mapping[str, Any], what: str, href: str = "") -> Point:
+    f1, ci95 = measured["f1"], measured["f1_ci95"]
+    return Point(bits, f1, ci95, f"{what}: F1 {interval(f1, ci95).strip()}", href)
 
 
 def _tables(members: Sequence[Member], sweep: Mapping[str, Any]) -> dict[str, Any]:

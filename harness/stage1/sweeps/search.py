@@ -8,7 +8,7 @@ left. On the test questions, which the search has not seen, what it found is con
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -164,7 +164,7 @@ class Search:
     Attributes:
         low: the largest rate at which none keeps the share, −1 before one was found.
         high: the smallest at which one does, `len(cells)` before one was found.
-        winners: rate → the method that came out of its race, and whether it seems to keep the share.
+        winners: rate → method and setting that came out of its race.
         alive: the methods that are left.
     """
 
@@ -172,7 +172,7 @@ class Search:
     measure: Measure
     rule: Rule
     low: int = -1
-    winners: dict[int, tuple[int, bool]] = field(default_factory=dict)
+    winners: dict[int, tuple[int, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.high = len(self.cells)
@@ -192,7 +192,7 @@ class Search:
                 self.low = middle
 
     def _keeps(self, rate: int) -> bool:
-        racing = {m: cell for m in self.alive if (cell := self.cells[rate][m]) is not None}
+        racing = here = {m: cell for m in self.alive if (cell := self.cells[rate][m]) is not None}
         if not racing:
             return False
         answers: dict[int, Sample] = {}
@@ -200,12 +200,14 @@ class Search:
         for number in self.rule.looks:
             answers |= {m: self.measure(m, cell, number) for m, cell in sorted(racing.items())}
             best = self._better_half(racing, answers)
-            racing = {m: racing[m] for m in best}
-            if not best or (len(best) == 1 and self._surely_keeps(answers[best[0]])):
+            racing = {m: here[m] for m in best}
+            sure = len(best) == 1 and p_keeps(answers[best[0]], self.rule.keep) <= self.rule.look_error
+            if sure or not best:
                 break
-        leader = best[0] if best else max(answers, key=lambda m: self._gain(answers[m]))
-        keeps = bool(best) and self._gain(answers[leader]) >= 0
-        self.winners[rate] = leader, keeps
+        gains = {m: sample.gain(self.rule.keep) for m, sample in answers.items()}
+        leader = best[0] if best else max(gains, key=lambda m: gains[m])
+        keeps = bool(best) and gains[leader] >= 0
+        self.winners[rate] = leader, here[leader]
         if keeps:
             self.alive -= {m for m in answers if m != leader and self._beaten(answers[m], answers[leader])}
         return keeps
@@ -213,14 +215,8 @@ class Search:
     def _better_half(self, racing: Mapping[int, int], answers: Mapping[int, Sample]) -> list[int]:
         """The methods that go on, the best first; none where all surely fall short."""
         hopeful = [m for m in racing if not self._surely_short(answers[m])]
-        hopeful.sort(key=lambda m: -self._gain(answers[m]))
+        hopeful.sort(key=lambda m: -answers[m].gain(self.rule.keep))
         return hopeful[: math.ceil(len(hopeful) / 2)]
-
-    def _gain(self, sample: Sample) -> float:
-        return sample.gain(self.rule.keep)
-
-    def _surely_keeps(self, sample: Sample) -> bool:
-        return p_keeps(sample, self.rule.keep) <= self.rule.look_error
 
     def _surely_short(self, sample: Sample) -> bool:
         return p_short(sample, self.rule.keep) <= self.rule.look_error
@@ -231,22 +227,19 @@ class Search:
         worse = _p_positive(_by_passage(leader.f1[:n] - sample.f1, sample.passages))
         return self._surely_short(sample) or worse <= self.rule.look_error / len(self.cells[0])
 
-    def candidates(self) -> Iterator[tuple[int, int, int]]:
-        """Rate, method and setting of what is to be confirmed, one after the other until one is."""
+    def candidates(self) -> Iterator[tuple[int, int]]:
+        """Method and setting of what is to be confirmed, one after the other until one is."""
         if self.high not in self.winners:
             return
-        method, seen = self.winners[self.high][0], set()
-        for further in FURTHER:
-            rate = min(self.high + further, len(self.cells) - 1)
-            cell = self.cells[rate][method]
-            if cell is not None and cell not in seen:
-                seen.add(cell)
-                yield rate, method, cell
+        method, _ = self.winners[self.high]
+        rates = (min(self.high + further, len(self.cells) - 1) for further in FURTHER)
+        cells = dict.fromkeys(self.cells[rate][method] for rate in rates)
+        yield from ((method, cell) for cell in cells if cell is not None)
 
 
 def confirm(
-    candidates: Iterator[tuple[int, int, int]], test: Callable[[int, int], Sample], rule: Rule
-) -> tuple[int, int, int] | None:
+    candidates: Iterable[tuple[int, int]], test: Callable[[int, int], Sample], rule: Rule
+) -> tuple[int, int] | None:
     """The first candidate whose test answers show that it keeps the share; None where none does.
 
     The candidates depend on the selection questions alone, and there are at most `len(FURTHER)`, each claimed
@@ -256,7 +249,7 @@ def confirm(
     Raises:
         BudgetSpentError: from `test`.
     """
-    for rate, method, cell in candidates:
+    for method, cell in candidates:
         if p_keeps(test(method, cell), rule.keep) <= rule.error / len(FURTHER):
-            return rate, method, cell
+            return method, cell
     return None

@@ -8,11 +8,15 @@ The runs' folders are the state: a sweep that was interrupted is started again a
 import uuid
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from stage1.config import format_setting
+import numpy as np
+
+from stage1.config import DataConfig, RunConfig, format_setting
+from stage1.data.datasets import load_qa, spread
+from stage1.data.records import Question
 from stage1.errors import UsageError
 from stage1.evaluation.conditions import NEEDED
 from stage1.evaluation.statistics import Comparison, Floats
@@ -21,9 +25,34 @@ from stage1.plugins.executors import Executor, Job, JobOutcome
 from stage1.progress import Progress
 from stage1.runs.folder import own_place
 from stage1.runs.run import Run
-from stage1.sweeps.compare import asked, question_f1, same_questions
 from stage1.sweeps.grid import Axis, Cell, groups, label
 from stage1.sweeps.worker import Worker, carry_out, unpack
+
+
+def asked(config: RunConfig) -> list[Question]:
+    """The test questions that a run of `config` is asked."""
+    data = config.data.model_copy(update={"train": 1, "selection": 1})
+    return _asked(data.model_dump_json(), config.eval.limit)
+
+
+@cache
+def _asked(data: str, limit: int | None) -> list[Question]:
+    return spread(load_qa(DataConfig.model_validate_json(data)).test, limit)
+
+
+def question_f1(run: Run, questions: Sequence[Question]) -> Floats:
+    """F1 (0 to 100) of each question's answer in the row `bottleneck`, as the run keeps it: [n].
+
+    Raises:
+        UsageError: the answers are missing, damaged or to other questions.
+    """
+    answers = run.read_answers("bottleneck")
+    if [answer.id for answer in answers] != [question.id for question in questions]:
+        raise UsageError(
+            f"The row bottleneck of {run.path} answers other questions than this comparison is about.",
+            "Compare runs with the same data and eval.limit.",
+        )
+    return np.array([answer.f1 for answer in answers])
 
 
 class Baseline(NamedTuple):
@@ -48,7 +77,8 @@ class Baseline(NamedTuple):
         baseline = choices[text]
         for group in groups(cells):
             other = next(cell for cell in cells if cell.settings == baseline.opposite(group[0].settings))
-            if not same_questions([group[0].config, other.config]):
+            ours, theirs = ([q.id for q in asked(cell.config)] for cell in (group[0], other))
+            if ours != theirs:
                 raise UsageError(
                     f"{label(group[0].settings)} is asked other questions than {label(other.settings)}.",
                     "Compare cells with the same data and eval.limit.",
@@ -110,13 +140,13 @@ class Sweep:
     def _settled(self, cell: Cell, progress: Progress, rows: Collection[str]) -> bool:
         """Whether there is nothing to do for it: it is finished, or its folder is damaged."""
         try:
-            finished = _finished(cell.run, rows)
+            settled = finished(cell.run, rows)
         except UsageError as error:
             self._failed(cell, str(error), progress)
             return True
-        if finished:
+        if settled:
             progress.note(f"{self._place(cell.name)}: finished already.")
-        return finished
+        return settled
 
     def _carry_out(
         self,
@@ -211,7 +241,7 @@ class Sweep:
 
     def _is_done(self, cell: Cell) -> bool:
         try:
-            return _finished(cell.run)
+            return finished(cell.run)
         except UsageError as error:  # damaged; its turn may not have come yet
             self.errors[cell.name] = str(error)
             return False
@@ -239,7 +269,7 @@ class Sweep:
     def _by_seed(self, cells: Sequence[Cell]) -> dict[int, Floats]:
         for cell in cells:
             if cell.name not in self._f1:
-                self._f1[cell.name] = question_f1(cell.run, "bottleneck", asked(cell.config))
+                self._f1[cell.name] = question_f1(cell.run, asked(cell.config))
         return {cell.seed: self._f1[cell.name] for cell in cells}
 
     def _comparison(self, cell: Cell) -> Comparison:
@@ -266,7 +296,12 @@ def _marked(folder: Path) -> Iterator[str]:
         mark.unlink(missing_ok=True)
 
 
-def _finished(run: Run, rows: Collection[str] = ()) -> bool:
+def finished(run: Run, rows: Collection[str] = ()) -> bool:
+    """Whether a run is evaluated, and was asked these rows.
+
+    Raises:
+        UsageError: it is damaged.
+    """
     results = run.read_results() if run.trained else None
     if results is not None:
         run.read_answers("bottleneck")  # what the comparisons are made of

@@ -1,21 +1,53 @@
-"""What a process does that carries out the runs of a sweep: one after the other, with one model."""
+"""Where the runs of a sweep are carried out, and what a process does that carries them out."""
 
 import shutil
 import tempfile
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from typing import Any
 
-from stage1.errors import Stage1Error
+from pydantic import ValidationError
+
+from stage1.config.messages import issues_of
+from stage1.errors import ConfigError, Stage1Error, UsageError
 from stage1.experiment import train_run
-from stage1.plugins.executors import Job, JobOutcome
+from stage1.plugins import load_plugins
+from stage1.plugins.executors import Executor, Job, JobOutcome
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
 
 
+def executor(on: str | None, jobs: int | None, options: Mapping[str, Any]) -> Executor | None:
+    """The executor of that name with its options checked; None: this process, one run after the other.
+
+    Args:
+        on: `NAME` or `NAME://ADDRESS`; by default `local` for several jobs.
+        jobs: how many runs at a time.
+        options: the executor's own.
+
+    Raises:
+        UsageError: there is no such executor.
+        ConfigError: an option cannot be used.
+    """
+    if on is None:
+        if options:
+            raise UsageError(f"--on-set {next(iter(options))} is for an executor.", "Name one by --on.")
+        if jobs in (None, 1):
+            return None
+        on = "local"
+    name, address, _ = on.partition("://")
+    cls = load_plugins().get("executor", name)
+    given = {**options, **({"address": on} if address else {}), **({} if jobs is None else {"jobs": jobs})}
+    try:
+        return cls(cls.Config.model_validate(given))
+    except ValidationError as error:
+        raise ConfigError(issues_of(error, cls.Config, f"--on {name}")) from None
+
+
 class Worker:
-    """Trains and evaluates runs; the model is loaded once for those that share it.
+    """Trains and evaluates runs one after the other; the model is loaded once for those that share it.
 
     Args:
         progress: told what goes on.

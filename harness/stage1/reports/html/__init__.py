@@ -1,1 +1,1 @@
-"""Results as one HTML file: what is read of a run, the figures, the questions, and the page around them."""
+"""Results as one HTML file: a run and its figures, the questions, and the page around them."""

@@ -1,21 +1,58 @@
-"""The questions of a run, with every row's answer, as the browser of a report shows them."""
+"""The questions of a run, with every row's answer and the prompts over their reconstruction.
 
-from collections.abc import Mapping, Sequence
+Of a prompt, each token stands over the token that its reconstructed vector is nearest to.
+"""
+
+import gzip
+from collections.abc import Iterable, Mapping, Sequence
+from os.path import commonprefix
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.data.datasets import spread
+from stage1.data.prompts import Prompt
+from stage1.data.records import Question
 from stage1.errors import UsageError
+from stage1.evaluation.reconstruction import read_back
 from stage1.evaluation.statistics import ClusterBootstrap, Floats
+from stage1.llm.tokenizer import token_text
 from stage1.progress import Progress
-from stage1.reports.html.reading import Reading, read_prompts
 from stage1.runs.answers import Answer
 from stage1.runs.run import Run
 from stage1.session import Session
 
 STATIC = 20
 """Questions that stand in the page itself, for readers without scripts."""
+
+PROMPTS = 100
+"""Prompts that are reconstructed where a vector depends on its neighbours, too: each position on its own."""
+
+
+class Reading(NamedTuple):
+    """Prompts as they may be read.
+
+    A prompt is a list of numbers of `pairs`: what a token is, and what it is read as (None: as itself).
+    """
+
+    pairs: list[tuple[str, str | None]]
+    prompts: list[list[int]]  # empty for those that were not reconstructed
+    cut: list[int]  # tokens that truncation removed of each prompt
+    gzip_bits: float  # per token of the prompts
+    note: str = ""
+
+    def data(self, passage: Sequence[int]) -> dict[str, Any]:
+        """The same for a file.
+
+        A prompt is as much as it shares with the beginning of the first one about its passage, and the rest.
+        """
+        first: dict[int, list[int]] = {}
+        rests = []
+        for prompt, which in zip(self.prompts, passage, strict=True):
+            same = len(commonprefix([first.setdefault(which, prompt), prompt]))  # noqa: RUF071 - no paths
+            rests.append([same, *prompt[same:]])
+        return {"pairs": self.pairs, "first": list(first.values()), "rest": rests, "cut": self.cut}
 
 
 class Asked(NamedTuple):
@@ -103,3 +140,38 @@ def _reading(run: Run, ids: Sequence[str], progress: Progress) -> Reading:
             f"{config.data.name} no longer holds the questions of the run.", "Evaluate it again."
         )
     return read_prompts(session.load_bottleneck(run), session, questions)
+
+
+def read_prompts(bottleneck: Bottleneck, session: Session, questions: Sequence[Question]) -> Reading:
+    """The prompts of `questions` through the bottleneck; of the LLM its table is enough."""
+    prompts = session.prompts(questions)
+    one_by_one = not (bottleneck.tokenwise or bottleneck.compressor.changes_length)
+    shown = prompts[:PROMPTS] if one_by_one else prompts
+    read: Iterable[Sequence[int]] | None = read_back(bottleneck, shown, session.table)
+    note = ""
+    if read is None:
+        note = "This compressor changes the number of vectors: no token stands over its reconstruction."
+        read = [prompt.ids for prompt in shown]
+    elif len(shown) < len(prompts):
+        note = f"The first {len(shown)} prompts are shown over their reconstruction."
+    numbers: dict[tuple[int, int], int] = {}
+    lines = [
+        [numbers.setdefault(pair, len(numbers)) for pair in zip(prompt.ids, other, strict=True)]
+        for prompt, other in zip(shown, read, strict=True)
+    ]
+    texts = {token: token_text(session.tokenizer, token) for pair in numbers for token in pair}
+    return Reading(
+        pairs=[(texts[own], texts[other] if other != own else None) for own, other in numbers],
+        prompts=lines + [[] for _ in prompts[len(shown) :]],
+        cut=[prompt.lost for prompt in prompts],
+        gzip_bits=_gzip_bits(prompts),
+        note=note,
+    )
+
+
+def _gzip_bits(prompts: Sequence[Prompt]) -> float:
+    """Bits per token of each prompt's text alone; examples in front, known to both sides, cost nothing."""
+    texts = [prompt.text for prompt in prompts]
+    known = len(commonprefix(texts)) if prompts[0].around else 0  # noqa: RUF071 - no paths
+    tokens = sum(len(prompt.ids) - prompt.fixed for prompt in prompts)
+    return sum(8 * len(gzip.compress(text[known:].encode(), mtime=0)) for text in texts) / tokens
