@@ -18,8 +18,7 @@ from stage1.data.datasets import spread
 from stage1.diagnosis import show
 from stage1.diagnosis.case import Case
 from stage1.diagnosis.diagnose import diagnose
-from stage1.diagnosis.facts import Finding
-from stage1.diagnosis.findings import findings
+from stage1.diagnosis.findings import Finding, findings
 from stage1.evaluation.generation import GreedyDecoder
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.progress import Progress

@@ -8,6 +8,7 @@ were used).
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -21,7 +22,7 @@ from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
 from stage1.diagnosis.case import Asked, Case
 from stage1.diagnosis.compressor import FOREIGN, mean_distance
-from stage1.evaluation.conditions import lookup
+from stage1.evaluation.conditions import lookup, through_inverse
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.plugins import load_plugins, resolve
@@ -72,19 +73,13 @@ def measure(case: Case) -> dict[str, Any]:
 def _stages(case: Case) -> Iterator[_View]:
     bottleneck = case.bottleneck
     yield _View("raw", case.raw)
-    if (inverse := case.inverse) is not None:
+    if (inverse := through_inverse(bottleneck, case.session, case.stats, case.prompts)) is not None:
         yield _View("inverse", inverse)
     if bottleneck.magnitude != "free":
-        yield _View("adapter", case.view(_adapted(bottleneck)))
+        free = copy(bottleneck)
+        free.magnitude = "free"
+        yield _View("adapter", case.view(free.reconstruct))
     yield _View("bottleneck", case.view(bottleneck.reconstruct))
-
-
-def _adapted(bottleneck: Bottleneck) -> Reconstruct:
-    def reconstruct(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        code = bottleneck.encode(embeds, mask)
-        return bottleneck.adapter(code), code.mask
-
-    return reconstruct
 
 
 def _variants(case: Case) -> Iterator[_View]:

@@ -1,7 +1,7 @@
-"""What the rules read: every measurement, with the F1 of each stage and variant at hand."""
+"""What the rules read, every measurement with the F1 of each stage and variant at hand; what they find."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 NOTABLE = 3.0
 """Points of F1 below which a difference on a few hundred questions is no finding."""
@@ -9,16 +9,14 @@ NOTABLE = 3.0
 UNTRAINED = ("inverse", "closed_form")
 
 
-class Finding(NamedTuple):
-    """One cause."""
+class Found(NamedTuple):
+    """A cause that a rule has found; `findings.CAUSES` has the words for it."""
 
-    cause: str  # a slug: `magnitude`, `no_bos`, …
-    severity: str  # "critical": explains a third of the ceiling or more; "warning"; "note"
-    explains: float  # points of F1, at least 0
-    title: str
+    cause: str
+    explains: float  # points of F1
     evidence: list[str]
-    remedy: str
-    command: str | None  # the next thing to type
+    words: Mapping[str, object] = {}  # what the cause's title and command leave open
+    least: str | None = None  # severity at least; None: as the cause says
 
 
 class Facts:
@@ -65,23 +63,6 @@ class Facts:
     def blind(self) -> bool:
         """There was training, and its objective does not notice how long the reconstructed vectors are."""
         return bool(self.objective["terms"] and self.objective["magnitude_blind"])
-
-
-def make(
-    cause: str,
-    explains: float,
-    facts: Facts,
-    title: str,
-    evidence: list[str],
-    remedy: str,
-    command: str | None,
-    *,
-    least: Literal["warning", "note"] = "note",
-) -> Finding:
-    """A finding whose severity follows from what it explains, but is `least` or more."""
-    third = max(facts.text, 1.0) / 3
-    severity = "critical" if explains >= third else "warning" if explains >= NOTABLE else least
-    return Finding(cause, severity, max(0.0, explains), title, evidence, remedy, command)
 
 
 def points(value: float) -> str:
