@@ -259,21 +259,6 @@ class NegativeBits(FourBits):
     side = -500
 
 
-class FreeScale(FourBits):
-    """Each vector's own scale crosses, and nobody pays for it."""
-
-    def squeezed(self, embeds: Tensor) -> Tensor:
-        whole = super(FourBits, self).squeezed(embeds)
-        scale = (whole.detach().abs().amax(-1, keepdim=True) / 7).clamp(min=1e-9)
-        return straight_through((whole / scale).round() * scale, whole)
-
-
-class PaidScale(FreeScale):
-    """Honest: the scale's bits are charged."""
-
-    side = 32
-
-
 class EntropyCoded(FourBits):
     """Honest: a level costs −log₂ of its probability, which is learned together with the levels."""
 
@@ -374,10 +359,12 @@ BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (KeepsTensorsAside, "tensors_are_registered", "seen holds a tensor"),
     (MakesTensorsOnTheCpu, "device_moves", "a tensor on cpu"),
     (ReturnsFloat32, "bf16", "bfloat16 in, torch.float32 out"),
+    (DropsTheMask, "shapes padding_invariance batch_invariance", "the code's mask is not the input's"),
     (GrowsInFit, "code_dim", "4 before fit and 8 after"),
     (WrongInverse, "inverse", "(3, 12, 8), not (3, 12, 32)"),
     (MixesPositions, "tokenwise_promise", "changes when other tokens do"),
     (CountsPositions, "tokenwise_promise", "changes with its place"),
+    (ReadsPadding, "padding_invariance batch_invariance", "what stands in padded positions"),
     (LooksAtTheBatch, "batch_invariance", "compute nothing across the batch"),
     (UnusedParameter, "gradients parameters_are_used", "no gradient reaches unused"),
     (TrainsTheTable, "gradients", "shares its memory"),
@@ -391,6 +378,5 @@ BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (NegativeBits, "bits bits_are_honest", "bits are negative"),
     (ListsRatesBackwards, "rates", "three of them cost"),
     (EightBitsForFour, "bits_are_honest", "cannot tell them apart"),
-    (FreeScale, "bits_are_honest", "cannot tell them apart"),
     (MadeUpProbabilities, "bits_are_honest", "cannot tell them apart"),
 ]

@@ -1,5 +1,6 @@
 """The conformance suite of losses, on the embedded model and prompts that it understands."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -54,11 +55,6 @@ class LossSuite(ComponentSuite):
 
     Derive a class named Test…, give your loss as `component = …`, and run pytest.
     """
-
-    @property
-    def component(self) -> type[Loss]:
-        """The loss's class: the one thing to fill in."""
-        raise NotImplementedError("define component: your loss's class")
 
     def _fitted(self, seed: int = SEED) -> Loss:
         made: Loss = self._build(seed=seed)
@@ -116,7 +112,7 @@ class LossSuite(ComponentSuite):
         """A mean, not a sum: neither doubling the batch nor the unit of the weights changes it."""
         made, batch = self._fitted(), setting().batch
         value = _value(made, _inputs(made, batch, _noisy()))
-        twice = _value(made, _inputs(made, _repeated(batch), _noisy().repeat(2, 1, 1)))
+        twice = _value(made, _inputs(made, _each(batch, _twice), _twice(_noisy())))
         expect(
             _agree(twice, value), "the same prompts twice have another loss than once; average, do not sum"
         )
@@ -137,13 +133,7 @@ class LossSuite(ComponentSuite):
         def mixed_up(part: Tensor) -> Tensor:
             return part.flatten(0, 1)[order][None]
 
-        shuffled = Batch(
-            ids=mixed_up(batch.ids),
-            embeds=mixed_up(batch.embeds),
-            attention=mixed_up(batch.attention),
-            cross=mixed_up(batch.cross),
-            weights=mixed_up(batch.weights),
-        )
+        shuffled = _each(batch._replace(answers=None), mixed_up)
         mixed = _value(made, _inputs(made, shuffled, mixed_up(reconstructed)))
         expect(
             _agree(mixed, value),
@@ -288,15 +278,13 @@ def _agree(one: Tensor, two: Tensor) -> bool:
     return bool(torch.isclose(one.double(), two.double(), rtol=AGREE, atol=1e-9))
 
 
-def _repeated(batch: Batch) -> Batch:
-    def twice(part: Tensor) -> Tensor:
-        return torch.cat([part, part])
+def _twice(part: Tensor) -> Tensor:
+    return torch.cat([part, part])
 
+
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with all its tensors changed."""
+    ids, embeds, attention, cross, weights = map(change, batch[:5])
     return Batch(
-        ids=twice(batch.ids),
-        embeds=twice(batch.embeds),
-        attention=twice(batch.attention),
-        cross=twice(batch.cross),
-        weights=twice(batch.weights),
-        answers=batch.answers and Answers(*map(twice, batch.answers)),
+        ids, embeds, attention, cross, weights, answers=batch.answers and Answers(*map(change, batch.answers))
     )
