@@ -8,6 +8,8 @@ import torch
 from pydantic import BaseModel, Field, field_serializer
 from torch import Tensor, nn
 
+from pairs import halved
+from stage1.bottleneck.splice import pack
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats, straight_through
 
@@ -333,22 +335,14 @@ class ListsRatesBackwards(Keep):
         return min(int(self.config.keep), self.embed_dim)
 
 
-class Pairs(Keep):
+class Halves(Keep):
     """Honest: the mean of every two tokens of a prompt."""
 
     tokenwise = False
     changes_length = True
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        lengths = mask.sum(1)
-        order = mask.int().argsort(dim=1, descending=True, stable=True)  # what crosses moves to the front
-        vectors = self.squeezed(embeds).gather(1, order[..., None].expand(-1, -1, self.kept))
-        vectors = torch.where(mask.gather(1, order)[..., None], vectors, 0)
-        if vectors.shape[1] % 2:
-            vectors = torch.cat([vectors, vectors[:, :1] * 0], dim=1)
-        count = (lengths + 1) // 2
-        position = torch.arange(vectors.shape[1] // 2, device=mask.device)
-        return Code(((vectors[:, ::2] + vectors[:, 1::2]) / 2), position < count[:, None])
+        return halved(*pack(self.squeezed(embeds), mask))
 
 
 BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [

@@ -96,6 +96,16 @@ def faulty(kind: type[Faulty], session: Session) -> Faulty:
     return kind(**{field.name: getattr(session, field.name) for field in fields(session)})
 
 
+def never_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Answers go on beyond the newline."""
+    built = GreedyDecoder.__init__
+
+    def without_stop(self: GreedyDecoder, *args: Any, stop: Any, max_new_tokens: int) -> None:
+        built(self, *args, stop=[], max_new_tokens=max_new_tokens)
+
+    monkeypatch.setattr(GreedyDecoder, "__init__", without_stop)
+
+
 # -- protocol ---------------------------------------------------------------------------------------------
 
 
@@ -178,12 +188,7 @@ def test_answers_that_nothing_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The model goes on with questions of its own; the first lines are the sound protocol's answers."""
-    built = GreedyDecoder.__init__
-
-    def without_stop(self: GreedyDecoder, *args: Any, stop: Any, max_new_tokens: int) -> None:
-        built(self, *args, stop=[], max_new_tokens=max_new_tokens)
-
-    monkeypatch.setattr(GreedyDecoder, "__init__", without_stop)
+    never_stop(monkeypatch)
     case = case_of(session, bottleneck)
     measured = protocol.measure(case)
     run_on = [answer for answer in case.text.answers if answer.partition("\n")[2].strip()]

@@ -9,7 +9,7 @@ from unittest import SkipTest
 import pytest
 
 from broken_adapters_losses import BROKEN_ADAPTERS, BROKEN_LOSSES, Decode, LastStates, LLMBySurprise, Squared
-from broken_compressors import BROKEN_COMPRESSORS, EntropyCoded, FourBits, Keep, Pairs, TrainsInFit
+from broken_compressors import BROKEN_COMPRESSORS, EntropyCoded, FourBits, Halves, Keep, TrainsInFit
 from conftest import Invoke, Result
 from plugin_sites import Site, compressor
 from stage1.plugins import PluginRecord, load_plugins
@@ -41,7 +41,7 @@ def name_of(parameter: Any) -> str:
 
 
 @pytest.mark.parametrize(
-    "cls", [Keep, FourBits, Pairs, EntropyCoded, TrainsInFit, Decode, Squared, LastStates]
+    "cls", [Keep, FourBits, Halves, EntropyCoded, TrainsInFit, Decode, Squared, LastStates]
 )
 def test_an_honest_component_passes(cls: type[Any]) -> None:
     assert failures(cls) == {}
