@@ -60,15 +60,6 @@ class CentresTheTable(Decode):
         table.sub_(self.centre)
 
 
-class Smooths(Decode):
-    """It says that it treats each vector alone."""
-
-    def forward(self, code: Code) -> Tensor:
-        shown = code.vectors * code.mask[..., None]
-        whole = shown.sum(1, keepdim=True) / code.mask.sum(1)[:, None, None].clamp(min=1)
-        return self.decoded(code.vectors + 0.1 * whole)
-
-
 class SmoothsPadding(Decode):
     """It admits that it looks around, and looks at what was not sent."""
 
@@ -76,15 +67,6 @@ class SmoothsPadding(Decode):
 
     def forward(self, code: Code) -> Tensor:
         return self.decoded(code.vectors + 0.1 * code.vectors.mean(1, keepdim=True))
-
-
-class NormalisesTheBatch(Decode):
-    """Over the prompts that happen to come together."""
-
-    tokenwise = False
-
-    def forward(self, code: Code) -> Tensor:
-        return self.decoded(code.vectors / (1e-3 + code.vectors[code.mask].std()))
 
 
 class DetachesTheCode(Decode):
@@ -130,9 +112,7 @@ BROKEN_ADAPTERS: list[tuple[type[Adapter], str, str]] = [
     (ReturnsTheCode, "shapes gradients", "forward returned (1, 1, 31) for codes (1, 1, 8)"),
     (DividesByZero, "closed_forms", "after warm_start and solve_last_layer, weight holds"),
     (CentresTheTable, "closed_forms gradients", "writes into the embeddings"),
-    (Smooths, "tokenwise_promise", "changes when other tokens do"),
     (SmoothsPadding, "padding_invariance batch_invariance", "what stands in padded positions"),
-    (NormalisesTheBatch, "batch_invariance", "compute nothing across the batch"),
     (DetachesTheCode, "gradients", "no gradient reaches the code"),
     (FrozenByMistake, "gradients", "no gradient reaches weight"),
     (ForgetsItsStart, "save_and_load", "reconstructs differently"),

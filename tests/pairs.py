@@ -1,5 +1,6 @@
 """A bottleneck whose code is shorter than the prompt."""
 
+import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -14,7 +15,7 @@ def halved(embeds: Tensor, mask: Tensor) -> Code:
     """The mean of every two neighbours that cross, or the one that has no other beside it."""
     if mask.shape[1] % 2:
         embeds, mask = pad(embeds, (0, 0, 0, 1)), pad(mask, (0, 1))
-    two, kept = embeds.unflatten(1, (-1, 2)), mask.unflatten(1, (-1, 2))
+    two, kept = (torch.unflatten(part, 1, (-1, 2)) for part in (embeds, mask))
     count = kept.sum(2)
     return Code((two * kept[..., None]).sum(2) / count.clamp(min=1)[..., None], count > 0)
 

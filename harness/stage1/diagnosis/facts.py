@@ -6,8 +6,6 @@ from typing import Any, NamedTuple
 NOTABLE = 3.0
 """Points of F1 below which a difference on a few hundred questions is no finding."""
 
-UNTRAINED = ("inverse", "closed_form")
-
 
 class Found(NamedTuple):
     """A cause that a rule has found; `findings.CAUSES` has the words for it."""
@@ -32,6 +30,7 @@ class Facts:
         self.tokens: dict[str, Any] = measured["tokens"] or {}
         self.objective: dict[str, Any] = measured["objective"]
         self.compressor: dict[str, Any] = measured["compressor"]
+        self.diverged: list[dict[str, Any]] = measured["divergence"]["diverged"]
         self.text: float = self.protocol["text_f1"]
         self.ours: float = self.f1["bottleneck"]
 
@@ -46,7 +45,7 @@ class Facts:
     @property
     def untrained(self) -> float:
         """What no training at all reaches: the compressor's inverse or the closed-form decoder."""
-        return self.reach(*UNTRAINED)
+        return self.reach("inverse", "closed_form")
 
     @property
     def norm(self) -> float | None:

@@ -43,33 +43,28 @@ PROTOCOL = {
     "raw_differs": Cause(
         "Embeddings do not do what token ids do",
         "Nothing else counts until they agree: check dtype, position ids and attention mask.",
-        least="warning",
     ),
     "cut": Cause(
         "Truncation took the question away",
         "Cut the far end of the context, never the question: raise the length limit.",
-        least="warning",
     ),
     "no_bos": Cause(
         "Prompts do not begin with BOS",
         "Use a tokenizer that adds BOS (its post-processor or add_bos_token), and train again.",
-        least="warning",
     ),
     "no_stop": Cause(
         "Answers run on after their line has ended",
         "Stop generating at the newline, and score the first line only.",
-        least="warning",
     ),
     "no_ceiling": Cause(
         "The bare model does not answer these questions",
         "Ask questions that the model can answer, or use a model that answers these.",
-        least="warning",
     ),
-    "trailing_space": Cause("Prompts end in a space", "End the prompt in `Answer:`.", least="warning"),
+    "trailing_space": Cause("Prompts end in a space", "End the prompt in `Answer:`."),
 }
-"""Faults of the protocol come first, however little they explain: as long as questions are put or answers cut
-in another way than the model expects, F1 measures that too, and every number after it, counterfactuals
-included, was taken under the fault. Mend them, then measure again."""
+"""Faults of the protocol come first, however little they explain, and are warnings at least: as long as
+questions are put or answers cut in another way than the model expects, F1 measures that too, and every number
+after it, counterfactuals included, was taken under the fault. Mend them, then measure again."""
 
 CAUSES = PROTOCOL | {
     "norm_leak": Cause(
@@ -185,7 +180,8 @@ def findings(measured: Mapping[str, Any], run: str) -> list[Finding]:
 
 def _worded(found: Found, facts: Facts, run: str) -> Finding:
     cause, third = CAUSES[found.cause], max(facts.text, 1.0) / 3
-    least = "warning" if found.explains >= NOTABLE else found.least or cause.least
+    notable = found.explains >= NOTABLE or found.cause in PROTOCOL
+    least = "warning" if notable else found.least or cause.least
     severity = "critical" if found.explains >= third else least
     words = {"run": run, **found.words}
     title, command = cause.title.format(**words), cause.command and cause.command.format(**words)

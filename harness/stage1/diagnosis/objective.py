@@ -9,6 +9,7 @@ from torch import Tensor
 
 from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.statistics import occurrence_weights
+from stage1.data.datasets import passage_hash
 from stage1.data.records import Question
 from stage1.diagnosis.case import Case
 from stage1.llm.states import FrozenLLM
@@ -218,6 +219,5 @@ def training_batch(case: Case, objective: Objective) -> Batch:
 
 
 def _shared(one: Sequence[Question], other: Sequence[Question]) -> int:
-    """Passages in both, whatever their white space."""
-    first, second = ({" ".join(q.context.split()) for q in questions} for questions in (one, other))
-    return len(first & second)
+    """Passages in both."""
+    return len({*map(passage_hash, one)} & {*map(passage_hash, other)})

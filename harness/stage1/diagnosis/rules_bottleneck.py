@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 from stage1.diagnosis.compressor import FOREIGN
 from stage1.diagnosis.facts import NOTABLE, Facts, Found, points
-from stage1.diagnosis.rules_training import diverged_goal, judge_divergence, judge_training
+from stage1.diagnosis.rules_training import diverged_goal, judge_divergence, judge_training, stretched
 
 LOSSY = 0.15
 """Share of the raw embeddings' F1 that may be missing where reconstruction suffices."""
@@ -65,7 +65,7 @@ def _judge_norms(facts: Facts, explains: float) -> Found | None:
     if not facts.norms_off:
         return None
     evidence = [
-        f"reconstructed vectors are typically {facts.norm:.3g} times as long as the originals",
+        *stretched(facts),
         f"with the originals' norms and nothing else changed: F1 {points(facts.f1['true_norms'])} instead of "
         f"{points(facts.ours)}",
     ]

@@ -17,8 +17,8 @@ def judge_training(facts: Facts, explains: float) -> Found:
         f"without training F1 is {points(facts.untrained)}, with it {points(facts.ours)}",
         *_unimproved(facts),
         *_collapsed(facts),
-        *_stretched(facts),
-        *(_fall(pair) for pair in _divergence(facts)[:1]),
+        *stretched(facts),
+        *map(_fall, facts.diverged[:1]),
     ]
     if facts.objective["teacher_forced"]:
         return _teacher_forced(facts, explains, evidence)
@@ -97,18 +97,14 @@ def _collapsed(facts: Facts) -> list[str]:
     ]
 
 
-def _stretched(facts: Facts) -> list[str]:
+def stretched(facts: Facts) -> list[str]:
+    """That reconstructed vectors are far too long or too short; empty where they are not."""
     return [
         f"reconstructed vectors are typically {facts.norm:.3g} times as long as the originals"
     ] * facts.norms_off
 
 
 # -- reconstruction as a proxy -----------------------------------------------------------------------------
-
-
-def _divergence(facts: Facts) -> list[dict[str, Any]]:
-    pairs: list[dict[str, Any]] = facts.measured["divergence"]["diverged"]
-    return pairs
 
 
 def _fall(pair: dict[str, Any]) -> str:
@@ -120,13 +116,13 @@ def _fall(pair: dict[str, Any]) -> str:
 
 def diverged_goal(facts: Facts) -> float:
     """F1 if the fall had not been; at most that of the raw embeddings."""
-    fall = max((pair["f1_from"] - pair["f1_to"] for pair in _divergence(facts)), default=0.0)
+    fall = max((pair["f1_from"] - pair["f1_to"] for pair in facts.diverged), default=0.0)
     return min(facts.f1["raw"], facts.ours + float(fall))
 
 
 def judge_divergence(facts: Facts, explains: float) -> Found:
     """Reconstruction improved while F1 fell."""
-    return Found("diverged", explains, [_fall(_divergence(facts)[0])])
+    return Found("diverged", explains, [_fall(facts.diverged[0])])
 
 
 # -- what explains no points, and is to be known -----------------------------------------------------------
