@@ -62,8 +62,3 @@ class Facts:
     def blind(self) -> bool:
         """There was training, and its objective does not notice how long the reconstructed vectors are."""
         return bool(self.objective["terms"] and self.objective["magnitude_blind"])
-
-
-def points(value: float) -> str:
-    """F1 as evidence shows it."""
-    return f"{value:.1f}"

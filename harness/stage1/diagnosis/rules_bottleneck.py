@@ -9,7 +9,7 @@ another (a collapse under a drowned loss, lengths that training ruined) is that 
 from collections.abc import Callable, Iterator
 
 from stage1.diagnosis.compressor import FOREIGN
-from stage1.diagnosis.facts import NOTABLE, Facts, Found, points
+from stage1.diagnosis.facts import NOTABLE, Facts, Found
 from stage1.diagnosis.rules_training import diverged_goal, judge_divergence, judge_training, stretched
 
 LOSSY = 0.15
@@ -54,8 +54,8 @@ def _judge_table(facts: Facts, explains: float) -> Found | None:
         return None
     evidence = [
         f"its mean embedding is {apart:.2f} total variances away from that of this table's tokens",
-        f"fitted on these, without training: F1 {points(facts.reach('refit', 'closed_form'))} "
-        f"instead of {points(facts.ours)}",
+        f"fitted on these, without training: F1 {facts.reach('refit', 'closed_form'):.1f} "
+        f"instead of {facts.ours:.1f}",
     ]
     return Found("wrong_table", explains, evidence)
 
@@ -66,8 +66,8 @@ def _judge_norms(facts: Facts, explains: float) -> Found | None:
         return None
     evidence = [
         *stretched(facts),
-        f"with the originals' norms and nothing else changed: F1 {points(facts.f1['true_norms'])} instead of "
-        f"{points(facts.ours)}",
+        f"with the originals' norms and nothing else changed: F1 {facts.f1['true_norms']:.1f} instead of "
+        f"{facts.ours:.1f}",
     ]
     if not facts.blind:
         return Found("magnitude", explains, evidence)
@@ -82,8 +82,8 @@ def _judge_fit(facts: Facts, explains: float) -> Found:
         f"{estimate['prompts']} prompts, {estimate['distinct_tokens']} distinct tokens, stand behind "
         f"{estimate['code_dim']} dimensions ({estimate['tokens_per_dimension']:.1f} per dimension)",
         f"{100 * unseen['share_of_positions']:.1f} % of the test positions hold a token unseen there",
-        f"fitted on plenty, without training: F1 {points(facts.f1['refit'])} instead of "
-        f"{points(max(facts.ours, facts.untrained))}",
+        f"fitted on plenty, without training: F1 {facts.f1['refit']:.1f} instead of "
+        f"{max(facts.ours, facts.untrained):.1f}",
     ]
     return Found("few_prompts", explains, evidence)
 
@@ -107,8 +107,8 @@ def _judge_loss(facts: Facts, explains: float) -> Found | None:
     lost = facts.compressor["lost_sensitivity"]
     recovered = facts.tokens.get("recovery_euclidean")
     inverse = facts.f1.get("inverse")
-    between = "" if inverse is None else f"{points(inverse)} with compressor and inverse, "
-    evidence = [f"F1 {points(facts.f1['raw'])} raw, {between}{points(facts.ours)} with the adapter"]
+    between = "" if inverse is None else f"{inverse:.1f} with compressor and inverse, "
+    evidence = [f"F1 {facts.f1['raw']:.1f} raw, {between}{facts.ours:.1f} with the adapter"]
     if lost is not None:
         evidence.append(f"{100 * min(lost, 1):.0f} % of the variance that the LLM is sensitive to is lost")
     if recovered is not None:

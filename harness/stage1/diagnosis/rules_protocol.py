@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from stage1.diagnosis.facts import NOTABLE, Facts, Found, points
+from stage1.diagnosis.facts import NOTABLE, Facts, Found
 
 HOPELESS = 10.0
 """F1 of the bare model below which there is nothing to lose."""
@@ -30,7 +30,7 @@ def prompts(facts: Facts) -> Iterator[Found]:
         told = f"{spaces} of {n}: the answer's own space tokenizes differently then"
         yield Found("trailing_space", 0.0, [told])
     if chat["there"] and not chat["used"]:
-        told = f"the tokenizer has a chat template; the text row's F1 without it is {points(facts.text)}"
+        told = f"the tokenizer has a chat template; the text row's F1 without it is {facts.text:.1f}"
         yield Found("chat_template", 0.0, [told])
 
 
@@ -38,7 +38,7 @@ def answers(facts: Facts) -> Iterator[Found]:
     """What the bare model answers, and where its answers end."""
     n, differs, stop = (facts.protocol[name] for name in ("n", "raw_differs", "stop"))
     if facts.text < HOPELESS:
-        told = f"F1 of the text row, the ceiling, is {points(facts.text)}: no bottleneck can be judged by it"
+        told = f"F1 of the text row, the ceiling, is {facts.text:.1f}: no bottleneck can be judged by it"
         yield Found("no_ceiling", 0.0, [told])
     if differs:
         told = f"the raw row's answer differs from the text row's on {differs} of {n} questions"
@@ -60,5 +60,5 @@ def answers(facts: Facts) -> Iterator[Found]:
 
 def _without(facts: Facts, how: str, text: float, ours: float) -> tuple[float, str]:
     """What F1 without the fault brings back, to text row or bottleneck, and the evidence for it."""
-    rows = f"text row {points(facts.text)} → {points(text)}, bottleneck {points(facts.ours)} → {points(ours)}"
+    rows = f"text row {facts.text:.1f} → {text:.1f}, bottleneck {facts.ours:.1f} → {ours:.1f}"
     return max(text - facts.text, ours - facts.ours), f"{how}: {rows}"

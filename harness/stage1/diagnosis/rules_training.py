@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from stage1.diagnosis.facts import NOTABLE, Facts, Found, points
+from stage1.diagnosis.facts import NOTABLE, Facts, Found
 
 DROWNING = 0.8
 """Share of the objective from which one term drowns the others."""
@@ -14,7 +14,7 @@ WORSE = 1.05
 def judge_training(facts: Facts, explains: float) -> Found:
     """The one cause for which training did harm: what was asked for before what came of it."""
     evidence = [
-        f"without training F1 is {points(facts.untrained)}, with it {points(facts.ours)}",
+        f"without training F1 is {facts.untrained:.1f}, with it {facts.ours:.1f}",
         *_unimproved(facts),
         *_collapsed(facts),
         *stretched(facts),
@@ -110,7 +110,7 @@ def stretched(facts: Facts) -> list[str]:
 def _fall(pair: dict[str, Any]) -> str:
     return (
         f"from step {pair['from']} to {pair['to']}: recon {pair['recon_from']:.4f} → "
-        f"{pair['recon_to']:.4f}, F1 {points(pair['f1_from'])} → {points(pair['f1_to'])}"
+        f"{pair['recon_to']:.4f}, F1 {pair['f1_from']:.1f} → {pair['f1_to']:.1f}"
     )
 
 
