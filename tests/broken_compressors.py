@@ -359,7 +359,7 @@ BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (MixesPositions, "tokenwise_promise", "changes when other tokens do"),
     (CountsPositions, "tokenwise_promise", "changes with its place"),
     (ReadsPadding, "padding_invariance batch_invariance", "what stands in padded positions"),
-    (LooksAtTheBatch, "batch_invariance", "compute nothing across the batch"),
+    (LooksAtTheBatch, "batch_invariance", "nothing across the batch"),
     (UnusedParameter, "gradients parameters_are_used", "no gradient reaches unused"),
     (TrainsTheTable, "gradients", "shares its memory"),
     (CentresInPlace, "gradients", "fit writes into the embeddings"),

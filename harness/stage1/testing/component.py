@@ -206,7 +206,7 @@ class VectorSuite(ComponentSuite):
         return list(self._out(made, Code(given.vectors.to(device, dtype), given.mask.to(device))))
 
     def test_tokenwise_promise(self) -> None:
-        """Vector i depends on what goes in at i alone: not on other tokens, and not on its place."""
+        """A vector depends on its own token alone: not on other tokens, and not on its place."""
         made = self._fitted()
         if not made.tokenwise:
             raise SkipTest("it does not promise to treat each token alone")
@@ -241,7 +241,7 @@ class VectorSuite(ComponentSuite):
             )
 
     def test_batch_invariance(self) -> None:
-        """From a prompt the same comes out alone and in a batch with longer ones."""
+        """A prompt comes out the same alone and in a batch with longer ones."""
         made = self._fitted()
         for padding in PADDINGS:
             given = self._given(made, make_batch(padding=padding))
@@ -250,8 +250,8 @@ class VectorSuite(ComponentSuite):
                 alone = self._out(made, Code(given.vectors[row][sent][None], sent[sent][None]))
                 expect(
                     same(together.vectors[row][together.mask[row]], alone.vectors[alone.mask]),
-                    f"from a prompt something else comes out in a batch ({padding}-padded) than alone; "
-                    "compute nothing across the batch, and count positions with the mask",
+                    f"a prompt comes out differently in a batch ({padding}-padded) than alone; compute "
+                    "nothing across the batch, and count positions with the mask",
                 )
 
 

@@ -31,7 +31,6 @@ class Setting(NamedTuple):
     model: Any
     batch: Batch  # three prompts of different lengths
     special: Tensor  # [S] ids of special tokens
-    mean: Tensor  # [D] mean embedding of the positions that cross
     variance: float
 
 
@@ -45,9 +44,8 @@ def setting() -> Setting:
     prompts = session.prompts(questions)
     batch = collate(prompts, session.table, weight, session.answer_ids(questions, prompts))
     special = torch.tensor(session.tokenizer.all_special_ids)
-    used = batch.embeds[batch.cross]
-    variance = float(used.var(0, correction=0).mean())
-    return Setting(session.model.llm, batch, special, used.mean(0), variance)
+    variance = float(batch.embeds[batch.cross].var(0, correction=0).mean())
+    return Setting(session.model.llm, batch, special, variance)
 
 
 class LossSuite(ComponentSuite):
@@ -77,7 +75,8 @@ class LossSuite(ComponentSuite):
 
     def test_value(self) -> None:
         """A finite scalar, lower for a perfect reconstruction than for the mean embedding everywhere."""
-        made, (_, batch, _, mean, _) = self._fitted(), setting()
+        made, batch = self._fitted(), setting().batch
+        mean = batch.embeds[batch.cross].mean(0)
         noisy, perfect, constant = (
             _value(made, _inputs(made, batch, reconstructed))
             for reconstructed in (_noisy(), batch.embeds, mean.expand_as(batch.embeds))
@@ -242,7 +241,7 @@ class LossSuite(ComponentSuite):
 
 def _noisy() -> Tensor:
     """[B, L, D] a reconstruction off by about as much as the embeddings vary, here more and there less."""
-    _, batch, _, _, variance = setting()
+    _, batch, _, variance = setting()
     generator = torch.Generator().manual_seed(1)
     uneven = (
         2 * torch.rand(batch.ids.shape, generator=generator) * torch.linspace(0.5, 1, len(batch.ids))[:, None]
@@ -258,7 +257,7 @@ def _inputs(made: Loss, batch: Batch, reconstructed: Tensor, length: Tensor | No
     `reconstructed` [B, L, D] is put into the prompts, or [B, M, D] in their place, with the mask `length`
     [B, M]. The code is the reconstruction itself.
     """
-    model, _, special, _, variance = setting()
+    model, _, special, variance = setting()
     llm = FrozenLLM(model, layers=made.layers or (), last=made.layers is None) if made.needs_llm else None
     mask = batch.cross if length is None else length
     code = Code(reconstructed, mask, torch.zeros(mask.shape))
