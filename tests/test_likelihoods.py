@@ -12,6 +12,7 @@ from tokenizers.processors import ByteLevel
 from torch import Tensor
 
 from conftest import Notes, small_config, with_llm
+from pairs import Pairs
 from random_llama import calls_of, random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import Stage1Error
@@ -22,7 +23,7 @@ from stage1.evaluation.lm_eval.quiet import quiet_lm_eval
 from stage1.llm.model import load_llm
 from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins import load_plugins
-from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
+from stage1.plugins.interfaces import Adapter, ComponentConfig
 from stage1.plugins.tensors import Code, Embedded
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
@@ -201,22 +202,6 @@ def test_a_zero_at_the_end_is_no_padding(untied: Any) -> None:
 
 
 # -- codes of another length ------------------------------------------------------------------------------
-
-
-class Pairs(Compressor):
-    """Means of two neighbours; the last one of an odd number stays alone."""
-
-    name = "pairs"
-    tokenwise = False
-    changes_length = True
-
-    def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        rows, odd = mask.shape[0], mask.shape[1] % 2
-        weights = torch.nn.functional.pad(mask.float(), (0, odd)).reshape(rows, -1, 2)
-        padded = torch.nn.functional.pad(embeds, (0, 0, 0, odd)).reshape(rows, -1, 2, WIDTH)
-        count = weights.sum(2)
-        vectors = (padded * weights[..., None]).sum(2) / count.clamp(min=1)[..., None]
-        return Code(vectors, count > 0)
 
 
 class Same(Adapter):

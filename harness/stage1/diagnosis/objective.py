@@ -38,7 +38,7 @@ def measure(case: Case) -> dict[str, Any]:
     last = _last_phase(case, resolved)
     steps = [entry for entry in case.metrics if "terms" in entry]
     terms = _terms(steps)
-    every = {**resolved.losses, **last.losses} if last is not resolved else resolved.losses
+    every = {**resolved.losses, **last.losses}
     forced = [name for name, term in every.items() if steps and term.cls.teacher_forced]
     data = case.session.data
     return {
