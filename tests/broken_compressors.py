@@ -175,14 +175,6 @@ class LooksAtTheBatch(Keep):
         return Code(squeezed / (1e-3 + squeezed[mask].square().mean().sqrt()), mask)
 
 
-class UnusedParameter(Keep):
-    """Weight decay is all that this one would ever see."""
-
-    def __init__(self, config: Any, embed_dim: int) -> None:
-        super().__init__(config, embed_dim)
-        self.unused = nn.Parameter(torch.zeros(3))
-
-
 class TrainsTheTable(Keep):
     """Its parameter is the LLM's embeddings themselves."""
 
@@ -360,7 +352,6 @@ BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (CountsPositions, "tokenwise_promise", "changes with its place"),
     (ReadsPadding, "padding_invariance batch_invariance", "what stands in padded positions"),
     (LooksAtTheBatch, "batch_invariance", "nothing across the batch"),
-    (UnusedParameter, "gradients parameters_are_used", "no gradient reaches unused"),
     (TrainsTheTable, "gradients", "shares its memory"),
     (CentresInPlace, "gradients", "fit writes into the embeddings"),
     (StopsTheGradient, "gradient_reaches_the_embeddings", "do not detach"),

@@ -250,6 +250,10 @@ def causes(clean: dict[str, Any], *path: str, **changes: Any) -> dict[str, Findi
     return {finding.cause: finding for finding in findings(measured, "RUN")}
 
 
+MENDED = {how: {f"f1_text_{how}": 99.0, f"f1_ours_{how}": 99.0} for how in ("with", "whole", "first_line")}
+"""What is asked again without the fault of the protocol."""
+
+
 @pytest.mark.parametrize(
     ("path", "changes", "cause", "severity", "told"),
     [
@@ -258,6 +262,9 @@ def causes(clean: dict[str, Any], *path: str, **changes: Any) -> dict[str, Findi
         ("protocol", {"trailing_space": 64}, "trailing_space", "warning", "64 of 64"),
         ("protocol", {"chat_template": {"there": True, "used": False}}, "chat_template", "note", "template"),
         ("protocol.stop", {"unstopped": 11}, "unstopped", "note", "11 of 64"),
+        ("protocol.bos", {"missing": 9, **MENDED["with"]}, "no_bos", "warning", "9 of 64 prompts lack"),
+        ("protocol.cut", {"anchor_missing": 9, **MENDED["whole"]}, "cut", "warning", "9 do not end in"),
+        ("protocol.stop", {"run_on": 9, **MENDED["first_line"]}, "no_stop", "warning", "9 of 64 answers"),
         ("objective", {"selection_on_test": 3}, "selection_on_test", "warning", "3 passages"),
         ("objective", {"training_on_test": 4}, "training_on_test", "warning", "4 passages"),
         ("protocol", {"text_f1": 4.0}, "no_ceiling", "warning", "4.0"),
