@@ -60,15 +60,6 @@ class CentresTheTable(Decode):
         table.sub_(self.centre)
 
 
-class Smooths(Decode):
-    """It says that it treats each vector alone."""
-
-    def forward(self, code: Code) -> Tensor:
-        shown = code.vectors * code.mask[..., None]
-        whole = shown.sum(1, keepdim=True) / code.mask.sum(1)[:, None, None].clamp(min=1)
-        return self.decoded(code.vectors + 0.1 * whole)
-
-
 class SmoothsPadding(Decode):
     """It admits that it looks around, and looks at what was not sent."""
 
@@ -76,15 +67,6 @@ class SmoothsPadding(Decode):
 
     def forward(self, code: Code) -> Tensor:
         return self.decoded(code.vectors + 0.1 * code.vectors.mean(1, keepdim=True))
-
-
-class NormalisesTheBatch(Decode):
-    """Over the prompts that happen to come together."""
-
-    tokenwise = False
-
-    def forward(self, code: Code) -> Tensor:
-        return self.decoded(code.vectors / (1e-3 + code.vectors[code.mask].std()))
 
 
 class DetachesTheCode(Decode):
@@ -126,17 +108,15 @@ class SavesTheTable(Decode):
         self.table = table
 
 
-BROKEN_ADAPTERS: list[tuple[type[Adapter], set[str], str]] = [
-    (ReturnsTheCode, {"shapes", "gradients"}, "forward returned (1, 1, 31) for codes (1, 1, 8)"),
-    (DividesByZero, {"closed_forms"}, "after warm_start and solve_last_layer, weight holds"),
-    (CentresTheTable, {"closed_forms", "gradients"}, "writes into the embeddings"),
-    (Smooths, {"tokenwise_promise"}, "changes when others do"),
-    (SmoothsPadding, {"padding_invariance", "batch_invariance"}, "what stands in padded positions"),
-    (NormalisesTheBatch, {"batch_invariance"}, "compute nothing across the batch"),
-    (DetachesTheCode, {"gradients"}, "no gradient reaches the code"),
-    (FrozenByMistake, {"gradients"}, "no gradient reaches weight"),
-    (ForgetsItsStart, {"save_and_load"}, "reconstructs differently"),
-    (SavesTheTable, {"save_and_load", "table_is_not_saved"}, "table grows with the vocabulary"),
+BROKEN_ADAPTERS: list[tuple[type[Adapter], str, str]] = [
+    (ReturnsTheCode, "shapes gradients", "forward returned (1, 1, 31) for codes (1, 1, 8)"),
+    (DividesByZero, "closed_forms", "after warm_start and solve_last_layer, weight holds"),
+    (CentresTheTable, "closed_forms gradients", "writes into the embeddings"),
+    (SmoothsPadding, "padding_invariance batch_invariance", "what stands in padded positions"),
+    (DetachesTheCode, "gradients", "no gradient reaches the code"),
+    (FrozenByMistake, "gradients", "no gradient reaches weight"),
+    (ForgetsItsStart, "save_and_load", "reconstructs differently"),
+    (SavesTheTable, "table_is_not_saved save_and_load", "table grows with the vocabulary"),
 ]
 
 
@@ -306,20 +286,20 @@ class NoLeastSquares(Squared):
         return 1 - cosine_similarity(inputs.reconstruction, inputs.original, dim=-1, eps=1e-12)
 
 
-BROKEN_LOSSES: list[tuple[type[Loss], set[str], str]] = [
-    (Reward, {"value"}, "lower has to be better"),
-    (OneEach, {"value", "bf16"}, "the shape (1,), not a scalar"),
-    (CountsPadding, {"bare_positions", "parts"}, "positions of weight 0 count"),
-    (Sum, {"batch_invariance", "parts"}, "average, do not sum"),
-    (UnitOfWeights, {"batch_invariance", "parts"}, "the unit of the weights"),
-    (Smoothness, {"tokenwise_promise", "parts"}, "the order of the positions"),
-    (Root, {"parts"}, "averaged with their denominators"),
-    (AnyLength, {"changed_length"}, "RuntimeError"),
-    (NoGradient, {"gradients"}, "do not detach the reconstruction"),
-    (Learns, {"nothing_is_kept"}, "factor would never be trained"),
-    (Remembers, {"nothing_is_kept"}, "count changes with use"),
-    (WantsTheLLMForNothing, {"needs_llm"}, "never read"),
-    (AnswersForNothing, {"needs_llm"}, "the answers make no difference"),
-    (ThawsTheLLM, {"gradients"}, "of the LLM, which has to stay frozen"),
-    (NoLeastSquares, {"least_squares"}, "not its minimum"),
+BROKEN_LOSSES: list[tuple[type[Loss], str, str]] = [
+    (Reward, "value", "lower has to be better"),
+    (OneEach, "value bf16", "the shape (1,), not a scalar"),
+    (CountsPadding, "bare_positions parts", "positions of weight 0 count"),
+    (Sum, "batch_invariance parts", "average, do not sum"),
+    (UnitOfWeights, "batch_invariance parts", "the unit of the weights"),
+    (Smoothness, "tokenwise_promise parts", "the order of the positions"),
+    (Root, "parts", "averaged with their denominators"),
+    (AnyLength, "changed_length", "RuntimeError"),
+    (NoGradient, "gradients", "do not detach the reconstruction"),
+    (Learns, "nothing_is_kept", "factor would never be trained"),
+    (Remembers, "nothing_is_kept", "count changes with use"),
+    (WantsTheLLMForNothing, "needs_llm", "never read"),
+    (AnswersForNothing, "needs_llm", "the answers make no difference"),
+    (ThawsTheLLM, "gradients", "of the LLM, which has to stay frozen"),
+    (NoLeastSquares, "least_squares", "not its minimum"),
 ]

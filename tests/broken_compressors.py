@@ -8,6 +8,8 @@ import torch
 from pydantic import BaseModel, Field, field_serializer
 from torch import Tensor, nn
 
+from pairs import halved
+from stage1.bottleneck.splice import pack
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats, straight_through
 
@@ -173,14 +175,6 @@ class LooksAtTheBatch(Keep):
         return Code(squeezed / (1e-3 + squeezed[mask].square().mean().sqrt()), mask)
 
 
-class UnusedParameter(Keep):
-    """Weight decay is all that this one would ever see."""
-
-    def __init__(self, config: Any, embed_dim: int) -> None:
-        super().__init__(config, embed_dim)
-        self.unused = nn.Parameter(torch.zeros(3))
-
-
 class TrainsTheTable(Keep):
     """Its parameter is the LLM's embeddings themselves."""
 
@@ -259,21 +253,6 @@ class NegativeBits(FourBits):
     side = -500
 
 
-class FreeScale(FourBits):
-    """Each vector's own scale crosses, and nobody pays for it."""
-
-    def squeezed(self, embeds: Tensor) -> Tensor:
-        whole = super(FourBits, self).squeezed(embeds)
-        scale = (whole.detach().abs().amax(-1, keepdim=True) / 7).clamp(min=1e-9)
-        return straight_through((whole / scale).round() * scale, whole)
-
-
-class PaidScale(FreeScale):
-    """Honest: the scale's bits are charged."""
-
-    side = 32
-
-
 class EntropyCoded(FourBits):
     """Honest: a level costs −log₂ of its probability, which is learned together with the levels."""
 
@@ -348,22 +327,14 @@ class ListsRatesBackwards(Keep):
         return min(int(self.config.keep), self.embed_dim)
 
 
-class Pairs(Keep):
+class Halves(Keep):
     """Honest: the mean of every two tokens of a prompt."""
 
     tokenwise = False
     changes_length = True
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        lengths = mask.sum(1)
-        order = mask.int().argsort(dim=1, descending=True, stable=True)  # what crosses moves to the front
-        vectors = self.squeezed(embeds).gather(1, order[..., None].expand(-1, -1, self.kept))
-        vectors = torch.where(mask.gather(1, order)[..., None], vectors, 0)
-        if vectors.shape[1] % 2:
-            vectors = torch.cat([vectors, vectors[:, :1] * 0], dim=1)
-        count = (lengths + 1) // 2
-        position = torch.arange(vectors.shape[1] // 2, device=mask.device)
-        return Code(((vectors[:, ::2] + vectors[:, 1::2]) / 2), position < count[:, None])
+        return halved(*pack(self.squeezed(embeds), mask))
 
 
 BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
@@ -374,12 +345,13 @@ BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (KeepsTensorsAside, "tensors_are_registered", "seen holds a tensor"),
     (MakesTensorsOnTheCpu, "device_moves", "a tensor on cpu"),
     (ReturnsFloat32, "bf16", "bfloat16 in, torch.float32 out"),
-    (GrowsInFit, "code_dim", "4 before fit and 8 after"),
+    (DropsTheMask, "shapes padding_invariance batch_invariance", "the code's mask is not the input's"),
+    (GrowsInFit, "code_dim save_and_load", "4 before fit and 8 after"),
     (WrongInverse, "inverse", "(3, 12, 8), not (3, 12, 32)"),
     (MixesPositions, "tokenwise_promise", "changes when other tokens do"),
     (CountsPositions, "tokenwise_promise", "changes with its place"),
-    (LooksAtTheBatch, "batch_invariance", "compute nothing across the batch"),
-    (UnusedParameter, "gradients parameters_are_used", "no gradient reaches unused"),
+    (ReadsPadding, "padding_invariance batch_invariance", "what stands in padded positions"),
+    (LooksAtTheBatch, "batch_invariance", "nothing across the batch"),
     (TrainsTheTable, "gradients", "shares its memory"),
     (CentresInPlace, "gradients", "fit writes into the embeddings"),
     (StopsTheGradient, "gradient_reaches_the_embeddings", "do not detach"),
@@ -391,6 +363,5 @@ BROKEN_COMPRESSORS: list[tuple[type[Compressor], str, str]] = [
     (NegativeBits, "bits bits_are_honest", "bits are negative"),
     (ListsRatesBackwards, "rates", "three of them cost"),
     (EightBitsForFour, "bits_are_honest", "cannot tell them apart"),
-    (FreeScale, "bits_are_honest", "cannot tell them apart"),
     (MadeUpProbabilities, "bits_are_honest", "cannot tell them apart"),
 ]

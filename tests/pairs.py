@@ -2,12 +2,22 @@
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from conftest import small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code
+
+
+def halved(embeds: Tensor, mask: Tensor) -> Code:
+    """The mean of every two neighbours that cross, or the one that has no other beside it."""
+    if mask.shape[1] % 2:
+        embeds, mask = pad(embeds, (0, 0, 0, 1)), pad(mask, (0, 1))
+    two, kept = (torch.unflatten(part, 1, (-1, 2)) for part in (embeds, mask))
+    count = kept.sum(2)
+    return Code((two * kept[..., None]).sum(2) / count.clamp(min=1)[..., None], count > 0)
 
 
 class Pairs(Compressor):
@@ -18,13 +28,7 @@ class Pairs(Compressor):
     changes_length = True
 
     def forward(self, embeds: Tensor, mask: Tensor) -> Code:
-        even, odd = embeds[:, ::2], embeds[:, 1::2]
-        vectors, sent = even.clone(), mask[:, ::2].clone()
-        both = mask[:, 1::2]
-        vectors[:, : odd.shape[1]] = torch.where(
-            both[..., None], (even[:, : odd.shape[1]] + odd) / 2, even[:, : odd.shape[1]]
-        )
-        return Code(vectors, sent)
+        return halved(embeds, mask)
 
     def bits(self, code: Code) -> Tensor:
         return super().bits(code) + 3

@@ -8,45 +8,25 @@ from typing import Any
 
 import pytest
 
-from conftest import Invoke, fitted, opened, settings_args
+from conftest import Invoke, settings_args
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.data.datasets import spread
 from stage1.diagnosis import show
-from stage1.diagnosis.case import Case
 from stage1.diagnosis.diagnose import diagnose, diagnose_run
-from stage1.plugins import load_plugins, resolve
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
-from stage1.training.trainer import Trainer
 from test_bad_input import refused
+from test_diagnose_probes import case_of
 
 LIMIT = 6
-SETTINGS = ("data.train=300", "data.selection=60", "train.steps=20", "eval.max_new_tokens=8")
 
 pytestmark = pytest.mark.usefixtures("few_prompts_suffice")
 
 
-@pytest.fixture(scope="module")
-def session() -> Session:
-    return opened(*SETTINGS)
-
-
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A short run. Copy it before writing to it."""
-    path: Path = tmp_path_factory.mktemp("trained") / "run"
-    session = opened(*SETTINGS, f"output={path}")
-    run = Run.create(session.config)
-    Trainer(resolve(session.config, load_plugins()), session).train(run)
-    run.write_trained_on(session.data.trained_on)
-    return path
-
-
 @pytest.fixture
-def run(trained: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(trained, tmp_path / "run"))
+def run(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 # -- on a run -----------------------------------------------------------------------------------------------
@@ -79,15 +59,6 @@ def test_json_is_what_is_written(run: Path, invoke: Invoke) -> None:
     assert json.loads(result.out) == stored
     assert result.out == Path("copy.json").read_text(encoding="utf-8")
     assert result.err == ""
-
-
-def test_a_run_without_metrics(run: Path, invoke: Invoke) -> None:
-    (run / "metrics.jsonl").unlink()
-    result = invoke("diagnose", "run", "--limit", str(LIMIT), "--json", "-q")
-    assert result.code == 0, result.err
-    measured = json.loads(result.out)["measured"]
-    assert measured["objective"]["terms"] is None
-    assert measured["divergence"]["checkpoints"] == []
 
 
 # -- without one --------------------------------------------------------------------------------------------
@@ -172,11 +143,6 @@ def test_excerpt() -> None:
 # -- what cannot be measured --------------------------------------------------------------------------------
 
 
-def case_of(session: Session, bottleneck: Bottleneck) -> Case:
-    questions = spread(session.data.test, LIMIT)
-    return Case(bottleneck, session, questions, session.prompts(questions), [])
-
-
 def printed(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
     from stage1.cli.display import show_diagnosis
 
@@ -186,24 +152,23 @@ def printed(found: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> str:
 
 def test_a_compressor_that_changes_the_length(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
     """Nothing compares position with position; F1 still tells."""
-    found = diagnose(case_of(session, pairs(session.table.shape[1])), "RUN")
+    found = diagnose(case_of(pairs(session.table.shape[1]), session, LIMIT), "RUN")
     assert json.loads(json.dumps(found, allow_nan=False)) == found
     assert found["measured"]["tokens"] is None
     assert found["findings"][0]["cause"] == "too_lossy"
     assert "Diagnosis: The code is too small" in printed(found, capsys)
 
 
-def test_no_training_split(session: Session, capsys: pytest.CaptureFixture[str]) -> None:
-    bottleneck = fitted(session, "compressor.ratio=4", "adapter=linear")
+def test_no_training_split(
+    session: Session, bottleneck: Bottleneck, capsys: pytest.CaptureFixture[str]
+) -> None:
     data = session.data._replace(train=[], selection=[])
-    found = diagnose(case_of(replace(session, questions=data), bottleneck), "RUN")
+    found = diagnose(case_of(bottleneck, replace(session, questions=data), LIMIT), "RUN")
     assert found["clean"]
     names = [row["name"] for row in found["measured"]["ablation"]["variants"]]
     assert "closed_form" not in names
     assert "Nothing wrong was found" in printed(found, capsys)
 
 
-def test_one_question(trained: Path, tmp_path: Path) -> None:
-    run = Run.open(Path(shutil.copytree(trained, tmp_path / "run")))
-    found = diagnose_run(run, run.config, 1, Progress())
-    assert found["questions"] == 1
+def test_one_question(run: Path) -> None:
+    assert diagnose_run(Run.open(run), Run.open(run).config, 1, Progress())["questions"] == 1

@@ -10,23 +10,20 @@ import pytest
 import torch
 
 import stage1.diagnosis.objective as objective
-from conftest import NARROW, opened, with_table
+from conftest import NARROW, fitted, opened, with_table
 from plugin_sites import Site
 from stage1.bottleneck.bottleneck import Bottleneck
-from stage1.bottleneck.statistics import count_tokens
-from stage1.data.datasets import spread
 from stage1.diagnosis import show
 from stage1.diagnosis.case import Case
 from stage1.diagnosis.diagnose import diagnose
-from stage1.diagnosis.facts import Finding
-from stage1.diagnosis.findings import findings
-from stage1.evaluation.generation import GreedyDecoder
+from stage1.diagnosis.findings import Finding, findings
 from stage1.plugins import Registry, load_plugins, resolve
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.trainer import Trainer
 from test_diagnose_objective import LEAK
-from test_diagnose_protocol import CutFromTheRight, Faulty, WithoutBos, faulty
+from test_diagnose_probes import case_of
+from test_diagnose_protocol import CutFromTheRight, Faulty, WithoutBos, faulty, never_stop
 
 QUESTIONS = 64
 SETTINGS = (
@@ -53,21 +50,7 @@ def session_of(*settings: str) -> Session:
 def sound() -> Case:
     """A quarter of the width, fitted as it should be."""
     session = session_of(*QUARTER)
-    return case_of(fitted_on(session), session)
-
-
-def fitted_on(session: Session) -> Bottleneck:
-    config = session.config
-    bottleneck = Bottleneck.build(
-        resolve(config, load_plugins()), config.magnitude, session.table.shape[1], config.seed
-    )
-    bottleneck.fit(count_tokens(session.prompts(session.data.train), session.table), session.table)
-    return bottleneck.requires_grad_(False).eval()
-
-
-def case_of(bottleneck: Bottleneck, session: Session, questions: int = QUESTIONS) -> Case:
-    asked = spread(session.data.test, questions)
-    return Case(bottleneck, session, asked, session.prompts(asked), [])
+    return case_of(fitted(session, *QUARTER), session, QUESTIONS)
 
 
 def like(sound: Case, **changes: Any) -> Case:
@@ -111,7 +94,8 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     assert run["bottleneck"].compressor.code_dim * 8 == run["session"].table.shape[1]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("stage1.diagnosis.ablation.PLENTY", 1000)
-        return diagnose(replace(case_of(run["bottleneck"], run["session"]), metrics=run["metrics"]), "RUN")
+        case = case_of(run["bottleneck"], run["session"], QUESTIONS)
+        return diagnose(replace(case, metrics=run["metrics"]), "RUN")
 
 
 def test_a_sound_run_has_a_clean_bill(clean: dict[str, Any]) -> None:
@@ -127,7 +111,7 @@ def test_a_sound_run_has_a_clean_bill(clean: dict[str, Any]) -> None:
 @pytest.mark.parametrize(("kind", "cause"), [(WithoutBos, "no_bos"), (CutFromTheRight, "cut")])
 def test_prompts_put_wrongly(sound: Case, kind: type[Faulty], cause: str) -> None:
     session = faulty(kind, sound.session)
-    top = first(case_of(sound.bottleneck, session))
+    top = first(case_of(sound.bottleneck, session, QUESTIONS))
     assert top["cause"] == cause
     assert f"{QUESTIONS} of {QUESTIONS} prompts" in top["evidence"][0]
     assert f"→ {sound.text.mean:.1f}" in top["evidence"][1]
@@ -135,14 +119,9 @@ def test_prompts_put_wrongly(sound: Case, kind: type[Faulty], cause: str) -> Non
 
 @pytest.mark.slow
 def test_no_stop_at_the_newline(sound: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    built = GreedyDecoder.__init__
-
-    def without_stop(self: GreedyDecoder, *args: Any, stop: Any, max_new_tokens: int) -> None:
-        built(self, *args, stop=[], max_new_tokens=max_new_tokens)
-
     expected = sound.text.mean
-    monkeypatch.setattr(GreedyDecoder, "__init__", without_stop)
-    top = first(case_of(sound.bottleneck, sound.session))
+    never_stop(monkeypatch)
+    top = first(case_of(sound.bottleneck, sound.session, QUESTIONS))
     assert top["cause"] == "no_stop"
     assert f"→ {expected:.1f}" in top["evidence"][1]
 
@@ -152,7 +131,7 @@ def test_no_stop_at_the_newline(sound: Case, monkeypatch: pytest.MonkeyPatch) ->
 
 @pytest.mark.slow
 def test_vectors_120_times_too_long(sound: Case) -> None:
-    bottleneck = fitted_on(sound.session)
+    bottleneck = fitted(sound.session, *QUARTER)
     for parameter in bottleneck.adapter.parameters():
         parameter.mul_(120)
     top = first(like(sound, bottleneck=bottleneck))
@@ -164,7 +143,7 @@ def test_vectors_120_times_too_long(sound: Case) -> None:
 
 @pytest.mark.slow
 def test_an_adapter_that_says_the_mean(sound: Case) -> None:
-    bottleneck = fitted_on(sound.session)
+    bottleneck = fitted(sound.session, *QUARTER)
     weight, bias = bottleneck.adapter.parameters()
     weight.zero_()
     bias.copy_(bottleneck.mean_embedding)
@@ -181,7 +160,7 @@ def test_another_models_table(sound: Case) -> None:
     generator = torch.Generator().manual_seed(3)
     rotation, _ = torch.linalg.qr(torch.randn(2 * table.shape[1:], generator=generator))
     other = with_table(sound.session, (table.float() @ rotation).to(table.dtype))
-    top = first(like(sound, bottleneck=fitted_on(other)))
+    top = first(like(sound, bottleneck=fitted(other, *QUARTER)))
     assert top["cause"] == "wrong_table"
     assert top["severity"] == "critical"
     assert "total variances away" in top["evidence"][0]
@@ -193,8 +172,9 @@ def test_pca_of_too_few_prompts(sound: Case) -> None:
 
     The study's hundred cost it 8, which takes 150 questions to be sure of, and nothing at 4 times fewer.
     """
-    session = session_of("compressor.dim=40", "adapter=linear", "data.train=30")
-    top = first(case_of(fitted_on(session), session, questions=100))
+    options = ("compressor.dim=40", "adapter=linear")
+    session = session_of(*options, "data.train=30")
+    top = first(case_of(fitted(session, *options), session, 100))
     assert top["cause"] == "few_prompts"
     assert "30 prompts" in top["evidence"][0]
     assert "fitted on plenty" in top["evidence"][2]
@@ -242,7 +222,7 @@ def test_a_loss_that_leaks_the_originals_norm(
     site.install("leak", {"point": LEAK})
     registry = site.load()
     monkeypatch.setattr(objective, "load_plugins", lambda: registry)
-    long = fitted_on(sound.session)
+    long = fitted(sound.session, *QUARTER)
     for parameter in long.adapter.parameters():
         parameter.mul_(100)
     start = tmp_path / "start"
@@ -269,6 +249,10 @@ def causes(clean: dict[str, Any], *path: str, **changes: Any) -> dict[str, Findi
     return {finding.cause: finding for finding in findings(measured, "RUN")}
 
 
+MENDED = {how: {f"f1_text_{how}": 99.0, f"f1_ours_{how}": 99.0} for how in ("with", "whole", "first_line")}
+"""What is asked again without the fault of the protocol."""
+
+
 @pytest.mark.parametrize(
     ("path", "changes", "cause", "severity", "told"),
     [
@@ -277,6 +261,9 @@ def causes(clean: dict[str, Any], *path: str, **changes: Any) -> dict[str, Findi
         ("protocol", {"trailing_space": 64}, "trailing_space", "warning", "64 of 64"),
         ("protocol", {"chat_template": {"there": True, "used": False}}, "chat_template", "note", "template"),
         ("protocol.stop", {"unstopped": 11}, "unstopped", "note", "11 of 64"),
+        ("protocol.bos", {"missing": 9, **MENDED["with"]}, "no_bos", "warning", "9 of 64 prompts lack"),
+        ("protocol.cut", {"anchor_missing": 9, **MENDED["whole"]}, "cut", "warning", "9 do not end in"),
+        ("protocol.stop", {"run_on": 9, **MENDED["first_line"]}, "no_stop", "warning", "9 of 64 answers"),
         ("objective", {"selection_on_test": 3}, "selection_on_test", "warning", "3 passages"),
         ("objective", {"training_on_test": 4}, "training_on_test", "warning", "4 passages"),
         ("protocol", {"text_f1": 4.0}, "no_ceiling", "warning", "4.0"),

@@ -114,8 +114,6 @@ def test_json_says_the_same(invoke: Invoke, tmp_path: Path) -> None:
         ("lambada", "task", ["'lambada' is the task of lm-eval 0.4", "my_lambada"]),
         ("losses", "loss", ["stage1_losses is installed already", "my_losses"]),
         ("code", "compressor", ["would hide the Code", "my_code"]),
-        ("component", "adapter", ["would hide the ComponentConfig"]),
-        ("field", "loss", ["would hide the Field"]),
         ("topk", "compresor", ["Unknown kind 'compresor'", "did you mean 'compressor'", "task"]),
     ],
 )
@@ -128,12 +126,6 @@ def test_what_cannot_be_is_refused(
     assert result.out == ""
     assert "Traceback" not in result.err
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_kind_is_needed(invoke: Invoke) -> None:
-    result = invoke("plugins", "new", "topk")
-    assert result.code == 2
-    assert "--kind" in result.err
 
 
 @pytest.mark.parametrize("kind", ["compressor", "adapter", "loss"])

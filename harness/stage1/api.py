@@ -15,7 +15,7 @@ from typing import Any, Literal
 from stage1.config import RunConfig, flat, merge, read_yaml, validate
 from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
-from stage1.diagnosis.facts import Finding
+from stage1.diagnosis.findings import Finding
 from stage1.evaluation import conditions
 from stage1.experiment import Outcome, evaluate_run, train_run
 from stage1.inspection.compare import Compared, compare_runs

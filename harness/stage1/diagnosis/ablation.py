@@ -8,6 +8,7 @@ were used).
 """
 
 from collections.abc import Iterator
+from copy import copy
 from typing import Any, NamedTuple
 
 import torch
@@ -16,12 +17,11 @@ from torch import Tensor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.splice import Reconstruct, rescaled, rms
 from stage1.bottleneck.statistics import least_squares
-from stage1.config import RunConfig
 from stage1.data.datasets import load_qa
 from stage1.data.prompts import Prompt
-from stage1.diagnosis.case import Asked, Case
+from stage1.diagnosis.case import Case
 from stage1.diagnosis.compressor import FOREIGN, mean_distance
-from stage1.evaluation.conditions import lookup
+from stage1.evaluation.conditions import lookup, through_inverse
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.statistics import ClusterBootstrap
 from stage1.plugins import load_plugins, resolve
@@ -35,7 +35,7 @@ PLENTY = 10_000
 
 class _View(NamedTuple):
     name: str
-    embed: Embed | None
+    embed: Embed
     prompts: list[Prompt] | None = None
 
 
@@ -50,14 +50,14 @@ def measure(case: Case) -> dict[str, Any]:
     raw = case.next_tokens("raw", case.raw) if aligned else None
 
     def entry(view: _View) -> dict[str, Any]:
-        asked: Asked = case.ask(view.name, view.embed, view.prompts)
+        asked = case.ask(view.name, view.embed, view.prompts)
         found = {
             "name": view.name,
             "f1": asked.mean,
             "f1_ci95": bootstrap.interval(asked.f1),
             "gain_ci95": bootstrap.interval(asked.f1 - case.ours.f1),
         }
-        if raw is None or view.embed is None or view.prompts is not None:
+        if raw is None or view.prompts is not None:
             return {**found, "perplexity": None, "agreement": None}
         seen = case.next_tokens(view.name, view.embed)
         agreement = float((seen.guesses == raw.guesses).float().mean())
@@ -72,19 +72,13 @@ def measure(case: Case) -> dict[str, Any]:
 def _stages(case: Case) -> Iterator[_View]:
     bottleneck = case.bottleneck
     yield _View("raw", case.raw)
-    if (inverse := case.inverse) is not None:
+    if (inverse := through_inverse(bottleneck, case.session, case.stats, case.prompts)) is not None:
         yield _View("inverse", inverse)
     if bottleneck.magnitude != "free":
-        yield _View("adapter", case.view(_adapted(bottleneck)))
+        free = copy(bottleneck)
+        free.magnitude = "free"
+        yield _View("adapter", case.view(free.reconstruct))
     yield _View("bottleneck", case.view(bottleneck.reconstruct))
-
-
-def _adapted(bottleneck: Bottleneck) -> Reconstruct:
-    def reconstruct(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-        code = bottleneck.encode(embeds, mask)
-        return bottleneck.adapter(code), code.mask
-
-    return reconstruct
 
 
 def _variants(case: Case) -> Iterator[_View]:
@@ -126,7 +120,7 @@ def _worth_refitting(case: Case) -> bool:
 
 def _refit(case: Case) -> Embed:
     """The compressor's closed form again, from this table and plenty of prompts."""
-    config: RunConfig = case.session.config
+    config = case.session.config
     data = config.data.model_copy(update={"train": max(PLENTY, config.data.train)})
     stats = fitting_stats(case.session, case.session.prompts(load_qa(data).train))
     resolved = resolve(config, load_plugins())

@@ -1,7 +1,7 @@
 """What the diagnosis works on: a bottleneck, the questions, and the frozen LLM, each asked at most once."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +18,7 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
 from stage1.evaluation.answers import Answering, scores
-from stage1.evaluation.conditions import Condition, raw, through, through_inverse
+from stage1.evaluation.conditions import Condition, raw, through
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.reconstruction import Positions, positions
 from stage1.llm.chunked import POSITIONS
@@ -65,6 +65,7 @@ class Case:
         questions, prompts: those asked, and how the run's protocol puts them.
         metrics: the entries of `metrics.jsonl`; none without training.
         cache: where answers are kept that no bottleneck changes; None: nowhere.
+        asked, read: what `ask` and `next_tokens` have found out, by name.
     """
 
     bottleneck: Bottleneck
@@ -73,6 +74,8 @@ class Case:
     prompts: list[Prompt]
     metrics: list[dict[str, Any]]
     cache: Path | None = None
+    asked: dict[str, Asked] = field(default_factory=dict, init=False)
+    read: dict[str, NextTokens] = field(default_factory=dict, init=False)
 
     @cached_property
     def stats(self) -> TokenStats:
@@ -95,11 +98,6 @@ class Case:
         table = self.session.table
         stats = self.stats if prompts is None else count_tokens(prompts, table)
         return through(self.bottleneck, reconstruct, self.session, stats)
-
-    @property
-    def inverse(self) -> Embed | None:
-        """The prompts as the compressor's own inverse reconstructs them; None if it knows none."""
-        return through_inverse(self.bottleneck, self.session, self.stats, self.prompts)
 
     @cached_property
     def raw(self) -> Embed:
@@ -131,11 +129,6 @@ class Case:
         return Answering(self.session, self.cache)
 
     @cached_property
-    def asked(self) -> dict[str, Asked]:
-        """What `ask` has found out, by name."""
-        return {}
-
-    @cached_property
     def text(self) -> Asked:
         """Token ids: the ceiling."""
         return self.ask("text", None)
@@ -147,9 +140,9 @@ class Case:
 
     # -- the prompts themselves ----------------------------------------------------------------------------
 
-    def batches(self, prompts: Sequence[Prompt] | None = None) -> Iterator[Batch]:
-        """The prompts, right-padded, some at a time; every crossing position weighs 1."""
-        return in_order(prompts or self.prompts, self.session.table, PROMPTS_AT_ONCE)
+    def batches(self, answers: Sequence[list[int]] | None = None) -> Iterator[Batch]:
+        """The prompts, right-padded, some at a time and with their `answers`; every position weighs 1."""
+        return in_order(self.prompts, self.session.table, PROMPTS_AT_ONCE, answers)
 
     @cached_property
     def special(self) -> Tensor:
@@ -165,11 +158,6 @@ class Case:
         if name not in self.read:
             self.read[name] = self._next_tokens(embed)
         return self.read[name]
-
-    @cached_property
-    def read(self) -> dict[str, NextTokens]:
-        """What `next_tokens` has found out, by name."""
-        return {}
 
     def _next_tokens(self, embed: Embed) -> NextTokens:
         llm = FrozenLLM(self.session.model.llm)

@@ -25,34 +25,26 @@ from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
 
-PROBES = {
-    "protocol": protocol.measure,
-    "ablation": ablation.measure,
-    "tokens": tokens.measure,
-    "statistics": statistics.measure,
-    "compressor": compressor.measure,
-    "generation": generation.measure,
-    "objective": objective.measure,
-    "divergence": divergence.measure,
-}
-"""What is measured, in this order; `diagnosis.json` holds each probe's findings under its name."""
+PROBES = (protocol, ablation, tokens, statistics, compressor, generation, objective, divergence)
+"""What is measured, in this order; `diagnosis.json` holds what each measured under the name of its module."""
 
 
-def diagnose(case: Case, name: str) -> dict[str, Any]:
+def diagnose(case: Case, run: str) -> dict[str, Any]:
     """Every measurement on `case`, and what follows from them: the content of diagnosis.json.
 
     Args:
         case: a bottleneck, questions and the LLM.
-        name: how commands name the run.
+        run: how commands name it.
     """
     measured = {}
-    for probe, measure in PROBES.items():
-        with case.session.progress.task(f"Measuring: {probe}"):
-            measured[probe] = measure(case)
-    found = findings(measured, name)
+    for probe in PROBES:
+        name = probe.__name__.rpartition(".")[2]
+        with case.session.progress.task(f"Measuring: {name}"):
+            measured[name] = probe.measure(case)
+    found = findings(measured, run)
     return {
         "schema": 1,
-        "run": name,
+        "run": run,
         "questions": len(case.questions),
         "clean": not any(finding.severity != "note" for finding in found),
         "findings": [finding._asdict() for finding in found],

@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import Any
 
-import numpy as np
-
 from stage1.diagnosis.case import Case
 
 IMPROVED = 0.05
@@ -63,11 +61,6 @@ def spearman(one: Sequence[float], other: Sequence[float]) -> float | None:
     """
     if len(one) < 4 or len(set(one)) == 1 or len(set(other)) == 1:
         return None
-    return float(np.corrcoef(_ranks(one), _ranks(other))[0, 1])
+    from scipy.stats import spearmanr  # half a second that nobody else need wait for
 
-
-def _ranks(values: Sequence[float]) -> Any:
-    """[N] places in ascending order."""
-    row = np.asarray(values)
-    below, upto = (np.searchsorted(np.sort(row), row, side) for side in ("left", "right"))
-    return (below + upto) / 2
+    return float(spearmanr(one, other).statistic)

@@ -1,24 +1,20 @@
-"""What the rules read: every measurement, with the F1 of each stage and variant at hand."""
+"""What the rules read, every measurement with the F1 of each stage and variant at hand; what they find."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 NOTABLE = 3.0
 """Points of F1 below which a difference on a few hundred questions is no finding."""
 
-UNTRAINED = ("inverse", "closed_form")
 
+class Found(NamedTuple):
+    """A cause that a rule has found; `findings.CAUSES` has the words for it."""
 
-class Finding(NamedTuple):
-    """One cause."""
-
-    cause: str  # a slug: `magnitude`, `no_bos`, …
-    severity: str  # "critical": explains a third of the ceiling or more; "warning"; "note"
-    explains: float  # points of F1, at least 0
-    title: str
+    cause: str
+    explains: float  # points of F1
     evidence: list[str]
-    remedy: str
-    command: str | None  # the next thing to type
+    words: Mapping[str, object] = {}  # what the cause's title and command leave open
+    least: str | None = None  # severity at least; None: as the cause says
 
 
 class Facts:
@@ -34,6 +30,7 @@ class Facts:
         self.tokens: dict[str, Any] = measured["tokens"] or {}
         self.objective: dict[str, Any] = measured["objective"]
         self.compressor: dict[str, Any] = measured["compressor"]
+        self.diverged: list[dict[str, Any]] = measured["divergence"]["diverged"]
         self.text: float = self.protocol["text_f1"]
         self.ours: float = self.f1["bottleneck"]
 
@@ -48,7 +45,7 @@ class Facts:
     @property
     def untrained(self) -> float:
         """What no training at all reaches: the compressor's inverse or the closed-form decoder."""
-        return self.reach(*UNTRAINED)
+        return self.reach("inverse", "closed_form")
 
     @property
     def norm(self) -> float | None:
@@ -65,25 +62,3 @@ class Facts:
     def blind(self) -> bool:
         """There was training, and its objective does not notice how long the reconstructed vectors are."""
         return bool(self.objective["terms"] and self.objective["magnitude_blind"])
-
-
-def make(
-    cause: str,
-    explains: float,
-    facts: Facts,
-    title: str,
-    evidence: list[str],
-    remedy: str,
-    command: str | None,
-    *,
-    least: Literal["warning", "note"] = "note",
-) -> Finding:
-    """A finding whose severity follows from what it explains, but is `least` or more."""
-    third = max(facts.text, 1.0) / 3
-    severity = "critical" if explains >= third else "warning" if explains >= NOTABLE else least
-    return Finding(cause, severity, max(0.0, explains), title, evidence, remedy, command)
-
-
-def points(value: float) -> str:
-    """F1 as evidence shows it."""
-    return f"{value:.1f}"

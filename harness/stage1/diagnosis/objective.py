@@ -1,13 +1,15 @@
 """What training asked for: how its terms shared the objective, and what they cannot see."""
 
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from stage1.bottleneck.batches import Batch, collate_answers
+from stage1.bottleneck.batches import Batch
 from stage1.bottleneck.statistics import occurrence_weights
+from stage1.data.datasets import passage_hash
 from stage1.data.records import Question
 from stage1.diagnosis.case import Case
 from stage1.llm.states import FrozenLLM
@@ -36,7 +38,7 @@ def measure(case: Case) -> dict[str, Any]:
     last = _last_phase(case, resolved)
     steps = [entry for entry in case.metrics if "terms" in entry]
     terms = _terms(steps)
-    every = {**resolved.losses, **last.losses} if last is not resolved else resolved.losses
+    every = {**resolved.losses, **last.losses}
     forced = [name for name, term in every.items() if steps and term.cls.teacher_forced]
     data = case.session.data
     return {
@@ -45,8 +47,9 @@ def measure(case: Case) -> dict[str, Any]:
         "kept_step": _kept_step(case.metrics),
         "dominating": _dominating(terms),
         "gradients": _gradients(steps),
-        **_recon(case.metrics),
-        **_score(case.metrics),
+        **_course(case.metrics, "recon"),
+        "recon_best": min(_on_checks(case.metrics, "recon"), default=None),
+        **_course(case.metrics, "score"),
         "lr": case.session.config.train.lr,
         "teacher_forced": forced,
         "teacher_forced_accuracy": _accuracy(case) if forced else None,
@@ -73,7 +76,7 @@ def _terms(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
         return None
     return {
         name: {
-            "mean_share": _mean([entry["terms"][name]["share"] for entry in steps]),
+            "mean_share": fmean([entry["terms"][name]["share"] for entry in steps]),
             "last_share": steps[-1]["terms"][name]["share"],
             "first_value": steps[0]["terms"][name]["value"],
             "last_value": steps[-1]["terms"][name]["value"],
@@ -85,7 +88,7 @@ def _terms(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 def _on_selection(metrics: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]] | None:
     """Each term's value before training and at its end; None where they were not measured there."""
-    found = [entry["selection"]["terms"] for entry in metrics if "terms" in entry["selection"]]
+    found = _on_checks(metrics, "terms")
     if not found:
         return None
     return {name: {"first": found[0][name], "last": found[-1][name]} for name in found[0]}
@@ -112,35 +115,26 @@ def _gradients(steps: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     if not compared:
         return None
     return {
-        kind: {name: _mean([one[kind][name] for one in compared]) for name in compared[0][kind]}
+        kind: {name: fmean([one[kind][name] for one in compared]) for name in compared[0][kind]}
         for kind in ("cosine", "norm")
     }
 
 
-def _recon(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """Reconstruction error on the selection split: 0 perfect, 1 always the mean.
+def _course(metrics: Sequence[Mapping[str, Any]], name: str) -> dict[str, float | None]:
+    """`recon` (0 perfect, 1 always the mean) or `score`, at the start and where the optimiser ended.
 
-    `recon_last` is where the optimiser ended; the last layer's closed form after it counts for the best.
+    The last layer's closed form after it is no step of the optimiser; it counts for the best.
     """
-    found = [entry["selection"]["recon"] for entry in metrics if "recon" in entry["selection"]]
-    first, last = _ends(metrics, "recon")
-    return {"recon_first": first, "recon_last": last, "recon_best": min(found, default=None)}
+    found = _on_checks(metrics, name)
+    first, last = (found[0], found[-1]) if found else (None, None)
+    if len(found) > 1 and metrics[-1].get("solved"):
+        last = found[-2]
+    return {f"{name}_first": first, f"{name}_last": last}
 
 
-def _score(metrics: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    """What chose the checkpoint, at the start and where the optimiser ended."""
-    return dict(zip(("score_first", "score_last"), _ends(metrics, "score"), strict=True))
-
-
-def _ends(metrics: Sequence[Mapping[str, Any]], name: str) -> tuple[float | None, float | None]:
-    found = [entry["selection"][name] for entry in metrics if name in entry["selection"]]
-    if not found:
-        return None, None
-    return found[0], found[-2] if metrics[-1].get("solved") and len(found) > 1 else found[-1]
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
+def _on_checks(metrics: Sequence[Mapping[str, Any]], name: str) -> list[Any]:
+    """What was measured on the selection split under this name, check by check."""
+    return [entry["selection"][name] for entry in metrics if name in entry["selection"]]
 
 
 # -- with the answer, and without --------------------------------------------------------------------------
@@ -155,11 +149,9 @@ def _accuracy(case: Case) -> dict[str, float]:
     """
     llm = FrozenLLM(case.session.model.llm)
     embed = case.view(case.bottleneck.reconstruct)
-    answers = case.session.answer_ids(case.questions, case.prompts)
-    hits, first, start = [], [], 0
-    for batch in case.batches():
-        gold = collate_answers(answers[start : start + len(batch.ids)], case.session.table)
-        start += len(batch.ids)
+    hits, first = [], []
+    for batch in case.batches(case.session.answer_ids(case.questions, case.prompts)):
+        gold: Any = batch.answers  # never None, as they were given
         states = llm(embed(batch.ids, batch.cross, batch.attention), gold).answering
         hits.append((llm.head(states[gold.mask]).argmax(-1) == gold.ids[gold.mask]).float())
         first.append((llm.head(states[:, 0]).argmax(-1) == gold.ids[:, 0]).float())
@@ -227,6 +219,5 @@ def training_batch(case: Case, objective: Objective) -> Batch:
 
 
 def _shared(one: Sequence[Question], other: Sequence[Question]) -> int:
-    """Passages in both, whatever their white space."""
-    first, second = ({" ".join(q.context.split()) for q in questions} for questions in (one, other))
-    return len(first & second)
+    """Passages in both."""
+    return len({*map(passage_hash, one)} & {*map(passage_hash, other)})

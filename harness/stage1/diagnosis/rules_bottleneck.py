@@ -7,123 +7,85 @@ another (a collapse under a drowned loss, lengths that training ruined) is that 
 """
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from stage1.diagnosis.compressor import FOREIGN
-from stage1.diagnosis.facts import NOTABLE, Facts, Finding, make, points
-from stage1.diagnosis.rules_training import diverged_goal, judge_divergence, judge_training
+from stage1.diagnosis.facts import NOTABLE, Facts, Found
+from stage1.diagnosis.rules_training import diverged_goal, judge_divergence, judge_training, stretched
 
 LOSSY = 0.15
 """Share of the raw embeddings' F1 that may be missing where reconstruction suffices."""
 
-
-class Rung(NamedTuple):
-    """A step up."""
-
-    goal: Callable[[Facts], float]  # F1 where the cause is taken away
-    judge: Callable[[Facts, str, float], Finding | None]  # facts, run, points explained; None: no such cause
+Judge = Callable[[Facts, float], Found | None]
+"""From the facts and the points of F1 that it explains to the cause; None: it is not that one."""
 
 
-def ladder(facts: Facts, run: str) -> Iterator[Finding]:
+def ladder(facts: Facts) -> Iterator[Found]:
     """What stands between the bottleneck and the raw embeddings."""
     reached = facts.ours
-    for rung in _rungs(facts):
-        goal = rung.goal(facts)
+    for goal, judge in _rungs(facts):
         if goal - reached < NOTABLE:
             continue
-        if (finding := rung.judge(facts, run, goal - reached)) is not None:
-            yield finding
+        if (found := judge(facts, goal - reached)) is not None:
+            yield found
             reached = goal
 
 
-def _rungs(facts: Facts) -> list[Rung]:
-    norms = Rung(_true_norms, _judge_norms)
-    training = Rung(lambda facts: facts.untrained, judge_training)
+def _rungs(facts: Facts) -> list[tuple[float, Judge]]:
+    """F1 where a cause is taken away, and who judges whether it is that cause."""
+    norms: tuple[float, Judge] = (facts.reach("true_norms"), _judge_norms)
+    training: tuple[float, Judge] = (facts.untrained, judge_training)
     # Where right norms alone bring back what no training at all would, they are the whole fault; so they
     # are where training could not see them. Otherwise they went wrong with everything else.
-    first = facts.blind or _true_norms(facts) >= facts.untrained - NOTABLE
+    first = facts.blind or facts.reach("true_norms") >= facts.untrained - NOTABLE
     return [
-        Rung(lambda facts: facts.reach("refit", "closed_form"), _judge_table),
+        (facts.reach("refit", "closed_form"), _judge_table),
         *((norms, training) if first else (training, norms)),
-        Rung(lambda facts: max(facts.untrained, facts.reach("refit")), _judge_fit),
-        Rung(diverged_goal, judge_divergence),
-        Rung(_in_form, _judge_form),
-        Rung(lambda facts: facts.reach("raw"), _judge_loss),
+        (max(facts.untrained, facts.reach("refit")), _judge_fit),
+        (diverged_goal(facts), judge_divergence),
+        (_in_form(facts), _judge_form),
+        (facts.reach("raw"), _judge_loss),
     ]
 
 
-def _true_norms(facts: Facts) -> float:
-    return facts.reach("true_norms")
-
-
-def _judge_table(facts: Facts, run: str, explains: float) -> Finding | None:
+def _judge_table(facts: Facts, explains: float) -> Found | None:
     """Bottleneck and table do not belong together."""
     apart = facts.compressor["mean_distance"]
     if apart is None or apart <= FOREIGN:
         return None
-    return make(
-        "wrong_table",
-        explains,
-        facts,
-        "The bottleneck was fitted on another embedding table, or on other text",
-        [
-            f"its mean embedding is {apart:.2f} total variances away from that of this table's tokens",
-            f"fitted on these, without training: F1 {points(facts.reach('refit', 'closed_form'))} "
-            f"instead of {points(facts.ours)}",
-        ],
-        "Fit compressor and adapter on the table of the model that answers, and on text like the questions'.",
-        None,
-    )
+    evidence = [
+        f"its mean embedding is {apart:.2f} total variances away from that of this table's tokens",
+        f"fitted on these, without training: F1 {facts.reach('refit', 'closed_form'):.1f} "
+        f"instead of {facts.ours:.1f}",
+    ]
+    return Found("wrong_table", explains, evidence)
 
 
-def _judge_norms(facts: Facts, run: str, explains: float) -> Finding | None:
+def _judge_norms(facts: Facts, explains: float) -> Found | None:
     """Directions are right, lengths are not."""
     if not facts.norms_off:
         return None
     evidence = [
-        f"reconstructed vectors are typically {facts.norm:.3g} times as long as the originals",
-        f"with the originals' norms and nothing else changed: F1 {points(facts.f1['true_norms'])} instead of "
-        f"{points(facts.ours)}",
+        *stretched(facts),
+        f"with the originals' norms and nothing else changed: F1 {facts.f1['true_norms']:.1f} instead of "
+        f"{facts.ours:.1f}",
     ]
-    if facts.blind:
-        return make(
-            "norm_leak",
-            explains,
-            facts,
-            "The objective cannot see magnitude: it leaks the original's norm, or ignores it",
-            [*evidence, "halving or doubling every reconstructed vector leaves the training loss unchanged"],
-            "Pay for the norm or do without it: magnitude sent (16 bits a vector) or vocab, or add `recon`.",
-            f"stage1 eval {run} --magnitude vocab",
-        )
-    return make(
-        "magnitude",
-        explains,
-        facts,
-        "Reconstructed vectors have the wrong magnitude",
-        evidence,
-        "Rescale to the vocabulary's norm, or send the norms and pay for them.",
-        f"stage1 eval {run} --magnitude vocab",
-    )
+    if not facts.blind:
+        return Found("magnitude", explains, evidence)
+    evidence.append("halving or doubling every reconstructed vector leaves the training loss unchanged")
+    return Found("norm_leak", explains, evidence)
 
 
-def _judge_fit(facts: Facts, run: str, explains: float) -> Finding | None:
+def _judge_fit(facts: Facts, explains: float) -> Found:
     """The same compressor does better when it is fitted on plenty."""
     estimate, unseen = facts.compressor["estimate"], facts.compressor["unseen"]
-    return make(
-        "few_prompts",
-        explains,
-        facts,
-        "The compressor was fitted on too few prompts",
-        [
-            f"{estimate['prompts']} prompts, {estimate['distinct_tokens']} distinct tokens, stand behind "
-            f"{estimate['code_dim']} dimensions ({estimate['tokens_per_dimension']:.1f} per dimension)",
-            f"{100 * unseen['share_of_positions']:.1f} % of the test positions hold a token unseen there",
-            f"fitted on plenty, without training: F1 {points(facts.f1['refit'])} instead of "
-            f"{points(max(facts.ours, facts.untrained))}",
-        ],
-        "Fit on more prompts: counting tokens costs next to nothing.",
-        "stage1 train --set data.train=10000",
-    )
+    evidence = [
+        f"{estimate['prompts']} prompts, {estimate['distinct_tokens']} distinct tokens, stand behind "
+        f"{estimate['code_dim']} dimensions ({estimate['tokens_per_dimension']:.1f} per dimension)",
+        f"{100 * unseen['share_of_positions']:.1f} % of the test positions hold a token unseen there",
+        f"fitted on plenty, without training: F1 {facts.f1['refit']:.1f} instead of "
+        f"{max(facts.ours, facts.untrained):.1f}",
+    ]
+    return Found("few_prompts", explains, evidence)
 
 
 def _in_form(facts: Facts) -> float:
@@ -132,40 +94,25 @@ def _in_form(facts: Facts) -> float:
     return facts.ours + max(0.0, float(ours - text))
 
 
-def _judge_form(facts: Facts, run: str, explains: float) -> Finding:
+def _judge_form(facts: Facts, explains: float) -> Found:
     share = facts.measured["generation"]["ours"]["contains_gold_but_wrong"]
-    return make(
-        "format",
-        explains,
-        facts,
-        "Answers contain the gold text but say more",
-        [f"{100 * share:.0f} % of the answers contain a gold answer with F1 below 50"],
-        "The gap is format, not knowledge: look at the examples in diagnosis.json.",
-        None,
-    )
+    told = f"{100 * share:.0f} % of the answers contain a gold answer with F1 below 50"
+    return Found("format", explains, [told], {"whose": "Answers"})
 
 
-def _judge_loss(facts: Facts, run: str, explains: float) -> Finding | None:
+def _judge_loss(facts: Facts, explains: float) -> Found | None:
     """What no variant brings back went missing in the compressor."""
     if explains < LOSSY * facts.f1["raw"]:
         return None
     lost = facts.compressor["lost_sensitivity"]
     recovered = facts.tokens.get("recovery_euclidean")
     inverse = facts.f1.get("inverse")
-    between = "" if inverse is None else f"{points(inverse)} with compressor and inverse, "
-    evidence = [f"F1 {points(facts.f1['raw'])} raw, {between}{points(facts.ours)} with the adapter"]
+    between = "" if inverse is None else f"{inverse:.1f} with compressor and inverse, "
+    evidence = [f"F1 {facts.f1['raw']:.1f} raw, {between}{facts.ours:.1f} with the adapter"]
     if lost is not None:
         evidence.append(f"{100 * min(lost, 1):.0f} % of the variance that the LLM is sensitive to is lost")
     if recovered is not None:
         evidence.append(
             f"{100 * recovered:.1f} % of the reconstructed vectors are nearest to their own token"
         )
-    return make(
-        "too_lossy",
-        explains,
-        facts,
-        "The code is too small for this adapter and objective",
-        evidence,
-        "Train with a loss that reads the LLM, or send more.",
-        f"stage1 train --recipe phase2 --init {run}",
-    )
+    return Found("too_lossy", explains, evidence)

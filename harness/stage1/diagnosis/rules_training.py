@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-from stage1.diagnosis.facts import NOTABLE, Facts, Finding, make, points
+from stage1.diagnosis.facts import NOTABLE, Facts, Found
 
 DROWNING = 0.8
 """Share of the objective from which one term drowns the others."""
@@ -11,41 +11,23 @@ WORSE = 1.05
 """Ratio of a value's end to its beginning from which it got worse."""
 
 
-def judge_training(facts: Facts, run: str, explains: float) -> Finding:
+def judge_training(facts: Facts, explains: float) -> Found:
     """The one cause for which training did harm: what was asked for before what came of it."""
     evidence = [
-        f"without training F1 is {points(facts.untrained)}, with it {points(facts.ours)}",
+        f"without training F1 is {facts.untrained:.1f}, with it {facts.ours:.1f}",
         *_unimproved(facts),
         *_collapsed(facts),
-        *_stretched(facts),
-        *(_fall(pair) for pair in _divergence(facts)[:1]),
+        *stretched(facts),
+        *map(_fall, facts.diverged[:1]),
     ]
     if facts.objective["teacher_forced"]:
         return _teacher_forced(facts, explains, evidence)
     if _drowned(facts):
         return _drowning(facts, explains, evidence)
-    if _collapsed(facts):
-        return make(
-            "collapse",
-            explains,
-            facts,
-            "The adapter collapsed: it says nearly the same whatever the token",
-            evidence,
-            "Train again from the closed-form start with a lower learning rate.",
-            "stage1 train --set train.lr=0.001",
-        )
-    return make(
-        "harmed",
-        explains,
-        facts,
-        "The trained adapter is worse than no training",
-        evidence,
-        "Train again from the closed-form start with a lower learning rate or another objective.",
-        "stage1 train --set train.lr=0.001",
-    )
+    return Found("collapse" if _collapsed(facts) else "harmed", explains, evidence)
 
 
-def _teacher_forced(facts: Facts, explains: float, evidence: list[str]) -> Finding:
+def _teacher_forced(facts: Facts, explains: float, evidence: list[str]) -> Found:
     """Whatever its share of the objective: weighing it otherwise would leave it teacher-forced."""
     names, terms = facts.objective["teacher_forced"], facts.objective["terms"] or {}
     accuracy = facts.objective["teacher_forced_accuracy"]
@@ -56,17 +38,9 @@ def _teacher_forced(facts: Facts, explains: float, evidence: list[str]) -> Findi
             f"{100 * accuracy['given_the_answer']:.0f} % of the answer's tokens are right when the answer so "
             f"far is given, {100 * accuracy['alone']:.0f} % of the first ones alone"
         )
-    return make(
-        "teacher_forced",
-        explains,
-        facts,
-        "Training was teacher-forced, evaluation is not",
-        [*told, *evidence],
-        "Train on the prompt alone.",
-        "stage1 train --recipe phase2",
-        # Nothing was measured that the objective's own fault explains; that it does not fit stays true.
-        least="warning" if facts.f1["raw"] - facts.ours >= NOTABLE else "note",
-    )
+    # Nothing was measured that the objective's own fault explains; that it does not fit stays true.
+    least = "warning" if facts.f1["raw"] - facts.ours >= NOTABLE else "note"
+    return Found("teacher_forced", explains, [*told, *evidence], least=least)
 
 
 def _ends(facts: Facts, name: str) -> tuple[float, float]:
@@ -89,30 +63,21 @@ def _drowned(facts: Facts) -> bool:
     term, terms = facts.objective["dominating"], facts.objective["terms"] or {}
     if term is None or term["share"] < DROWNING:
         return False
-    others = [_ends(facts, name) for name in terms if name != term["term"]]
-    return _recon_worse(facts) or any(last > WORSE * first for first, last in others)
+    ends = [_ends(facts, name) for name in terms if name != term["term"]]
+    if facts.objective["recon_first"] is not None:
+        ends.append((facts.objective["recon_first"], facts.objective["recon_last"]))
+    return any(last > WORSE * first for first, last in ends)
 
 
-def _recon_worse(facts: Facts) -> bool:
-    first, last = facts.objective["recon_first"], facts.objective["recon_last"]
-    return first is not None and last > WORSE * first
-
-
-def _drowning(facts: Facts, explains: float, evidence: list[str]) -> Finding:
-    term, terms = facts.objective["dominating"], facts.objective["terms"]
+def _drowning(facts: Facts, explains: float, evidence: list[str]) -> Found:
+    terms = facts.objective["terms"]
     first, last = facts.objective["recon_first"], facts.objective["recon_last"]
     told = [_course(facts, name) for name in terms]
     if first is not None:
         told.append(f"recon on the selection split went from {first:.4f} to {last:.4f}")
-    return make(
-        "drowning",
-        explains,
-        facts,
-        f"One loss term, {term['term']}, drowns the others",
-        [*told, *evidence],
-        "Weigh the terms by `auto`, so that all pull alike.",
-        "stage1 train " + " ".join(f"--loss {name}=auto" for name in terms),
-    )
+    losses = " ".join(f"--loss {name}=auto" for name in terms)
+    words = {"term": facts.objective["dominating"]["term"], "losses": losses}
+    return Found("drowning", explains, [*told, *evidence], words)
 
 
 def _unimproved(facts: Facts) -> list[str]:
@@ -132,7 +97,8 @@ def _collapsed(facts: Facts) -> list[str]:
     ]
 
 
-def _stretched(facts: Facts) -> list[str]:
+def stretched(facts: Facts) -> list[str]:
+    """That reconstructed vectors are far too long or too short; empty where they are not."""
     return [
         f"reconstructed vectors are typically {facts.norm:.3g} times as long as the originals"
     ] * facts.norms_off
@@ -141,78 +107,36 @@ def _stretched(facts: Facts) -> list[str]:
 # -- reconstruction as a proxy -----------------------------------------------------------------------------
 
 
-def _divergence(facts: Facts) -> list[dict[str, Any]]:
-    pairs: list[dict[str, Any]] = facts.measured["divergence"]["diverged"]
-    return pairs
-
-
 def _fall(pair: dict[str, Any]) -> str:
     return (
         f"from step {pair['from']} to {pair['to']}: recon {pair['recon_from']:.4f} → "
-        f"{pair['recon_to']:.4f}, F1 {points(pair['f1_from'])} → {points(pair['f1_to'])}"
+        f"{pair['recon_to']:.4f}, F1 {pair['f1_from']:.1f} → {pair['f1_to']:.1f}"
     )
 
 
 def diverged_goal(facts: Facts) -> float:
     """F1 if the fall had not been; at most that of the raw embeddings."""
-    fall = max((pair["f1_from"] - pair["f1_to"] for pair in _divergence(facts)), default=0.0)
+    fall = max((pair["f1_from"] - pair["f1_to"] for pair in facts.diverged), default=0.0)
     return min(facts.f1["raw"], facts.ours + float(fall))
 
 
-def judge_divergence(facts: Facts, run: str, explains: float) -> Finding:
+def judge_divergence(facts: Facts, explains: float) -> Found:
     """Reconstruction improved while F1 fell."""
-    return make(
-        "diverged",
-        explains,
-        facts,
-        "Reconstruction improved while F1 fell",
-        [_fall(_divergence(facts)[0])],
-        "Reconstruction is no proxy here: choose by a loss that reads the LLM.",
-        "stage1 train --recipe phase2",
-    )
+    return Found("diverged", explains, [_fall(facts.diverged[0])])
 
 
 # -- what explains no points, and is to be known -----------------------------------------------------------
 
 
-def splits(facts: Facts, run: str) -> Iterator[Finding]:
-    """Passages in two splits."""
-    for key, what in (("selection_on_test", "selection"), ("training_on_test", "training")):
-        if shared := facts.objective[key]:
-            yield make(
-                key,
-                0.0,
-                facts,
-                f"The {what} split shares passages with the test split",
-                [f"{shared} passages are in both: F1 is flattered"],
-                "Use splits without a passage in common.",
-                None,
-                least="warning",
-            )
-
-
-def unmoved(facts: Facts, run: str) -> Iterator[Finding]:
-    """Training that ended with its start is said to have, though no training does no harm."""
-    evidence = _unimproved(facts)
-    if facts.objective["terms"] is None or not evidence:
-        return
-    first, last, lr = (facts.objective[name] for name in ("score_first", "score_last", "lr"))
-    yield make(
-        "unimproved",
-        0.0,
-        facts,
-        "No training step was better than the start",
-        [*evidence, f"the selection error went from {first:.4g} to {last:.4g}"],
-        "Train again with a lower learning rate.",
-        f"stage1 train --set train.lr={lr / 10:g}",
-        least="warning",
-    )
-
-
-def forced(facts: Facts, run: str) -> Iterator[Finding]:
-    """A teacher-forced run is said to be one even where it did no harm that was measured."""
+def known(facts: Facts) -> Iterator[Found]:
+    """Passages in two splits, and what is said of a training even where it did no harm that was measured."""
+    for cause in ("selection_on_test", "training_on_test"):
+        if shared := facts.objective[cause]:
+            yield Found(cause, 0.0, [f"{shared} passages are in both: F1 is flattered"])
     if facts.objective["teacher_forced"]:
         yield _teacher_forced(facts, 0.0, [])
-
-
-RULES = (splits, forced, unmoved)
+    ended_as_it_began = _unimproved(facts)
+    if facts.objective["terms"] is not None and ended_as_it_began:
+        first, last, lr = (facts.objective[name] for name in ("score_first", "score_last", "lr"))
+        told = f"the selection error went from {first:.4g} to {last:.4g}"
+        yield Found("unimproved", 0.0, [*ended_as_it_began, told], {"lr": lr / 10})

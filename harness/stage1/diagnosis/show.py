@@ -25,8 +25,8 @@ STYLES = {"critical": "bold red", "warning": "yellow", "note": "dim"}
 
 def verdict(diagnosis: Mapping[str, Any]) -> str:
     """One line: clean, or what explains most."""
-    text, ours = _stage(diagnosis, "raw")["f1"], _stage(diagnosis, "bottleneck")["f1"]
-    asked = f"F1 {ours:.1f} of {text:.1f}, {diagnosis['questions']} questions"
+    f1 = {stage["name"]: stage["f1"] for stage in diagnosis["measured"]["ablation"]["stages"]}
+    asked = f"F1 {f1['bottleneck']:.1f} of {f1['raw']:.1f}, {diagnosis['questions']} questions"
     if diagnosis["clean"]:
         return f"Nothing wrong was found ({asked})."
     first = diagnosis["findings"][0]
@@ -161,10 +161,3 @@ def prompt(tokens: Sequence[Mapping[str, Any]], width: int = 100) -> Iterator[Te
 
 def _read_right(token: Mapping[str, Any]) -> bool:
     return bool(token["match"] or not token["crosses"])
-
-
-def _stage(diagnosis: Mapping[str, Any], name: str) -> Mapping[str, Any]:
-    found: Mapping[str, Any] = next(
-        entry for entry in diagnosis["measured"]["ablation"]["stages"] if entry["name"] == name
-    )
-    return found

@@ -32,11 +32,10 @@ def measure(case: Case) -> dict[str, Any] | None:
     if crossing is None:
         return None
     shares = crossing.shares
-    means = [weighted_mean(shares, rows) for rows in (crossing.original, crossing.reconstructed)]
-    covariances = [
-        weighted_cross_moment(rows, rows, shares) for rows in (crossing.original, crossing.reconstructed)
-    ]
-    norms = [rows.double().norm(dim=1) for rows in (crossing.original, crossing.reconstructed)]
+    both = (crossing.original, crossing.reconstructed)
+    means = [weighted_mean(shares, rows) for rows in both]
+    covariances = [weighted_cross_moment(rows, rows, shares) for rows in both]
+    norms = [rows.double().norm(dim=1) for rows in both]
     total, reconstructed = (float(covariance.trace()) for covariance in covariances)
     return {
         "norm_ratio": _norm_ratio(norms[0], norms[1], shares),
@@ -57,16 +56,16 @@ def _norm_ratio(original: Tensor, reconstructed: Tensor, shares: Tensor) -> dict
     if not long.any():
         return None
     ratios, weights = reconstructed[long] / original[long], shares[long] / shares[long].sum()
-    percentiles = _quantiles(ratios, weights, (0.05, 0.5, 0.95))
-    return {"mean": float(weights @ ratios), **dict(zip(("p5", "median", "p95"), percentiles, strict=True))}
+    return {"mean": float(weights @ ratios), **_percentiles(ratios, weights)}
 
 
-def _quantiles(values: Tensor, weights: Tensor, wanted: tuple[float, ...]) -> list[float]:
-    """The least value that, with all lesser ones, has a share of `wanted` of `weights` (summing to 1)."""
+def _percentiles(values: Tensor, weights: Tensor) -> dict[str, float]:
+    """The least value that, with all lesser ones, has such a share of `weights` (summing to 1)."""
+    wanted = {"p5": 0.05, "median": 0.5, "p95": 0.95}
     ordered, order = values.sort()
-    reached = weights[order].cumsum(0)
-    places = torch.searchsorted(reached, torch.tensor(wanted, dtype=reached.dtype, device=reached.device))
-    return [float(value) for value in ordered[places.clamp(max=len(ordered) - 1)]]
+    places = torch.searchsorted(weights[order].cumsum(0), weights.new_tensor([*wanted.values()]))
+    found = ordered[places.clamp(max=len(ordered) - 1)]
+    return dict(zip(wanted, found.tolist(), strict=True))
 
 
 def _per_dimension(means: list[Tensor], variances: list[Tensor]) -> dict[str, Any] | None:
@@ -78,9 +77,8 @@ def _per_dimension(means: list[Tensor], variances: list[Tensor]) -> dict[str, An
     even = torch.full_like(ratios, 1 / len(ratios))
     shift = (original - reconstructed)[varies].square() + (spread.sqrt() - new_spread.sqrt())[varies].square()
     ranked = (shift / spread[varies]).argsort(descending=True, stable=True)[:SHOWN_DIMENSIONS]
-    percentiles = _quantiles(ratios, even, (0.05, 0.5, 0.95))
     return {
-        "variance_ratio": dict(zip(("p5", "median", "p95"), percentiles, strict=True)),
+        "variance_ratio": _percentiles(ratios, even),
         "worst": [
             {
                 "dimension": dimension,

@@ -37,7 +37,7 @@ def measure(case: Case) -> dict[str, Any] | None:
     found = nearest(crossing.reconstructed, crossing.ids, case.session.table)
     euclidean, counts = found.euclidean, crossing.counts
     right = euclidean == crossing.ids
-    hub, most = _top(euclidean, counts)
+    totals = torch.bincount(euclidean, weights=counts)  # how many positions each token stands for
     first = case.prompts[:PROMPTS]
     return {
         "recovery_euclidean": crossing.share(right),
@@ -47,17 +47,11 @@ def measure(case: Case) -> dict[str, Any] | None:
         "distinct_nearest": len(torch.unique(euclidean)),
         "distinct_original": len(torch.unique(crossing.ids)),
         "top_nearest": {
-            "token": token_text(case.session.tokenizer, hub),
-            "share": most / float(counts.sum()),
+            "token": token_text(case.session.tokenizer, int(totals.argmax())),
+            "share": float(totals.max() / counts.sum()),
         },
         "prompts": readings(case.session, first, read_as(case.bottleneck, first, crossing, euclidean)),
     }
-
-
-def _top(ids: Tensor, counts: Tensor) -> tuple[int, float]:
-    """The token that stands for most positions, and how many."""
-    totals = torch.bincount(ids, weights=counts)
-    return int(totals.argmax()), float(totals.max())
 
 
 def _by_frequency(

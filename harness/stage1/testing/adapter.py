@@ -9,10 +9,10 @@ from torch import Tensor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import ConfigError
 from stage1.plugins.interfaces import Adapter, ComponentConfig, Compressor
-from stage1.plugins.tensors import Code
+from stage1.plugins.tensors import Code, Embedded
 from stage1.testing.base import expect
-from stage1.testing.component import SEED, ComponentSuite, trainable
-from stage1.testing.sample import WIDTH, Batch, make_batch, make_sample, poisoned, same, through_file
+from stage1.testing.component import SEED, VectorSuite, trainable
+from stage1.testing.sample import LENGTHS, WIDTH, make_batch, make_sample, through_file
 
 CODE_DIM = 8
 """d, the width of the codes; adapters that pass codes on as they are get codes of the embeddings' width."""
@@ -37,16 +37,11 @@ class FirstDims(Compressor):
         return Code(embeds[..., : self.dim], mask)
 
 
-class AdapterSuite(ComponentSuite):
+class AdapterSuite(VectorSuite):
     """Checks that an adapter keeps what `stage1.Adapter` promises, behind a token-wise compressor.
 
     Derive a class named Test…, give your adapter as `component = …`, and run pytest.
     """
-
-    @property
-    def component(self) -> type[Adapter]:
-        """The adapter's class: the one thing to fill in."""
-        raise NotImplementedError("define component: your adapter's class")
 
     def _bottleneck(self, seed: int = SEED) -> Bottleneck:
         """The adapter behind the compressor, neither fitted nor attached."""
@@ -66,19 +61,21 @@ class AdapterSuite(ComponentSuite):
     def _fitted(self, seed: int = SEED) -> Adapter:
         return self._started(seed).adapter
 
-    def _results(
-        self, made: Adapter, device: str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> list[Tensor]:
-        code = _code(made, make_batch(make_sample().table))
-        return [_reconstructed(made, Code(code.vectors.to(device, dtype), code.mask.to(device)))]
+    def _given(self, made: Adapter, prompts: Embedded) -> Code:
+        with torch.no_grad():  # as it comes off the wire
+            return Bottleneck(FirstDims(WIDTH, made.code_dim), made).encode(*prompts)
+
+    def _out(self, made: Adapter, given: Code) -> Code:
+        reconstructed = _reconstructed(made, given)
+        return Code(reconstructed, given.mask, torch.zeros_like(reconstructed[..., 0]))
 
     # -- what comes out ------------------------------------------------------------------------------------
 
     def test_shapes(self) -> None:
         """Reconstructed embeddings [B, M, D] in the code's type, finite, at any B and M."""
-        made, table = self._fitted(), make_sample().table
-        for lengths in ((1,), (9,), (1, 1, 1), (12, 7, 1), (5, 0)):
-            code = _code(made, make_batch(table, lengths))
+        made = self._fitted()
+        for lengths in LENGTHS:
+            code = self._given(made, make_batch(lengths))
             reconstructed, wanted = _reconstructed(made, code), (*code.mask.shape, WIDTH)
             expect(
                 reconstructed.shape == wanted,
@@ -109,56 +106,7 @@ class AdapterSuite(ComponentSuite):
             torch.equal(kept[0], table) and torch.equal(kept[1], stats.embeds),
             "the adapter writes into the embeddings that it is given; copy them first",
         )
-        _reconstructed(bottleneck.adapter, _code(bottleneck.adapter, make_batch(table)))
-
-    # -- what depends on what ------------------------------------------------------------------------------
-
-    def test_tokenwise_promise(self) -> None:
-        """Reconstructed vector i depends on code vector i alone: not on others, and not on its place."""
-        made = self._fitted()
-        if not made.tokenwise:
-            raise SkipTest("it does not promise to treat each vector alone")
-        rows = make_sample().table[:60]
-        code = _code(made, Batch(torch.arange(60), rows.view(5, 12, -1), torch.ones(5, 12, dtype=torch.bool)))
-        reconstructed = _reconstructed(made, code)
-        others = code.vectors.flip(0, 1).clone()
-        others[:, ::3] = code.vectors[:, ::3]
-        expect(
-            same(_reconstructed(made, code._replace(vectors=others))[:, ::3], reconstructed[:, ::3]),
-            "a reconstructed vector changes when others do; set tokenwise = False, or treat each alone",
-        )
-        for shape in ((1, 60), (60, 1)):
-            turned = code.vectors.flatten(0, 1).flip(0).view(*shape, -1)
-            again = Code(turned, torch.ones(shape, dtype=torch.bool))
-            expect(
-                same(_reconstructed(made, again).flatten(0, 1).flip(0), reconstructed.flatten(0, 1)),
-                "a reconstructed vector changes with its place in prompt or batch; set tokenwise = False",
-            )
-
-    def test_padding_invariance(self) -> None:
-        """Vectors that were not sent reach nothing that is reconstructed."""
-        made, table = self._fitted(), make_sample().table
-        for padding in ("left", "right"):
-            code = _code(made, make_batch(table, padding=padding))
-            dirty = code._replace(vectors=poisoned(code.vectors, code.mask))
-            expect(
-                same(_reconstructed(made, dirty)[code.mask], _reconstructed(made, code)[code.mask]),
-                "what is reconstructed changes with what stands in padded positions; use code.mask",
-            )
-
-    def test_batch_invariance(self) -> None:
-        """A prompt is reconstructed the same alone and in a batch with longer ones."""
-        made, table = self._fitted(), make_sample().table
-        for padding in ("left", "right"):
-            code = _code(made, make_batch(table, padding=padding))
-            reconstructed = _reconstructed(made, code)
-            for row, sent in enumerate(code.mask):
-                alone = Code(code.vectors[row][sent][None], sent[sent][None])
-                expect(
-                    same(reconstructed[row][sent], _reconstructed(made, alone)[0]),
-                    f"a prompt is reconstructed differently in a batch ({padding}-padded) than alone; "
-                    "compute nothing across the batch, and count positions with code.mask",
-                )
+        _reconstructed(bottleneck.adapter, self._given(bottleneck.adapter, make_batch()))
 
     # -- gradients -----------------------------------------------------------------------------------------
 
@@ -176,10 +124,10 @@ class AdapterSuite(ComponentSuite):
         )
         if not parameters:
             raise SkipTest("it has nothing to train")
-        code = _code(made, make_batch(table))
+        code = self._given(made, make_batch())
         vectors = code.vectors.requires_grad_()
         reconstructed = made.train()(code)
-        error = (reconstructed - make_batch(table).embeds)[code.mask].square().sum()
+        error = (reconstructed - make_batch().embeds)[code.mask].square().sum()
         self._expect_gradients(made, error)
         expect(
             vectors.grad is not None and vectors.grad[code.mask].any(),
@@ -192,9 +140,8 @@ class AdapterSuite(ComponentSuite):
         """Parameters and buffers, with the table attached, are all there is: a loaded one does the same."""
         bottleneck, loaded = self._started(), self._bottleneck(SEED + 1)
         loaded.load_state_dict(through_file(bottleneck), strict=True)
-        table = make_sample().table
-        loaded.receive_table(table)
-        code = _code(loaded.adapter, make_batch(table))
+        loaded.receive_table(make_sample().table)
+        code = self._given(loaded.adapter, make_batch())
         expect(
             torch.equal(_reconstructed(bottleneck.adapter, code), _reconstructed(loaded.adapter, code)),
             "a loaded adapter reconstructs differently from the saved one; what __init__ and warm_start "
@@ -216,12 +163,6 @@ class AdapterSuite(ComponentSuite):
             f"{', '.join(grown)} grows with the vocabulary and is saved; the receiver owns the table: "
             "register it with persistent=False",
         )
-
-
-def _code(made: Adapter, batch: Batch) -> Code:
-    """The code as it comes off the wire."""
-    with torch.no_grad():
-        return Bottleneck(FirstDims(WIDTH, made.code_dim), made).encode(batch.embeds, batch.mask)
 
 
 def _reconstructed(made: Adapter, code: Code) -> Tensor:

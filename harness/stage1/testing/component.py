@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from stage1.config.messages import issues_of
 from stage1.plugins import dump_options
 from stage1.plugins.interfaces import Component
+from stage1.plugins.tensors import Code, Embedded
 from stage1.testing.base import Suite, expect
+from stage1.testing.sample import PADDINGS, make_batch, make_sample, poisoned, same
 
 SEED = 5
 """Of the run that the suites imitate."""
@@ -23,7 +25,7 @@ class ComponentSuite(Suite):
     @property
     def component(self) -> Any:
         """The class under test: the one thing to fill in."""
-        raise NotImplementedError("define component: the class under test")
+        raise NotImplementedError(f"define component in {type(self).__name__}: the class under test")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -186,6 +188,71 @@ class ComponentSuite(Suite):
             expect(
                 parameter.grad.any(), f"the gradient of {name} is zero everywhere; it would never be trained"
             )
+
+
+class VectorSuite(ComponentSuite):
+    """The checks that compressors and adapters share: what the vectors that come out may depend on."""
+
+    def _given(self, made: Any, prompts: Embedded) -> Code:
+        """What goes into it: `prompts` themselves, or their code."""
+        raise NotImplementedError
+
+    def _out(self, made: Any, given: Code) -> Code:
+        """What comes out, and which of it counts; without gradient."""
+        raise NotImplementedError
+
+    def _results(self, made: Any, device: str = "cpu", dtype: torch.dtype = torch.float32) -> list[Tensor]:
+        given = self._given(made, make_batch())
+        return list(self._out(made, Code(given.vectors.to(device, dtype), given.mask.to(device))))
+
+    def test_tokenwise_promise(self) -> None:
+        """A vector depends on its own token alone: not on other tokens, and not on its place."""
+        made = self._fitted()
+        if not made.tokenwise:
+            raise SkipTest("it does not promise to treat each token alone")
+        rows, mask = make_sample().table[:60], torch.ones(5, 12, dtype=torch.bool)
+        given = self._given(made, Embedded(rows.view(5, 12, -1), mask))
+        vectors = self._out(made, given).vectors
+        others = torch.where((torch.arange(12) % 3 > 0)[:, None], given.vectors.flip(0, 1), given.vectors)
+        expect(
+            same(self._out(made, given._replace(vectors=others)).vectors[:, ::3], vectors[:, ::3]),
+            "a vector changes when other tokens do; set tokenwise = False, or treat each token alone",
+        )
+        for shape in ((1, 60), (60, 1)):
+            turned = given.vectors.flatten(0, 1).flip(0).view(*shape, -1)
+            again = self._out(made, Code(turned, torch.ones(shape, dtype=torch.bool))).vectors
+            expect(
+                same(again.flatten(0, 1).flip(0), vectors.flatten(0, 1)),
+                "a token's vector changes with its place in prompt or batch; set tokenwise = False",
+            )
+
+    def test_padding_invariance(self) -> None:
+        """What stands in positions that do not cross reaches nothing that comes out."""
+        made = self._fitted()
+        for padding in PADDINGS:
+            given = self._given(made, make_batch(padding=padding))
+            clean = self._out(made, given)
+            dirty = self._out(made, given._replace(vectors=poisoned(given.vectors, given.mask)))
+            expect(
+                torch.equal(clean.mask, dirty.mask)
+                and same(dirty.vectors[dirty.mask], clean.vectors[clean.mask])
+                and same(dirty.bits[dirty.mask], clean.bits[clean.mask]),
+                "what comes out changes with what stands in padded positions; use the mask",
+            )
+
+    def test_batch_invariance(self) -> None:
+        """A prompt comes out the same alone and in a batch with longer ones."""
+        made = self._fitted()
+        for padding in PADDINGS:
+            given = self._given(made, make_batch(padding=padding))
+            together = self._out(made, given)
+            for row, sent in enumerate(given.mask):
+                alone = self._out(made, Code(given.vectors[row][sent][None], sent[sent][None]))
+                expect(
+                    same(together.vectors[row][together.mask[row]], alone.vectors[alone.mask]),
+                    f"a prompt comes out differently in a batch ({padding}-padded) than alone; compute "
+                    "nothing across the batch, and count positions with the mask",
+                )
 
 
 def trainable(made: Component) -> list[nn.Parameter]:

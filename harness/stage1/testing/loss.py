@@ -1,5 +1,6 @@
 """The conformance suite of losses, on the embedded model and prompts that it understands."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from typing import Any, NamedTuple
@@ -30,7 +31,6 @@ class Setting(NamedTuple):
     model: Any
     batch: Batch  # three prompts of different lengths
     special: Tensor  # [S] ids of special tokens
-    mean: Tensor  # [D] mean embedding of the positions that cross
     variance: float
 
 
@@ -44,9 +44,8 @@ def setting() -> Setting:
     prompts = session.prompts(questions)
     batch = collate(prompts, session.table, weight, session.answer_ids(questions, prompts))
     special = torch.tensor(session.tokenizer.all_special_ids)
-    used = batch.embeds[batch.cross]
-    variance = float(used.var(0, correction=0).mean())
-    return Setting(session.model.llm, batch, special, used.mean(0), variance)
+    variance = float(batch.embeds[batch.cross].var(0, correction=0).mean())
+    return Setting(session.model.llm, batch, special, variance)
 
 
 class LossSuite(ComponentSuite):
@@ -54,11 +53,6 @@ class LossSuite(ComponentSuite):
 
     Derive a class named Test…, give your loss as `component = …`, and run pytest.
     """
-
-    @property
-    def component(self) -> type[Loss]:
-        """The loss's class: the one thing to fill in."""
-        raise NotImplementedError("define component: your loss's class")
 
     def _fitted(self, seed: int = SEED) -> Loss:
         made: Loss = self._build(seed=seed)
@@ -81,7 +75,8 @@ class LossSuite(ComponentSuite):
 
     def test_value(self) -> None:
         """A finite scalar, lower for a perfect reconstruction than for the mean embedding everywhere."""
-        made, (_, batch, _, mean, _) = self._fitted(), setting()
+        made, batch = self._fitted(), setting().batch
+        mean = batch.embeds[batch.cross].mean(0)
         noisy, perfect, constant = (
             _value(made, _inputs(made, batch, reconstructed))
             for reconstructed in (_noisy(), batch.embeds, mean.expand_as(batch.embeds))
@@ -116,7 +111,7 @@ class LossSuite(ComponentSuite):
         """A mean, not a sum: neither doubling the batch nor the unit of the weights changes it."""
         made, batch = self._fitted(), setting().batch
         value = _value(made, _inputs(made, batch, _noisy()))
-        twice = _value(made, _inputs(made, _repeated(batch), _noisy().repeat(2, 1, 1)))
+        twice = _value(made, _inputs(made, _each(batch, _twice), _twice(_noisy())))
         expect(
             _agree(twice, value), "the same prompts twice have another loss than once; average, do not sum"
         )
@@ -137,13 +132,7 @@ class LossSuite(ComponentSuite):
         def mixed_up(part: Tensor) -> Tensor:
             return part.flatten(0, 1)[order][None]
 
-        shuffled = Batch(
-            ids=mixed_up(batch.ids),
-            embeds=mixed_up(batch.embeds),
-            attention=mixed_up(batch.attention),
-            cross=mixed_up(batch.cross),
-            weights=mixed_up(batch.weights),
-        )
+        shuffled = _each(batch._replace(answers=None), mixed_up)
         mixed = _value(made, _inputs(made, shuffled, mixed_up(reconstructed)))
         expect(
             _agree(mixed, value),
@@ -252,7 +241,7 @@ class LossSuite(ComponentSuite):
 
 def _noisy() -> Tensor:
     """[B, L, D] a reconstruction off by about as much as the embeddings vary, here more and there less."""
-    _, batch, _, _, variance = setting()
+    _, batch, _, variance = setting()
     generator = torch.Generator().manual_seed(1)
     uneven = (
         2 * torch.rand(batch.ids.shape, generator=generator) * torch.linspace(0.5, 1, len(batch.ids))[:, None]
@@ -268,7 +257,7 @@ def _inputs(made: Loss, batch: Batch, reconstructed: Tensor, length: Tensor | No
     `reconstructed` [B, L, D] is put into the prompts, or [B, M, D] in their place, with the mask `length`
     [B, M]. The code is the reconstruction itself.
     """
-    model, _, special, _, variance = setting()
+    model, _, special, variance = setting()
     llm = FrozenLLM(model, layers=made.layers or (), last=made.layers is None) if made.needs_llm else None
     mask = batch.cross if length is None else length
     code = Code(reconstructed, mask, torch.zeros(mask.shape))
@@ -288,15 +277,13 @@ def _agree(one: Tensor, two: Tensor) -> bool:
     return bool(torch.isclose(one.double(), two.double(), rtol=AGREE, atol=1e-9))
 
 
-def _repeated(batch: Batch) -> Batch:
-    def twice(part: Tensor) -> Tensor:
-        return torch.cat([part, part])
+def _twice(part: Tensor) -> Tensor:
+    return torch.cat([part, part])
 
+
+def _each(batch: Batch, change: Callable[[Tensor], Tensor]) -> Batch:
+    """The batch with all its tensors changed."""
+    ids, embeds, attention, cross, weights = map(change, batch[:5])
     return Batch(
-        ids=twice(batch.ids),
-        embeds=twice(batch.embeds),
-        attention=twice(batch.attention),
-        cross=twice(batch.cross),
-        weights=twice(batch.weights),
-        answers=batch.answers and Answers(*map(twice, batch.answers)),
+        ids, embeds, attention, cross, weights, answers=batch.answers and Answers(*map(change, batch.answers))
     )

@@ -7,13 +7,19 @@ import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from stage1.plugins.tensors import TokenStats
+from stage1.plugins.tensors import Embedded, TokenStats
 
 WIDTH = 32
 """D, the width of the sample's embeddings."""
 
 VOCABULARY = 640
 """V, rows of the sample's embedding table; four in five of them are in use."""
+
+LENGTHS = ((1,), (9,), (1, 1, 1), (12, 7, 1), (5, 0))
+"""Of the prompts in a batch, that shapes are checked with."""
+
+Padding = Literal["left", "right"]
+PADDINGS: tuple[Padding, ...] = ("left", "right")
 
 TOLERANCE = 1e-5
 """Of the largest value: matrix products of another shape are summed in another order, which moves the last
@@ -25,14 +31,6 @@ class Sample(NamedTuple):
 
     table: Tensor  # [V, D] float32, of values that bfloat16 holds exactly
     stats: TokenStats
-
-
-class Batch(NamedTuple):
-    """Padded prompts."""
-
-    ids: Tensor  # [B, L]
-    embeds: Tensor  # [B, L, D]
-    mask: Tensor  # [B, L] bool
 
 
 def make_sample(width: int = WIDTH) -> Sample:
@@ -52,15 +50,16 @@ def make_sample(width: int = WIDTH) -> Sample:
 
 
 def make_batch(
-    table: Tensor, lengths: Sequence[int] = (12, 7, 1), padding: Literal["left", "right"] = "left"
-) -> Batch:
-    """Prompts of these lengths; padding is token 0, as it is in training and evaluation."""
+    lengths: Sequence[int] = (12, 7, 1), padding: Padding = "left", width: int = WIDTH
+) -> Embedded:
+    """Prompts of these lengths from the sample; padding is token 0, as it is in training and evaluation."""
+    table = make_sample(width).table
     position = torch.arange(max(1, *lengths))
     count = torch.tensor(lengths)[:, None]
     mask = position >= len(position) - count if padding == "left" else position < count
     generator = torch.Generator().manual_seed(len(lengths))
     ids = torch.randint(1, len(table), mask.shape, generator=generator) * mask
-    return Batch(ids, table[ids], mask)
+    return Embedded(table[ids], mask)
 
 
 def poisoned(embeds: Tensor, mask: Tensor) -> Tensor:

@@ -63,12 +63,12 @@ def _remembered(place: Path, width: int) -> Tensor | None:
     return found if bool(found.isfinite().all()) else None
 
 
-def estimated(session: Session, prompts: Sequence[Prompt]) -> Tensor:
+def estimated(session: Session, prompts: Sequence[Prompt], *, drawn: bool = True) -> Tensor:
     """G = E[g gᵀ], [D, D] float64: g is the gradient, by an input embedding, of −log p(next tokens).
 
-    The next tokens are drawn from what the LLM itself says, under the run's seed: G is then the Fisher
+    The next tokens are `drawn` from what the LLM itself says, under the run's seed: G is then the Fisher
     information, which to second order is what an error of the embeddings costs in KL divergence (with the
-    tokens that stand in the prompts it would only resemble it: Kunstner, Balles and Hennig, 2019). Over the
+    tokens that stand in the prompts it only resembles it: Kunstner, Balles and Hennig, 2019). Over the
     positions that cross in the prompts; a position counts by all that it changes further on.
     """
     llm, table = FrozenLLM(session.model.llm), session.table
@@ -82,8 +82,10 @@ def estimated(session: Session, prompts: Sequence[Prompt]) -> Tensor:
             with torch.enable_grad():
                 embeds = batch.embeds.requires_grad_()
                 states = llm(Embedded(embeds, batch.attention)).prompt[:, :-1]
-                states = states[batch.attention[:, :-1] & batch.ordinary(special)[:, 1:]]  # [N, D]
-                loss = token_cross_entropy(states, _drawn(states, llm, generator), llm.head).sum()
+                counted = batch.attention[:, :-1] & batch.ordinary(special)[:, 1:]
+                states = states[counted]  # [N, D]
+                goal = _drawn(states, llm, generator) if drawn else batch.ids[:, 1:][counted]
+                loss = token_cross_entropy(states, goal, llm.head).sum()
                 (gradient,) = torch.autograd.grad(loss, embeds)
             rows = gradient[batch.cross].double()
             total += rows.T @ rows
