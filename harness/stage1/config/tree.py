@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from stage1.bounded import OutOfBoundsError, load_yaml
-from stage1.config.messages import issues_of
+from stage1.config.messages import validated
 from stage1.config.settings import RunConfig, named, weighted
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import read_bytes
@@ -291,10 +290,7 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
     texts = {key: value for key, value in flat(tree).items() if key.partition(".")[0] not in WITH_PLACES}
     if lone := [key for key, value in texts.items() if not _is_text([key, value])]:
         raise ConfigError([ConfigIssue(key, "it is no text in UTF-8: half of a pair.") for key in lone])
-    try:
-        config = RunConfig.model_validate(listed(tree))
-    except ValidationError as error:
-        raise ConfigError(issues_of(error, RunConfig)) from None
+    config = validated(RunConfig, listed(tree))
     values = flat(config.model_dump(mode="json"))
     if nul := [key for key in PLACES if "\0" in (values[key] or "")]:
         raise ConfigError([ConfigIssue(key, "it holds a NUL character, which no name may.") for key in nul])
