@@ -172,7 +172,7 @@ report run --output outX
 compare X run
 compare run X
 verify X
-plugins info X
+plugins show X
 plugins check X
 plugins check pca --set X
 plugins new X --kind loss --output out
