@@ -75,41 +75,6 @@ def test_everything_wrong_is_said_at_once(invoke: Invoke) -> None:
     refused(result, "'pca'", "'mlp'", "'recon'", lines=3)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("compressor: [unclosed", ["not valid YAML", "line"]),
-        ("- a\n- b\n", ["holds a list", "stage1 config show"]),
-        ("compresor: pca\n", ["compresor", "did you mean 'compressors'"]),
-        ("compressor: {name: pca, ration: 4}\n", ["compressor.ration", "did you mean 'ratio'"]),
-        ("train: 5\n", ["train"]),
-    ],
-)
-def test_bad_yaml(invoke: Invoke, tmp_path: Path, content: str, words: list[str]) -> None:
-    (tmp_path / "run.yaml").write_text(content)
-    refused(invoke("train", "run.yaml"), *words)
-    assert untouched(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("empty.json", "", ["empty"]),
-        ("broken.json", '{"data": [', ["broken.json"]),
-        ("other.json", '{"weather": "fine"}', ["SQuAD"]),
-        ("columns.jsonl", '{"id": "1", "text": "x"}\n', ["context"]),
-        ("answers.jsonl", json.dumps({**RECORD, "answers": None}), ["no answer", "q1"]),
-        ("table.csv", "id;context\n1;x\n", ["table.csv"]),
-        ("table.parquet", "not parquet", ["table.parquet"]),
-        ("data.xlsx", "binary", ["xlsx"]),
-    ],
-)
-def test_bad_data(invoke: Invoke, tmp_path: Path, name: str, content: str, words: list[str]) -> None:
-    (tmp_path / name).write_text(content)
-    refused(invoke("train", "--data", name), *words)
-    assert untouched(tmp_path)
-
-
 def test_a_question_longer_than_the_context(invoke: Invoke, tmp_path: Path) -> None:
     records = [{**RECORD, "id": f"q{i}", "context": f"Oslo is city {i}."} for i in range(12)]
     for record in records:
@@ -133,13 +98,6 @@ def test_cuda_asked_for_and_absent(invoke: Invoke, tmp_path: Path) -> None:
 
 
 # -- folders ------------------------------------------------------------------------------------------
-
-
-def test_output_in_use(invoke: Invoke, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "mine").write_text("precious")
-    refused(invoke("train", "--output", "run", *settings_args()), "not empty", "--output")
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine"]
 
 
 def test_output_that_cannot_be_made(invoke: Invoke, tmp_path: Path) -> None:
@@ -177,32 +135,7 @@ def test_a_run_of_another_model_is_refused(invoke: Invoke, tmp_path: Path) -> No
     assert not (tmp_path / "run" / "results.json").exists()
 
 
-@pytest.mark.parametrize(
-    ("damage", "word"), [("truncated", "safetensors"), ("no weights", "safetensors"), ("pickle", "pickled")]
-)
-def test_a_damaged_model_folder(invoke: Invoke, tmp_path: Path, damage: str, word: str) -> None:
-    folder = shutil.copytree(MODEL_DIR, tmp_path / "model")
-    weights = folder / "model.safetensors"
-    if damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[:5000])
-    else:
-        weights.unlink()
-        if damage == "pickle":
-            (folder / "pytorch_model.bin").write_bytes(b"not read anyway")
-    refused(invoke("train", "--model", "model", *settings_args()), word)
-    assert untouched(tmp_path)
-
-
 # -- scores -------------------------------------------------------------------------------------------
-
-
-def test_scores_of_nothing(invoke: Invoke, tmp_path: Path) -> None:
-    (tmp_path / "data.jsonl").write_text(json.dumps(RECORD))
-    refused(invoke("score", "data.jsonl", "none.json"), "none.json")
-    (tmp_path / "list.json").write_text("[1, 2]")
-    refused(invoke("score", "data.jsonl", "list.json"), "list.json")
-    (tmp_path / "other.json").write_text('{"elsewhere": "x"}')
-    refused(invoke("score", "data.jsonl", "other.json"), "other.json")
 
 
 @pytest.mark.parametrize(

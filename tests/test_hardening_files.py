@@ -24,7 +24,7 @@ from faults.processes import ended, fork, killed_at
 from stage1.bounded import OutOfBoundsError, load_json, load_yaml
 from stage1.cli.console import make_console
 from stage1.errors import ConfigError, ConfigIssue, Stage1Error, UsageError
-from stage1.experiment import evaluate_run, train_run
+from stage1.experiment import evaluate_run
 from stage1.files import TEMPORARY, append, read_record, safe_name, to_json, write_atomic, write_record
 from stage1.progress import Progress
 from stage1.runs.journal import Journal
@@ -124,17 +124,9 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
 # -- a run's files ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A small run with its evaluation."""
-    few = ("train.steps=2", "train.check_every=1", "data.train=40", "data.selection=8", "eval.limit=4")
-    config = small_config(*few, f"output={tmp_path_factory.mktemp('whole') / 'run'}")
-    return train_run(config, Progress()).run.path
-
-
 @pytest.fixture
-def spoilt(whole: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(whole, tmp_path / "run"))
+def spoilt(finished: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 def cut(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import SMALL, Invoke, full_disk, settings_args
+from conftest import Invoke, settings_args
 from stage1 import train
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.config.presets import RECIPES, Preset
@@ -56,28 +56,35 @@ def test_what_the_recipes_differ_in() -> None:
     assert alone.train.steps == 40
 
 
-def test_an_unknown_recipe_gets_the_nearest_and_the_list(invoke: Invoke) -> None:
+def test_an_unknown_recipe_gets_the_nearest_and_the_list(invoke: Invoke, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"'phase1'\?.*two_phase"):
         RECIPES.find("phas1")
-    for command in (("train", "--recipe"), ("config", "show", "--recipe"), ("recipes", "show")):
-        done = invoke(*command, "phas1")
-        assert done.code == 2
+    (tmp_path / "a.yaml").write_text("recipe: phas1\n")
+    for command in (
+        ("train", "--recipe", "phas1"),
+        ("config", "show", "a.yaml"),
+        ("recipes", "show", "phas1"),
+    ):
+        done = invoke(*command)
+        assert (done.code, len(done.err.splitlines())) == (2, 2)
         assert "'phase1'" in done.err
-        assert len(done.err.splitlines()) == 2
 
 
 # -- precedence ---------------------------------------------------------------------------------------
 
 
-def test_a_file_changes_single_settings_of_a_recipe_and_replaces_its_losses(
-    invoke: Invoke, tmp_path: Path
-) -> None:
-    (tmp_path / "mine.yaml").write_text("train: {lr: 0.5, steps: 7}\nlosses: {cosine: 2}\nseed: 1\n")
-    args = ("--recipe", "phase2", "mine.yaml", "--compressor", "random_projection", "--set", "train.steps=9")
-    shown = yaml.safe_load(invoke("config", "show", *args).out)
-    assert (shown["train"]["steps"], shown["train"]["lr"], shown["train"]["check_every"]) == (9, 0.5, 20)
-    assert list(shown["losses"]) == ["cosine"]
-    assert (shown["compressors"][0]["name"], shown["seed"]) == ("random_projection", 1)
+def test_a_file_names_presets_and_changes_single_settings(invoke: Invoke, tmp_path: Path) -> None:
+    def shown(file: str, *args: str) -> Any:
+        (tmp_path / "mine.yaml").write_text(file)
+        return yaml.safe_load(invoke("config", "show", "mine.yaml", *args).out)
+
+    file = "recipe: phase2\nprotocol: few_shot\ntrain: {lr: 0.5, steps: 7}\nseed: 1\n"
+    config = shown(file, "--compressor", "random_projection", "--set", "train.steps=9")
+    assert (*config["losses"], config["prompt"]["shots"]) == ("recon", "cosine", "prompt_ppl", 3)
+    assert (config["train"]["steps"], config["train"]["lr"], config["train"]["check_every"]) == (9, 0.5, 20)
+    assert (config["compressors"][0]["name"], config["seed"]) == ("random_projection", 1)
+    assert [*shown(file, "--recipe", "phase1")["losses"]] == ["recon", "cosine"]
+    assert [*shown("losses: {cosine: 2}\n", "--recipe", "phase2")["losses"]] == ["cosine"]
 
 
 @pytest.mark.parametrize(("kind", "name"), [("recipe", "distill"), ("protocol", "few_shot")])
@@ -153,18 +160,6 @@ def test_copying_overwrites_nothing(invoke: Invoke, tmp_path: Path) -> None:
     assert "No such file" in nowhere.err
 
 
-def test_a_copy_trains_as_the_recipe_does(invoke: Invoke) -> None:
-    common = ("--no-eval", "--quiet", "--json", *settings_args([*SMALL, "train.steps=2"]))
-    invoke("recipes", "copy", "phase1", "mine.yaml")
-    assert invoke("train", "mine.yaml", "--output", "one", *common).code == 0
-    assert invoke("train", "--recipe", "phase1", "--output", "two", *common).code == 0
-    configs = [Run(Path(name)).config.model_copy(update={"output": None}) for name in ("one", "two")]
-    assert configs[0] == configs[1]
-    assert set(configs[0].losses) == {"recon", "cosine"}
-    weights = [Path(name, "bottleneck.safetensors").read_bytes() for name in ("one", "two")]
-    assert weights[0] == weights[1]
-
-
 def test_a_run_that_starts_from_another_is_like_it_where_nothing_else_is_said(invoke: Invoke) -> None:
     common = ("--no-eval", "--quiet", "--json", "--set", "train.steps=2", "--set", "data.selection=60")
     own = ("--no-keep-special", "--compressor", "random_projection", "--set", "compressor.ratio=4")
@@ -191,11 +186,3 @@ def test_shell_completion_knows_the_recipes() -> None:
     program = str(Path(sys.executable).with_name("stage1"))
     done = subprocess.run([program], env={**os.environ, **words}, capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["phase1", "phase2"], done.stderr
-
-
-def test_a_copy_on_a_full_disk_leaves_no_file(tmp_path: Path, invoke: Invoke) -> None:
-    with full_disk(16):
-        done = invoke("recipes", "copy", "phase2")
-    assert done.code == 1
-    assert "Cannot write phase2.yaml" in done.err
-    assert list(tmp_path.iterdir()) == []
