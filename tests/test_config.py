@@ -18,9 +18,11 @@ from stage1.config import (
     ComponentChoice,
     DataConfig,
     EvalConfig,
+    FieldNames,
     LossChoice,
     ModelConfig,
     Phase,
+    PromptConfig,
     RunConfig,
     TrainConfig,
     flat,
@@ -340,16 +342,8 @@ def test_everything_wrong_is_reported_at_once_each_with_its_path() -> None:
             "losses": {},
         }
     )
-    assert set(found) == {
-        "compresor",
-        "train.lr",
-        "train.stpes",
-        "eval.limit",
-        "seed",
-        "magnitude",
-        "model.trust",
-        "losses",
-    }
+    paths = "compresor train.lr train.stpes eval.limit seed magnitude model.trust losses"
+    assert set(found) == set(paths.split())
     assert "'compressors'?" in found["compresor"]
     assert "'steps'?" in found["train.stpes"]
     assert "warmup" in found["train.stpes"], "the choices are listed"
@@ -363,7 +357,6 @@ def test_everything_wrong_is_reported_at_once_each_with_its_path() -> None:
     ("path", "value"),
     [
         ("train.steps", -1),
-        ("train.lr", 0),
         ("train.lr", float("inf")),
         ("train.lr", float("nan")),
         ("train.weight_decay", float("inf")),
@@ -378,11 +371,9 @@ def test_everything_wrong_is_reported_at_once_each_with_its_path() -> None:
         ("data.train", 0),
         ("data.max_prompt_tokens", 0),
         ("eval.batch_size", 0),
-        ("eval.batch_size", "automatic"),
         ("eval.limit", "many"),
         ("seed", -1),
         ("seed", 2**31),
-        ("device", "gpu"),
         ("device", "cuda:"),
         ("device", "cuda:0\n"),
         ("dtype", "fp16"),
@@ -416,22 +407,16 @@ def test_a_section_that_is_no_mapping(section: str, value: Any) -> None:
     assert repr(value) in message
 
 
-def test_a_plugin_needs_a_name() -> None:
-    assert set(issues({"compressor": {"dim": 3}})) == {"compressors.0.name"}
-
-
 def test_options_of_plugins_are_kept_for_later() -> None:
     choice = ComponentChoice(name="pca", dim=3, options="odd", model_extra=1)
     assert choice.options == {"dim": 3, "options": "odd", "model_extra": 1}
     assert LossChoice(weight=2, eps=1).options == {"eps": 1}
 
 
-def test_keys_that_are_no_strings() -> None:
-    assert set(issues({3: 1, "compressor": {"name": "pca", 4: 1}, "losses": {5: 1.0}})) == {
-        "3",
-        "compressors.0.4",
-        "losses.5",
-    }
+def test_a_plugin_needs_a_name_and_keys_are_strings() -> None:
+    assert set(issues({"compressor": {"dim": 3}})) == {"compressors.0.name"}
+    strange = {3: 1, "compressor": {"name": "pca", 4: 1}, "losses": {5: 1.0}}
+    assert set(issues(strange)) == {"3", "compressors.0.4", "losses.5"}
 
 
 # -- issues_of, on models as plugins write them -------------------------------------------------------
@@ -498,16 +483,8 @@ def test_issues_of_a_plugins_options(given_options: dict[str, Any], path: str, m
 
 
 def test_every_setting_is_described() -> None:
-    sections: list[type[BaseModel]] = [
-        RunConfig,
-        ModelConfig,
-        DataConfig,
-        TrainConfig,
-        Phase,
-        EvalConfig,
-        LossChoice,
-    ]
-    for section in sections:
+    sections = (ModelConfig, DataConfig, FieldNames, PromptConfig, TrainConfig, Phase, EvalConfig, LossChoice)
+    for section in (RunConfig, *sections):
         for name, field in section.model_fields.items():
             kind = field.annotation
             own = kind.__doc__ if isinstance(kind, type) and issubclass(kind, BaseModel) else None
