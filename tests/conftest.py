@@ -407,6 +407,12 @@ def finished(common: Path) -> Path:
     return once(common / "finished", make) / "run"
 
 
+@pytest.fixture
+def spoilt(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished`, `run` in the test's folder, to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
 @pytest.fixture(scope="session")
 def generated(common: Path, indexed: Path) -> list[Path]:
     """The folder of a package of each kind, as `stage1 plugins new` writes it."""

@@ -114,21 +114,20 @@ def test_nothing_to_evaluate_or_resume(invoke: Invoke, tmp_path: Path) -> None:
     assert untouched(tmp_path)
 
 
-def test_an_untrained_run_is_not_evaluated(invoke: Invoke, tmp_path: Path) -> None:
-    assert invoke("train", "--no-eval", "--output", "run", *settings_args()).code == 0
-    (tmp_path / "run" / "bottleneck.json").unlink()
+def test_an_untrained_run_is_not_evaluated(invoke: Invoke, spoilt: Path) -> None:
+    (spoilt / "bottleneck.json").unlink()
     refused(invoke("eval", "run"), "--resume")
 
 
-def test_a_run_of_another_model_is_refused(invoke: Invoke, tmp_path: Path) -> None:
-    assert invoke("train", "--no-eval", "--output", "run", *settings_args()).code == 0
+def test_a_run_of_another_model_is_refused(invoke: Invoke, spoilt: Path, tmp_path: Path) -> None:
+    (spoilt / "results.json").unlink()
     shutil.copytree(MODEL_DIR, tmp_path / "other")
     tensors = load_file(tmp_path / "other" / "model.safetensors")
     name = next(k for k in tensors if k.endswith("embed_tokens.weight"))
     shifted = {**tensors, name: tensors[name] + 0.01}
     save_file(shifted, tmp_path / "other" / "model.safetensors", {"format": "pt"})
     refused(invoke("eval", "run", "--model", "other"), "another embedding table")
-    assert not (tmp_path / "run" / "results.json").exists()
+    assert not (spoilt / "results.json").exists()
 
 
 # -- scores -------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The command line as a user and as a script meet it, end to end in subprocesses."""
+"""The command line as a user and as a script meet it, end to end."""
 
 import json
 import os
@@ -50,11 +50,7 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
     manifest = json.loads((run / "manifest.json").read_text())
     plugin = manifest["plugins"]["compressors.0"]
     assert len(plugin.pop("source_sha256")) == 64
-    assert plugin == {
-        "name": "pca",
-        "distribution": "stage1",
-        "version": "0.1.0",
-    }
+    assert plugin == {"name": "pca", "distribution": "stage1", "version": "0.1.0"}
     assert manifest["batches"] == "distinct tokens"
     assert manifest["attention"]["implementation"] == "sdpa"
     assert manifest["attention"]["backends"]["cudnn"] is False
@@ -109,37 +105,33 @@ def test_what_is_shown_is_a_configuration_of_the_schema(invoke: Invoke, tmp_path
 
 
 def test_eval_gives_the_same_numbers_from_the_folder_alone(
-    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoilt: Path, invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """On 'another machine': another process, the folder was moved, the caches are empty."""
-    moved = shutil.copytree(trained[0], tmp_path / "elsewhere")
-    before = (moved / "results.json").read_bytes()
-    (moved / "results.json").unlink()
+    """On 'another machine': the folder was moved, the caches are empty."""
+    before = (spoilt / "results.json").read_bytes()
+    (spoilt / "results.json").unlink()
     monkeypatch.setenv("STAGE1_CACHE", str(tmp_path / "fresh"))
-    done = invoke("eval", "elsewhere", "--json", "--quiet")
+    done = invoke("eval", "run", "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
-    assert (moved / "results.json").read_bytes() == before
+    assert (spoilt / "results.json").read_bytes() == before
     shown = json.loads(done.out)
-    assert (shown.pop("run"), shown.pop("timings") != {}) == ("elsewhere", True)
-    assert shown == Run(moved).read_results()
+    assert (shown.pop("run"), shown.pop("timings") != {}) == ("run", True)
+    assert shown == Run(spoilt).read_results()
 
 
-def test_other_questions_leave_the_runs_results_alone(
-    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
-) -> None:
-    run = shutil.copytree(trained[0], tmp_path / "run")
-    before = (run / "results.json").read_bytes()
+def test_other_questions_leave_the_runs_results_alone(spoilt: Path, invoke: Invoke, tmp_path: Path) -> None:
+    before = (spoilt / "results.json").read_bytes()
     done = invoke("eval", "run", "--limit", "7", "--batch-size", "3", "--json", "--output", "seven.json")
     assert done.code == 0, done.err
     assert {row["n"] for row in json.loads(done.out)["rows"]} == {7}
     seven = json.loads((tmp_path / "seven.json").read_text())
     assert seven.items() <= json.loads(done.out).items()
-    assert (run / "results.json").read_bytes() == before
+    assert (spoilt / "results.json").read_bytes() == before
     assert invoke("eval", "run", "--limit", "5", "--quiet").out.endswith(
         "Run: run\nResults: run/evaluations/tiny-squad-2\n"
     )
     invoke("eval", "run", "--limit", "7", "--quiet")  # replaces its own
-    places = run / "evaluations"
+    places = spoilt / "evaluations"
     kept = {place.name: Run.open(place) for place in places.iterdir()}
     assert kept.keys() == {"tiny-squad", "tiny-squad-2"}
     assert kept["tiny-squad"].read_results() == seven
@@ -163,33 +155,25 @@ def test_how_long_things_took_is_kept_apart(trained: tuple[Path, str, str]) -> N
     assert "Size   32 of 256 dimensions, 8×" in out
 
 
-def test_fewer_rows_leave_the_runs_results_alone(
-    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
-) -> None:
-    run = shutil.copytree(trained[0], tmp_path / "run")
-    before = (run / "results.json").read_bytes()
+def test_fewer_rows_leave_the_runs_results_alone(spoilt: Path, invoke: Invoke) -> None:
+    before = (spoilt / "results.json").read_bytes()
     done = invoke("eval", "run", "--rows", "truncated", "--json")
     assert done.code == 0, done.err
     names = [row["row"] for row in json.loads(done.out)["rows"]]
     assert names == ["text", "raw", "bottleneck", "no_context", "truncated"]
-    assert (run / "results.json").read_bytes() == before
+    assert (spoilt / "results.json").read_bytes() == before
     wrong = invoke("eval", "run", "--rows", "shufled")
     assert wrong.code == 2
     assert "Unknown row 'shufled'.\ndid you mean 'shuffled'?" in wrong.err
 
 
-def test_what_kills_left_is_gone_after_the_next_success(
-    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
-) -> None:
-    run = shutil.copytree(trained[0], tmp_path / "run")
+def test_what_kills_left_is_gone_after_the_next_success(spoilt: Path, invoke: Invoke) -> None:
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True
     )
-    left = [
-        run / "state" / "state.safetensors",
-        run / "evaluations" / "x" / f".a.{int(dead.stdout)}.b.stage1-tmp",
-    ]
-    left += [run / "predictions" / left[1].name, run / left[1].name]
+    name = f".a.{int(dead.stdout)}.b.stage1-tmp"
+    left = [spoilt / place / name for place in ("evaluations/x", "predictions", "")]
+    left.append(spoilt / "state" / "state.safetensors")
     for file in left:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text("half")
@@ -198,9 +182,8 @@ def test_what_kills_left_is_gone_after_the_next_success(
 
 
 def test_an_interrupted_evaluation_says_how_it_is_resumed(
-    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spoilt: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shutil.copytree(trained[0], tmp_path / "run")
     stop = CtrlC("Evaluating bottleneck", 1)
     monkeypatch.setattr("stage1.cli.display.make_progress", lambda quiet: stop)
     done = invoke("eval", "run", "--limit", "3")
@@ -211,15 +194,12 @@ def test_an_interrupted_evaluation_says_how_it_is_resumed(
     assert "Resume with: stage1 train --resume --output new" in done.err
 
 
-def test_a_run_gives_another_one_its_configuration(
-    trained: tuple[Path, str, str], invoke: Invoke, tmp_path: Path
-) -> None:
-    shutil.copytree(trained[0], tmp_path / "run")
+def test_a_run_gives_another_one_its_configuration(spoilt: Path, invoke: Invoke) -> None:
     shown = yaml.safe_load(invoke("config", "show", "run", "--ratio", "4").out)
-    own = Run(tmp_path / "run").config.model_dump(mode="json")
+    own = Run(spoilt).config.model_dump(mode="json")
     own["compressors"][0]["ratio"], own["output"] = 4.0, None
     assert shown == own
-    (tmp_path / "run" / "config.yaml").write_text("seed: 3\n")  # damaged: it has no seal
+    (spoilt / "config.yaml").write_text("seed: 3\n")  # damaged: it has no seal
     assert invoke("train", "run", "--output", "other").code == 2
 
 

@@ -120,11 +120,6 @@ def test_a_link_is_replaced_not_followed(tmp_path: Path) -> None:
 # -- a run's files ----------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def spoilt(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
 def cut(path: Path) -> None:
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
 
