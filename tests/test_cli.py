@@ -214,7 +214,7 @@ def test_what_the_shell_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     keys = dict(completion.setting("train.lr"))
     assert keys == {"train.lr=": "default: 0.003"}
     assert "compressor.ratio=" in dict(completion.setting("comp"))
-    assert completion.choice("free", "vocab")("v") == ["vocab"]
+    assert completion.one_of("free|vocab", "").autocompletion("v") == ["vocab"]
     assert [name for name, _ in completion.plugin("adapter")("re")] == ["residual"]
 
 

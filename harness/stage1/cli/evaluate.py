@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from stage1.cli import groups, options
+from stage1.cli import completion, groups, options
 from stage1.errors import UsageError
 from stage1.processes import is_first
 
@@ -18,9 +18,9 @@ class Asked(options.Protocol, options.ModelAndData):
     model: options.ModelHere = None
     scope: Annotated[
         str | None,
-        typer.Option(
-            metavar="prompt|context|all",
-            help="Which part of the prompt is compressed; all: with --tasks, the scored continuations too.",
+        completion.one_of(
+            "prompt|context|all",
+            "Which part of the prompt is compressed; all: with --tasks, the scored continuations too.",
         ),
         groups.Setting("scope"),
     ] = None

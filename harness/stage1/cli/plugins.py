@@ -118,23 +118,10 @@ def _print_outcomes(record: "PluginRecord", outcomes: list["Outcome"]) -> None:
     console.print(f"{counts['ok']} ok, {counts['failed']} failed, {counts['skipped']} not applicable.\n")
 
 
-def _complete_kind(incomplete: str) -> list[str]:
-    from stage1.scaffold import KINDS
-
-    return [kind for kind in KINDS if kind.startswith(incomplete)]
-
-
 @app.command()
 def new(
     name: Annotated[str, typer.Argument(metavar="NAME", help="What users will type, such as top_k.")],
-    kind: Annotated[
-        str,
-        typer.Option(
-            metavar="compressor|adapter|loss|task",
-            autocompletion=_complete_kind,
-            help="What the plugin is to be.",
-        ),
-    ],
+    kind: Annotated[str, completion.one_of("compressor|adapter|loss|task", "What the plugin is to be.")],
     output: Annotated[
         Path, typer.Option(metavar="DIR", help="Where the package's folder goes; default: this folder.")
     ] = Path(),

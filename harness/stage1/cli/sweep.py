@@ -98,7 +98,7 @@ def frontier(
         ),
     ] = None,
     axis: Annotated[
-        str, typer.Option(metavar="bits|ratio", help="What is to be small (bits) or large (ratio).")
+        str, completion.one_of("bits|ratio", "What is to be small (bits) or large (ratio).")
     ] = "bits",
     budget: Annotated[
         float | None,

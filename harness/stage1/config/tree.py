@@ -274,10 +274,7 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
 
 
 PLACES = ("model.name", "model.revision", "data.name", "init", "output")
-"""Settings that name a file, a folder or a repository."""
-
-WITH_PLACES = ("model", "data", "init", "output")
-"""Sections with such settings, whose names may hold bytes that are no text."""
+"""Settings that name a file, a folder or a repository, and may hold bytes that are no text."""
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
@@ -287,7 +284,8 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: with every issue found, each with its path and the choices.
         UsageError: it has both `compressor` and `compressors`.
     """
-    texts = {key: value for key, value in flat(tree).items() if key.partition(".")[0] not in WITH_PLACES}
+    places = {place.partition(".")[0] for place in PLACES}
+    texts = {key: value for key, value in flat(tree).items() if key.partition(".")[0] not in places}
     if lone := [key for key, value in texts.items() if not _is_text([key, value])]:
         raise ConfigError([ConfigIssue(key, "it is no text in UTF-8: half of a pair.") for key in lone])
     config = validated(RunConfig, listed(tree))
