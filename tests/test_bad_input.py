@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import Invoke, Result, settings_args
+from conftest import Invoke, refused, settings_args
 from stage1_models.tiny import MODEL_DIR
 
 RECORD = {
@@ -19,17 +19,6 @@ RECORD = {
     "question": "What is the capital of Norway?",
     "answers": {"text": ["Oslo"], "answer_start": [0]},
 }
-
-
-def refused(result: Result, *words: str, code: int = 2, lines: int = 2) -> None:
-    """The user learns what is wrong and what to do, and nothing else."""
-    assert result.code == code, result.err
-    assert "Traceback" not in result.err
-    assert result.out == ""
-    shown = [line for line in result.err.splitlines() if line.strip()]
-    assert 1 <= len(shown) <= lines, result.err
-    missing = [word for word in words if word not in result.err]
-    assert not missing, f"{missing} not in {result.err}"
 
 
 def untouched(folder: Path) -> bool:

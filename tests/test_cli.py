@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import NARROW, SMALL, Cli, CtrlC, Invoke, settings_args
+from conftest import NARROW, SMALL, Cli, CtrlC, Invoke, refused, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.cli import completion
 from stage1.runs.run import Run
@@ -162,9 +162,7 @@ def test_fewer_rows_leave_the_runs_results_alone(spoilt: Path, invoke: Invoke) -
     names = [row["row"] for row in json.loads(done.out)["rows"]]
     assert names == ["text", "raw", "bottleneck", "no_context", "truncated"]
     assert (spoilt / "results.json").read_bytes() == before
-    wrong = invoke("eval", "run", "--rows", "shufled")
-    assert wrong.code == 2
-    assert "Unknown row 'shufled'.\ndid you mean 'shuffled'?" in wrong.err
+    refused(invoke("eval", "run", "--rows", "shufled"), "Unknown row 'shufled'.\ndid you mean 'shuffled'?")
 
 
 def test_what_kills_left_is_gone_after_the_next_success(spoilt: Path, invoke: Invoke) -> None:
@@ -229,9 +227,7 @@ def test_the_help_of_lm_eval_says_what_a_run_is(invoke: Invoke) -> None:
 
 
 def test_an_unknown_plugin_gets_the_nearest(invoke: Invoke) -> None:
-    unknown = invoke("plugins", "show", "pac")
-    assert unknown.code == 2
-    assert "'pca'" in unknown.err
+    refused(invoke("plugins", "show", "pac"), "'pca'")
 
 
 def test_version_and_module_are_the_same_program(cli: Cli, invoke: Invoke) -> None:
