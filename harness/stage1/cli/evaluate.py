@@ -1,4 +1,4 @@
-"""`stage1 eval` and `stage1 push`: what came of it."""
+"""`stage1 eval`: a trained run asked again."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -94,9 +94,6 @@ DEFAULTS: dict[str, str] = {
 }
 """The plugin a section means when it names none."""
 
-DEFAULT_LOSSES: tuple[str, ...] = tuple(RunConfig.model_fields["losses"].default)
-"""The terms of the objective when nothing names any."""
-
 
 def listed(tree: Mapping[str, Any]) -> dict[str, Any]:
     """`tree` with all compressors in one list: `compressor: pca` is short for `compressors: [pca]`.
@@ -264,7 +261,7 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
     for text in settings:
         path, value = parse_setting(text)
         if path[0] == "losses" and len(path) > 1:
-            tree.setdefault("losses", dict.fromkeys(DEFAULT_LOSSES))
+            tree.setdefault("losses", dict.fromkeys(RunConfig.model_fields["losses"].default))
         _assign(tree, path, value)
     if isinstance(tree.get("compressors"), list):
         _choices(tree)
