@@ -74,41 +74,6 @@ def results(level: str, text: float = 80.0, needed: int | None = None) -> dict[s
     }
 
 
-def proposed(tmp_path: Path, level: str, *settings: str, **found: Any) -> list[str]:
-    config = resolved(*settings, "train.steps=7").model_copy(update={"output": tmp_path / "my run"})
-    return list(next_commands(Run.create(config), results(level, **found)))
-
-
-@pytest.mark.parametrize(
-    ("level", "ratio", "commands"),
-    [
-        ("reconstruction suffices", 4, ["stage1 train --steps 7", "stage1 eval RUN"]),  # 8 is the default
-        ("reconstruction suffices", 8000, ["stage1 eval RUN"]),  # the width cannot give twice that
-        (
-            "too lossy, or broken",
-            8000,  # the width gives 256
-            [
-                "stage1 diagnose RUN",
-                "stage1 train --recipe distill --init RUN",
-                "stage1 train --ratio 128 --steps 7",
-            ],
-        ),
-    ],
-)
-def test_ratios_that_follow_from_what_came_of_one(
-    level: str, ratio: float, commands: list[str], tmp_path: Path
-) -> None:
-    folder = shlex.quote(str(tmp_path / "my run"))
-    wanted = [command.replace("RUN", folder) for command in commands]
-    assert proposed(tmp_path, level, f"compressor.ratio={ratio}") == wanted
-
-
-def test_what_was_trained_is_no_start_for_another_width(tmp_path: Path) -> None:
-    commands = proposed(tmp_path, "too lossy, or broken", "compressor.ratio=8", "init=runs/before")
-    (other,) = [command for command in commands if "--ratio 4" in command]
-    assert "--init" not in other
-
-
 @pytest.mark.parametrize(
     ("level", "settings", "found", "expected"),
     [
