@@ -217,6 +217,17 @@ def invoke(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, 
     return run
 
 
+def refused(result: Result, *words: str, code: int = 2, lines: int = 2) -> None:
+    """The user learns what is wrong and what to do, and nothing else."""
+    assert result.code == code, result.err
+    assert "Traceback" not in result.err
+    assert result.out == ""
+    shown = [line for line in result.err.splitlines() if line.strip()]
+    assert 1 <= len(shown) <= lines, result.err
+    missing = [word for word in words if word not in result.err]
+    assert not missing, f"{missing} not in {result.err}"
+
+
 def small_config(*settings: str) -> RunConfig:
     """A configuration of a small run on the embedded model."""
     return validate(merge({}, {}, [*SMALL, *settings]))
@@ -405,6 +416,12 @@ def finished(common: Path) -> Path:
         train_run(small_config("compressor.ratio=16", "seed=0", f"output={folder / 'run'}"), Progress())
 
     return once(common / "finished", make) / "run"
+
+
+@pytest.fixture
+def spoilt(finished: Path, tmp_path: Path) -> Path:
+    """A copy of `finished`, `run` in the test's folder, to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
 
 
 @pytest.fixture(scope="session")

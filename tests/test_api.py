@@ -2,29 +2,20 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import stage1
 from conftest import small_config
 
-
-def small(**more: Any) -> dict[str, Any]:
-    """Settings that make a run a matter of seconds, as keyword arguments."""
-    config = small_config()
-    return {
-        "data": {"name": "tiny-squad", "train": config.data.train, "selection": config.data.selection},
-        "train": {"steps": config.train.steps, "check_questions": config.train.check_questions},
-        "eval": {"limit": config.eval.limit},
-        **more,
-    }
+SMALL = small_config().model_dump(mode="json", include={"data", "train", "eval"})
+"""Settings that make a run a matter of seconds, as keyword arguments."""
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> stage1.Evaluated:
     folder = tmp_path_factory.mktemp("api") / "run"
-    return stage1.train(compressor="pca", adapter="residual", output=folder, **small())
+    return stage1.train(compressor="pca", adapter="residual", output=folder, **SMALL)
 
 
 def test_training_gives_typed_results_that_are_those_of_the_file(run: stage1.Evaluated) -> None:
@@ -92,7 +83,7 @@ def test_a_model_is_loaded_once_for_calls_that_hand_it_on(
 
     monkeypatch.setattr("stage1.session.load_llm", refuse)
     again = stage1.train(
-        compressor="pca", adapter="linear", output=tmp_path / "again", session=run.session, **small()
+        compressor="pca", adapter="linear", output=tmp_path / "again", session=run.session, **SMALL
     )
     assert again.results is not None
 
@@ -109,7 +100,7 @@ def test_settings_that_cannot_be_are_refused_before_anything_is_written(tmp_path
 
 def test_a_sweep(tmp_path: Path) -> None:
     record = stage1.sweep(
-        {"adapter": ["linear", "identity"]}, tmp_path / "grid", compressor="identity", **small()
+        {"adapter": ["linear", "identity"]}, tmp_path / "grid", compressor="identity", **SMALL
     )
     assert [cell["settings"] for cell in record["cells"]] == [{"adapter": "linear"}, {"adapter": "identity"}]
     assert all(cell["results"] for cell in record["cells"])

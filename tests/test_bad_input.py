@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from conftest import Invoke, Result, settings_args
+from conftest import Invoke, refused, settings_args
 from stage1_models.tiny import MODEL_DIR
 
 RECORD = {
@@ -19,17 +19,6 @@ RECORD = {
     "question": "What is the capital of Norway?",
     "answers": {"text": ["Oslo"], "answer_start": [0]},
 }
-
-
-def refused(result: Result, *words: str, code: int = 2, lines: int = 2) -> None:
-    """The user learns what is wrong and what to do, and nothing else."""
-    assert result.code == code, result.err
-    assert "Traceback" not in result.err
-    assert result.out == ""
-    shown = [line for line in result.err.splitlines() if line.strip()]
-    assert 1 <= len(shown) <= lines, result.err
-    missing = [word for word in words if word not in result.err]
-    assert not missing, f"{missing} not in {result.err}"
 
 
 def untouched(folder: Path) -> bool:
@@ -42,12 +31,8 @@ def untouched(folder: Path) -> bool:
         (["--compressor", "pac"], ["'pac'", "did you mean 'pca'", "random_projection"]),
         (["--adapter", "residul"], ["did you mean 'residual'", "codebook"]),
         (["--loss", "cosin=0.1"], ["did you mean 'cosine'"]),
-        (["--loss", "recon=much"], ["'much' is not a weight", "NAME=WEIGHT"]),
-        (["--loss", "recon=-1"], ["losses.recon.weight", "greater than 0"]),
         (["--set", "compressor.dimm=4"], ["compressor.dimm", "did you mean 'dim'"]),
-        (["--set", "compressor.dim=0"], ["compressor.dim", "greater than 0"]),
         (["--set", "compressor.dim=100000"], ["compressor.dim", "larger than the width", "1 to 256"]),
-        (["--set", "train.stps=4"], ["train.stps", "did you mean 'steps'"]),
         (["--set", "nonsense"], ["KEY=VALUE", "--set compressor.dim=64"]),
         (["--magnitude", "sant"], ["magnitude", "did you mean 'sent'"]),
         (["--adapter", "identity"], ["adapter", "--compressor identity"]),
@@ -55,8 +40,6 @@ def untouched(folder: Path) -> bool:
         (["--data", "missing.json"], ["missing.json"]),
         (["--model", "tinny"], ["tiny"]),
         (["--model", "./nowhere"], ["./nowhere"]),
-        (["--device", "gpu"], ["device", "cuda"]),
-        (["--dtype", "fp32"], ["dtype", "float32"]),
         (["--set", "data.max_prompt_tokens=100000"], ["context holds 1024 tokens", "max_prompt_tokens"]),
         (["nothing.yaml"], ["nothing.yaml", "No such file"]),
         (["--template", "\udcff{context}{question}"], ["prompt.template", "no text in UTF-8"]),
@@ -75,41 +58,6 @@ def test_everything_wrong_is_said_at_once(invoke: Invoke) -> None:
     refused(result, "'pca'", "'mlp'", "'recon'", lines=3)
 
 
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ("compressor: [unclosed", ["not valid YAML", "line"]),
-        ("- a\n- b\n", ["holds a list", "stage1 config show"]),
-        ("compresor: pca\n", ["compresor", "did you mean 'compressors'"]),
-        ("compressor: {name: pca, ration: 4}\n", ["compressor.ration", "did you mean 'ratio'"]),
-        ("train: 5\n", ["train"]),
-    ],
-)
-def test_bad_yaml(invoke: Invoke, tmp_path: Path, content: str, words: list[str]) -> None:
-    (tmp_path / "run.yaml").write_text(content)
-    refused(invoke("train", "run.yaml"), *words)
-    assert untouched(tmp_path)
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "words"),
-    [
-        ("empty.json", "", ["empty"]),
-        ("broken.json", '{"data": [', ["broken.json"]),
-        ("other.json", '{"weather": "fine"}', ["SQuAD"]),
-        ("columns.jsonl", '{"id": "1", "text": "x"}\n', ["context"]),
-        ("answers.jsonl", json.dumps({**RECORD, "answers": None}), ["no answer", "q1"]),
-        ("table.csv", "id;context\n1;x\n", ["table.csv"]),
-        ("table.parquet", "not parquet", ["table.parquet"]),
-        ("data.xlsx", "binary", ["xlsx"]),
-    ],
-)
-def test_bad_data(invoke: Invoke, tmp_path: Path, name: str, content: str, words: list[str]) -> None:
-    (tmp_path / name).write_text(content)
-    refused(invoke("train", "--data", name), *words)
-    assert untouched(tmp_path)
-
-
 def test_a_question_longer_than_the_context(invoke: Invoke, tmp_path: Path) -> None:
     records = [{**RECORD, "id": f"q{i}", "context": f"Oslo is city {i}."} for i in range(12)]
     for record in records:
@@ -119,9 +67,11 @@ def test_a_question_longer_than_the_context(invoke: Invoke, tmp_path: Path) -> N
     assert untouched(tmp_path)
 
 
-def test_the_hub_without_a_network(invoke: Invoke, tmp_path: Path) -> None:
+def test_the_hub_without_a_network(invoke: Invoke, finished: Path, tmp_path: Path) -> None:
     refused(invoke("train", "--model", "some-owner/some-model"), "some-owner/some-model", "folder")
     refused(invoke("train", "--data", "squad"), "squad")
+    refused(invoke("push", str(finished), "some-owner/some-run"), "some-owner/some-run", "hf auth login")
+    refused(invoke("push", str(finished), "no//name//"), "owner/name")
     assert untouched(tmp_path)
 
 
@@ -133,13 +83,6 @@ def test_cuda_asked_for_and_absent(invoke: Invoke, tmp_path: Path) -> None:
 
 
 # -- folders ------------------------------------------------------------------------------------------
-
-
-def test_output_in_use(invoke: Invoke, tmp_path: Path) -> None:
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "mine").write_text("precious")
-    refused(invoke("train", "--output", "run", *settings_args()), "not empty", "--output")
-    assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine"]
 
 
 def test_output_that_cannot_be_made(invoke: Invoke, tmp_path: Path) -> None:
@@ -160,49 +103,23 @@ def test_nothing_to_evaluate_or_resume(invoke: Invoke, tmp_path: Path) -> None:
     assert untouched(tmp_path)
 
 
-def test_an_untrained_run_is_not_evaluated(invoke: Invoke, tmp_path: Path) -> None:
-    assert invoke("train", "--no-eval", "--output", "run", *settings_args()).code == 0
-    (tmp_path / "run" / "bottleneck.json").unlink()
+def test_an_untrained_run_is_not_evaluated(invoke: Invoke, spoilt: Path) -> None:
+    (spoilt / "bottleneck.json").unlink()
     refused(invoke("eval", "run"), "--resume")
 
 
-def test_a_run_of_another_model_is_refused(invoke: Invoke, tmp_path: Path) -> None:
-    assert invoke("train", "--no-eval", "--output", "run", *settings_args()).code == 0
+def test_a_run_of_another_model_is_refused(invoke: Invoke, spoilt: Path, tmp_path: Path) -> None:
+    (spoilt / "results.json").unlink()
     shutil.copytree(MODEL_DIR, tmp_path / "other")
     tensors = load_file(tmp_path / "other" / "model.safetensors")
     name = next(k for k in tensors if k.endswith("embed_tokens.weight"))
     shifted = {**tensors, name: tensors[name] + 0.01}
     save_file(shifted, tmp_path / "other" / "model.safetensors", {"format": "pt"})
     refused(invoke("eval", "run", "--model", "other"), "another embedding table")
-    assert not (tmp_path / "run" / "results.json").exists()
-
-
-@pytest.mark.parametrize(
-    ("damage", "word"), [("truncated", "safetensors"), ("no weights", "safetensors"), ("pickle", "pickled")]
-)
-def test_a_damaged_model_folder(invoke: Invoke, tmp_path: Path, damage: str, word: str) -> None:
-    folder = shutil.copytree(MODEL_DIR, tmp_path / "model")
-    weights = folder / "model.safetensors"
-    if damage == "truncated":
-        weights.write_bytes(weights.read_bytes()[:5000])
-    else:
-        weights.unlink()
-        if damage == "pickle":
-            (folder / "pytorch_model.bin").write_bytes(b"not read anyway")
-    refused(invoke("train", "--model", "model", *settings_args()), word)
-    assert untouched(tmp_path)
+    assert not (spoilt / "results.json").exists()
 
 
 # -- scores -------------------------------------------------------------------------------------------
-
-
-def test_scores_of_nothing(invoke: Invoke, tmp_path: Path) -> None:
-    (tmp_path / "data.jsonl").write_text(json.dumps(RECORD))
-    refused(invoke("score", "data.jsonl", "none.json"), "none.json")
-    (tmp_path / "list.json").write_text("[1, 2]")
-    refused(invoke("score", "data.jsonl", "list.json"), "list.json")
-    (tmp_path / "other.json").write_text('{"elsewhere": "x"}')
-    refused(invoke("score", "data.jsonl", "other.json"), "other.json")
 
 
 @pytest.mark.parametrize(

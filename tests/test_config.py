@@ -18,9 +18,11 @@ from stage1.config import (
     ComponentChoice,
     DataConfig,
     EvalConfig,
+    FieldNames,
     LossChoice,
     ModelConfig,
     Phase,
+    PromptConfig,
     RunConfig,
     TrainConfig,
     flat,
@@ -57,6 +59,11 @@ def configured(file: dict[str, Any], flags: dict[str, Any], *settings: str) -> R
         ("import stage1.cli", ["torch", "stage1.plugins", "pydantic", "yaml"]),
         ("from stage1.config.presets import RECIPES; [r.settings for r in RECIPES.all()]", ["torch"]),
         ("import stage1.data.datasets, stage1.evaluation.squad", ["torch"]),
+        (
+            "import typer.testing as t, stage1.cli as c; "
+            "assert ' train ' in t.CliRunner().invoke(c.app, ['--help']).output",
+            ["torch", "transformers", "lm_eval", "datasets", "stage1_compressors", "stage1_adapters"],
+        ),
     ],
 )
 def test_nothing_heavy_is_imported(code: str, heavy: list[str]) -> None:
@@ -139,13 +146,11 @@ def test_an_empty_section_leaves_the_defaults() -> None:
 # -- losses -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("value", [0.5, "0.5", "5e-1", {"weight": 0.5}])
-def test_a_loss_may_be_given_by_its_weight_alone(value: Any) -> None:
-    assert validate({"losses": {"cosine": value}}).losses == {"cosine": LossChoice(weight=0.5)}
-
-
-def test_a_loss_without_a_value_has_weight_one() -> None:
-    assert validate(yaml.safe_load("losses:\n  recon:\n")).losses == {"recon": LossChoice(weight=1.0)}
+@pytest.mark.parametrize(
+    ("value", "weight"), [(0.5, 0.5), ("0.5", 0.5), ("5e-1", 0.5), ({"weight": 0.5}, 0.5), (None, 1.0)]
+)
+def test_a_loss_may_be_given_by_its_weight_alone(value: Any, weight: float) -> None:
+    assert validate({"losses": {"cosine": value}}).losses == {"cosine": LossChoice(weight=weight)}
 
 
 def test_losses_of_a_flag_replace_the_objective_and_set_adds_to_it() -> None:
@@ -337,16 +342,8 @@ def test_everything_wrong_is_reported_at_once_each_with_its_path() -> None:
             "losses": {},
         }
     )
-    assert set(found) == {
-        "compresor",
-        "train.lr",
-        "train.stpes",
-        "eval.limit",
-        "seed",
-        "magnitude",
-        "model.trust",
-        "losses",
-    }
+    paths = "compresor train.lr train.stpes eval.limit seed magnitude model.trust losses"
+    assert set(found) == set(paths.split())
     assert "'compressors'?" in found["compresor"]
     assert "'steps'?" in found["train.stpes"]
     assert "warmup" in found["train.stpes"], "the choices are listed"
@@ -356,18 +353,10 @@ def test_everything_wrong_is_reported_at_once_each_with_its_path() -> None:
     assert "trust_remote_code" in found["model.trust"]
 
 
-def test_the_error_shows_one_line_an_issue_and_exits_with_2() -> None:
-    with pytest.raises(ConfigError) as caught:
-        validate({"train": {"lr": 0}, "seeed": 1})
-    assert [line.partition(":")[0] for line in str(caught.value).splitlines()] == ["train.lr", "seeed"]
-    assert caught.value.exit_code == 2
-
-
 @pytest.mark.parametrize(
     ("path", "value"),
     [
         ("train.steps", -1),
-        ("train.lr", 0),
         ("train.lr", float("inf")),
         ("train.lr", float("nan")),
         ("train.weight_decay", float("inf")),
@@ -382,11 +371,9 @@ def test_the_error_shows_one_line_an_issue_and_exits_with_2() -> None:
         ("data.train", 0),
         ("data.max_prompt_tokens", 0),
         ("eval.batch_size", 0),
-        ("eval.batch_size", "automatic"),
         ("eval.limit", "many"),
         ("seed", -1),
         ("seed", 2**31),
-        ("device", "gpu"),
         ("device", "cuda:"),
         ("device", "cuda:0\n"),
         ("dtype", "fp16"),
@@ -420,22 +407,16 @@ def test_a_section_that_is_no_mapping(section: str, value: Any) -> None:
     assert repr(value) in message
 
 
-def test_a_plugin_needs_a_name() -> None:
-    assert set(issues({"compressor": {"dim": 3}})) == {"compressors.0.name"}
-
-
 def test_options_of_plugins_are_kept_for_later() -> None:
     choice = ComponentChoice(name="pca", dim=3, options="odd", model_extra=1)
     assert choice.options == {"dim": 3, "options": "odd", "model_extra": 1}
     assert LossChoice(weight=2, eps=1).options == {"eps": 1}
 
 
-def test_keys_that_are_no_strings() -> None:
-    assert set(issues({3: 1, "compressor": {"name": "pca", 4: 1}, "losses": {5: 1.0}})) == {
-        "3",
-        "compressors.0.4",
-        "losses.5",
-    }
+def test_a_plugin_needs_a_name_and_keys_are_strings() -> None:
+    assert set(issues({"compressor": {"dim": 3}})) == {"compressors.0.name"}
+    strange = {3: 1, "compressor": {"name": "pca", 4: 1}, "losses": {5: 1.0}}
+    assert set(issues(strange)) == {"3", "compressors.0.4", "losses.5"}
 
 
 # -- issues_of, on models as plugins write them -------------------------------------------------------
@@ -501,26 +482,9 @@ def test_issues_of_a_plugins_options(given_options: dict[str, Any], path: str, m
 # -- JSON Schema --------------------------------------------------------------------------------------
 
 
-def test_the_json_schema_allows_the_short_forms() -> None:
-    properties = RunConfig.model_json_schema()["properties"]
-    for section in ("model", "data", "adapter"):
-        assert {"type": "string"} in properties[section]["anyOf"], section
-    assert {"type": "string"} in properties["compressors"]["items"]["anyOf"]
-    weights = properties["losses"]["additionalProperties"]["anyOf"]
-    assert {"number", "null"} <= {member.get("type") for member in weights}
-
-
 def test_every_setting_is_described() -> None:
-    sections: list[type[BaseModel]] = [
-        RunConfig,
-        ModelConfig,
-        DataConfig,
-        TrainConfig,
-        Phase,
-        EvalConfig,
-        LossChoice,
-    ]
-    for section in sections:
+    sections = (ModelConfig, DataConfig, FieldNames, PromptConfig, TrainConfig, Phase, EvalConfig, LossChoice)
+    for section in (RunConfig, *sections):
         for name, field in section.model_fields.items():
             kind = field.annotation
             own = kind.__doc__ if isinstance(kind, type) and issubclass(kind, BaseModel) else None

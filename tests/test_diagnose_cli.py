@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from conftest import Invoke, settings_args
+from conftest import Invoke, refused, settings_args
 from pairs import pairs
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.diagnosis import show
@@ -16,7 +16,6 @@ from stage1.diagnosis.diagnose import diagnose, diagnose_run
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
-from test_bad_input import refused
 from test_diagnose_probes import case_of
 
 LIMIT = 6

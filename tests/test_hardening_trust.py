@@ -10,7 +10,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from conftest import SMALL
+from conftest import SMALL, Invoke, refused
 from stage1 import Bottleneck
 from stage1.cli import app
 from stage1.config import ModelConfig, granted
@@ -63,13 +63,15 @@ def copy(stranger: tuple[Path, Path], tmp_path: Path) -> Path:
     return Path(shutil.copytree(stranger[0], tmp_path / "unfinished", ignore=lambda *_: {"bottleneck.json"}))
 
 
-def refused(run: Callable[[], Any]) -> None:
+def refuses(run: Callable[[], Any]) -> None:
     with pytest.raises(UsageError, match="--trust-remote-code") as caught:
         run()
     assert len(str(caught.value).splitlines()) == 2
 
 
-def test_no_command_runs_a_strangers_code(stranger: tuple[Path, Path], copy: Path, tmp_path: Path) -> None:
+def test_no_command_runs_a_strangers_code(
+    stranger: tuple[Path, Path], copy: Path, invoke: Invoke, tmp_path: Path
+) -> None:
     run, marker = stranger
     config = tmp_path / "a.yaml"
     config.write_text(f"model: {{name: {run / 'model'}, trust_remote_code: yes}}\n")
@@ -86,19 +88,16 @@ def test_no_command_runs_a_strangers_code(stranger: tuple[Path, Path], copy: Pat
         ["diagnose", str(run), "--model", str(run / "model")],
     ]
     for command in commands:
-        result = CliRunner().invoke(app, command)
-        assert result.exit_code == 2, (command, result.output)
-        assert "--trust-remote-code" in result.stderr, (command, result.output)
-        assert len(result.stderr.splitlines()) <= 2, command
+        refused(invoke(*command), "--trust-remote-code")
     assert not marker.exists()
     assert not Path(new).exists()
 
 
 def test_nothing_in_python_runs_a_strangers_code(stranger: tuple[Path, Path], copy: Path) -> None:
     run, marker = stranger
-    refused(lambda: Bottleneck.from_pretrained(run))
-    refused(lambda: evaluate_run(Run.open(run), {}, Progress()))
-    refused(lambda: RunLM(run=str(run)))
+    refuses(lambda: Bottleneck.from_pretrained(run))
+    refuses(lambda: evaluate_run(Run.open(run), {}, Progress()))
+    refuses(lambda: RunLM(run=str(run)))
     train_run(Run.open(copy).config, Progress(), resume=Run.open(copy), with_evaluation=False)
     assert not marker.exists()
 
@@ -141,8 +140,8 @@ def test_only_what_is_typed_counts(model: Any) -> None:
         assert granted(file, {}, [setting]).model.trust_remote_code
     wants = isinstance(model, dict) and "trust_remote_code" in model
     if wants:
-        refused(lambda: granted(file, {}, []))
-        refused(lambda: granted(file, {"model.name": "other"}, []))
+        refuses(lambda: granted(file, {}, []))
+        refuses(lambda: granted(file, {"model.name": "other"}, []))
         assert granted(file, {}, ["model.trust_remote_code=false"]).model == ModelConfig(name="m")
     else:
         assert not granted(file, {}, []).model.trust_remote_code

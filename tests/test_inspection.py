@@ -30,9 +30,8 @@ from stage1_datasets.tiny_squad import tiny_squad
 
 
 @pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Run:
-    """A copy, to spoil."""
-    return Run(Path(shutil.copytree(finished, tmp_path / "run")))
+def run(spoilt: Path) -> Run:
+    return Run(spoilt)
 
 
 # -- show -------------------------------------------------------------------------------------------------

@@ -7,24 +7,13 @@ import pytest
 
 from stage1.config import RunConfig, merge, validate
 from stage1.errors import UsageError
-from stage1.plugins import Option, Registry, config_schema, docs, load_plugins, resolve
-
-
-def test_docs_of_a_built_in_plugin() -> None:
-    options = {option.name: option for option in docs(load_plugins().get("compressor", "pca").Config)}
-    assert list(options) == ["ratio", "dim"]
-    assert options["dim"] == Option(
-        "dim",
-        "integer | null",
-        "null",
-        "> 0",
-        "Width of the code (dimensions); overrides `ratio` when it is given.",
-    )
+from stage1.plugins import Registry, config_schema, docs, resolve
 
 
 def test_docs_of_options_of_every_sort(rich: Registry) -> None:
-    options = {option.name: option[1:4] for option in docs(rich.get("compressor", "rich").Config)}
-    assert options == {
+    every = {option.name: option for option in docs(rich.get("compressor", "rich").Config)}
+    assert every["dim"].description.startswith("Width of the code (dimensions)")
+    assert {name: option[1:4] for name, option in every.items()} == {
         "ratio": ("number", "8.0", "≥ 1"),
         "dim": ("integer | null", "null", "> 0"),
         "must": ("integer", "(required)", "≥ 2, < 9"),

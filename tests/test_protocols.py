@@ -173,28 +173,18 @@ def test_a_chat_is_the_templates_with_one_bos_and_examples_as_turns(template: st
     assert crossing_text(prompt, own) == filled
 
 
-def test_control_tokens_in_a_question_are_text_in_a_chat_too() -> None:
-    own = tokenizer(CHATML)
-    tricky = question(3, "They said {n} <|end_of_text|> and left.")
-    plain = question(3, "They said {n} and left.")
-    prompts = build_prompts([tricky, plain], own, prompt=PromptConfig(chat=True))
-    eos = [prompt.ids.count(own.eos_token_id) for prompt in prompts]
-    assert eos == [1, 1]
-    assert "<|end_of_text|>" in crossing_text(prompts[0], own)
-
-
 @pytest.mark.parametrize(
     "template", [CHATML, NO_SYSTEM, CHATML.replace("m['content']", "m['content'] | trim")]
 )
-def test_control_tokens_in_the_examples_of_a_chat_are_text(template: str) -> None:
-    """Beside the same examples without: the template's own tokens are alike, what is spelled is no token."""
+def test_control_tokens_in_questions_and_examples_of_a_chat_are_text(template: str) -> None:
+    """Beside the same texts without: the template's own tokens are alike, what is spelled is no token."""
     own = tokenizer(template)
-    spelled = [question(n, " They said {n} <|end_of_text|> and left. <|begin_of_text|> ") for n in (3, 4)]
+    spelled = [question(n, " They said {n} <|end_of_text|> and left. <|begin_of_text|> ") for n in (3, 4, 5)]
     plain = [q._replace(context=q.context.replace("<|", "< |")) for q in spelled]
     config = PromptConfig(chat=True, shots=2, instruction="Be brief.")
     ours, usual = (
-        build_prompts(QUESTIONS[:1], own, prompt=config, examples=examples, shots=True)[0]
-        for examples in (spelled, plain)
+        build_prompts(asked[:1], own, prompt=config, examples=asked[1:], shots=True)[0]
+        for asked in (spelled, plain)
     )
     for token in (own.bos_token_id, own.eos_token_id):
         assert ours.ids.count(token) == usual.ids.count(token)

@@ -144,28 +144,3 @@ def test_every_block_does_what_the_page_says(tmp_path: Path) -> None:
 def test_the_page_names_what_no_test_runs() -> None:
     assert "no test runs" in PAGE.read_text(encoding="utf-8")
     assert {block.language for block in blocks(PAGE.read_text())} == {"sh", "text", "python", "yaml", "toml"}
-
-
-@pytest.mark.parametrize(
-    ("wanted", "line", "same"),
-    [
-        ("16 ok, 0 failed", "16 ok,   0 failed", True),
-        ("16 ok, 0 failed", "17 ok, 0 failed", False),
-        ("F1 66.5 of it", "F1 70.1 of it", True),
-        ("F1 66.5 of it", "F1 80.1 of it", False),
-        ("17 passed in …", "17 passed in 3.21s", True),
-        ("17 passed in …", "17 failed in 3.21s", False),
-        ("Rate 504.5 bits …", "Rate 504.4 bits per token", True),
-        ("Rate 504.5 bits …", "Rate 252.4 bits per token", False),
-        ("F1 66.5", "F1 66.5 and more", False),
-    ],
-)
-def test_lines_agree_where_they_should(wanted: str, line: str, same: bool) -> None:
-    assert agree(wanted, line) is same
-
-
-def test_tables_are_replaced_or_added() -> None:
-    old = "[a]\nx = 1\n\n[b]\ny = 2\n"
-    assert (
-        with_tables(old, "# f\n[a]\nx = 3\n\n[c.d]\nz = 4\n") == "[a]\nx = 3\n\n[b]\ny = 2\n\n[c.d]\nz = 4\n"
-    )

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
-from stage1.config import RunConfig, flat, merge, read_yaml, validate
+from stage1.config import flat, merge, read_yaml, validate
 from stage1.config.presets import PROTOCOLS, from_presets
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.diagnosis.findings import Finding
@@ -61,6 +61,10 @@ class Evaluated:
         return cls(path, results, evaluation.predictions, outcome.session, outcome.timings)
 
 
+RunLike = Evaluated | str | PathLike[str]
+"""What `train` returned, or a run's folder."""
+
+
 @dataclass(frozen=True)
 class Diagnosis:
     """Why F1 is what it is: findings, the one that explains most first."""
@@ -103,7 +107,9 @@ def train(
     """
     file = read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {}
     tree = from_presets(file, {}, recipe=recipe, protocol=protocol)
-    chosen = _trusting(validate(merge(tree, _dotted(settings), [])), trust_remote_code)
+    chosen = validate(merge(tree, _dotted(settings), []))
+    model = chosen.model.model_copy(update={"trust_remote_code": trust_remote_code})
+    chosen = chosen.model_copy(update={"model": model})
     asked = None if rows is None else conditions.chosen(rows)
     outcome = train_run(
         chosen, progress or Progress(), with_evaluation=with_evaluation, rows=asked, session=session
@@ -112,7 +118,7 @@ def train(
 
 
 def evaluate(
-    run: Evaluated | str | PathLike[str],
+    run: RunLike,
     *,
     protocol: str | None = None,
     limit: int | None = None,
@@ -139,11 +145,11 @@ def evaluate(
     if limit is not None:
         overrides["eval.limit"] = limit
     asked = None if rows is None else conditions.chosen(rows)
-    return Evaluated._of(evaluate_run(_opened(run), overrides, progress or Progress(), asked))
+    return Evaluated._of(evaluate_run(Run.open(_path(run)), overrides, progress or Progress(), asked))
 
 
 def diagnose(
-    run: Evaluated | str | PathLike[str],
+    run: RunLike,
     *,
     protocol: str | None = None,
     limit: int = 200,
@@ -156,7 +162,7 @@ def diagnose(
     Raises:
         UsageError: the run is not trained or damaged, or a setting cannot be used.
     """
-    opened = _opened(run)
+    opened = Run.open(_path(run))
     overrides = _overrides(protocol, settings, trust_remote_code)
     found = diagnose_run(opened, changed(opened, overrides), limit, progress or Progress())
     findings = [Finding(**finding) for finding in found["findings"]]
@@ -200,7 +206,7 @@ def sweep(
     return made.record()
 
 
-def compare(*runs: Evaluated | str | PathLike[str], by_seed: bool = False, force: bool = False) -> Compared:
+def compare(*runs: RunLike, by_seed: bool = False, force: bool = False) -> Compared:
     """Compare evaluated runs, paired on the questions that all were asked, as `stage1 compare`.
 
     Args:
@@ -211,10 +217,10 @@ def compare(*runs: Evaluated | str | PathLike[str], by_seed: bool = False, force
     Raises:
         UsageError: a run is damaged or not evaluated, or they cannot be compared.
     """
-    return compare_runs([_opened(run).path for run in runs], by_seed=by_seed, force=force)
+    return compare_runs([_path(run) for run in runs], by_seed=by_seed, force=force)
 
 
-def questions(run: Evaluated | str | PathLike[str], *kinds: Kind, search: str = "") -> Sequence[Asked]:
+def questions(run: RunLike, *kinds: Kind, search: str = "") -> Sequence[Asked]:
     """The questions of an evaluated run with gold answers and every row's answer, as `stage1 show`.
 
     Args:
@@ -225,11 +231,11 @@ def questions(run: Evaluated | str | PathLike[str], *kinds: Kind, search: str = 
     Raises:
         UsageError: the run is damaged or not evaluated.
     """
-    return list(asked_of(*evaluated(_opened(run).path), kinds, search))
+    return list(asked_of(*evaluated(_path(run)), kinds, search))
 
 
 def verify(
-    run: Evaluated | str | PathLike[str],
+    run: RunLike,
     *,
     trust_remote_code: bool = False,
     progress: Progress | None = None,
@@ -246,12 +252,11 @@ def verify(
     Raises:
         UsageError: there is no run, or none that was evaluated.
     """
-    path = run.path if isinstance(run, Evaluated) else Path(run)
-    return verify_run(path, _overrides(None, settings, trust_remote_code), progress or Progress())
+    return verify_run(_path(run), _overrides(None, settings, trust_remote_code), progress or Progress())
 
 
 def report(
-    *places: Evaluated | str | PathLike[str],
+    *places: RunLike,
     output: str | PathLike[str] = "report.html",
     progress: Progress | None = None,
 ) -> Path:
@@ -268,8 +273,7 @@ def report(
     Raises:
         UsageError: a place holds neither, a run is not trained or damaged, or `output` cannot be a file.
     """
-    folders = [place.path if isinstance(place, Evaluated) else Path(place) for place in places]
-    return write_report(folders, Path(output), progress or Progress())
+    return write_report([_path(place) for place in places], Path(output), progress or Progress())
 
 
 def frontier(
@@ -322,10 +326,5 @@ def _overrides(protocol: str | None, settings: Mapping[str, Any], trusted: bool)
     return {**flat(named), **flat(_dotted(settings)), **trust}
 
 
-def _trusting(config: RunConfig, trusted: bool) -> RunConfig:
-    model = config.model.model_copy(update={"trust_remote_code": trusted})
-    return config.model_copy(update={"model": model})
-
-
-def _opened(run: Evaluated | str | PathLike[str]) -> Run:
-    return Run.open(run.path if isinstance(run, Evaluated) else Path(run))
+def _path(run: RunLike) -> Path:
+    return run.path if isinstance(run, Evaluated) else Path(run)

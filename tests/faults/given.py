@@ -17,7 +17,7 @@ from faults.plugin_modules import plugin
 from faults.warm import OUT, Given, config, settings
 from random_llama import random_llama
 from stage1.experiment import train_run
-from stage1.files import write_record
+from stage1.files import read_record, write_record
 from stage1.progress import Progress
 from stage1.runs.run import Run, seal
 
@@ -92,8 +92,7 @@ def forged(random: Random, place: Path, made: Path) -> Given:
         path = run / name if name in records else random.choice(sorted((run / name).iterdir()))
         rows = [json.loads(line) for line in path.read_text().splitlines()]
         path.write_bytes(json_lines(mutations.tree(rows, random, texts_alone=random.random() < 0.5)))
-        results = json.loads((run / "results.json").read_text())
-        results.pop("sha256")
+        results = read_record(run / "results.json", "")
         results["files"] = {
             file: hashlib.sha256((run / file).read_bytes()).hexdigest()
             for file in results["files"]
@@ -101,10 +100,7 @@ def forged(random: Random, place: Path, made: Path) -> Given:
         }
         write_record(run / "results.json", results)
     else:
-        record = json.loads((run / name).read_text())
-        record.pop("sha256")
-        forged = mutations.tree(record, random, texts_alone=True)
-        write_record(run / name, forged)
+        write_record(run / name, mutations.tree(read_record(run / name, ""), random, texts_alone=True))
     return _asked(random, place)
 
 
@@ -172,7 +168,7 @@ report run --output outX
 compare X run
 compare run X
 verify X
-plugins info X
+plugins show X
 plugins check X
 plugins check pca --set X
 plugins new X --kind loss --output out

@@ -13,7 +13,9 @@ import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -24,34 +26,26 @@ from faults.kills import SCENARIOS, kills
 from faults.warm import begin
 
 
-def run(
-    kill: int, give: int, seed: int = 0, kinds: str = "", first: int = 0, within: str | None = None
-) -> Counter[str]:
-    """So many kills and inputs, of all `kinds` or of some, the inputs from their case number `first`;
-    what is written stays in the empty folder `within`, if one is named.
-    """
+def run(given: argparse.Namespace) -> Counter[str]:
+    """So many kills and inputs, of all kinds or of some, each in a folder of its own; what came of it."""
     counts: Counter[str] = Counter()
-    wanted = kinds.split(",") if kinds else [*SCENARIOS, *KINDS]
-    here = Path.cwd()
-    with tempfile.TemporaryDirectory() if within is None else nullcontext(within) as made:
+    give: Callable[[str, int, int, Path], Counter[str]] = partial(inputs, first=given.first)
+    wanted = given.kinds.split(",") if given.kinds else [*SCENARIOS, *KINDS]
+    with tempfile.TemporaryDirectory() if given.within is None else nullcontext(given.within) as made:
         folder = Path(made).resolve()
         begin(folder)
-        try:
-            for every, most, work in ((SCENARIOS, kill, kills), (KINDS, give, inputs)):
-                chosen = [kind for kind in every if kind in wanted]
-                for number, kind in enumerate(chosen):
-                    place = folder / kind
-                    place.mkdir()
-                    os.chdir(place)
-                    share, began = most // len(chosen) + (number < most % len(chosen)), time.monotonic()
-                    more = {} if work is kills else {"first": first}
-                    found = work(kind, share, seed, place, **more) if share else Counter()
-                    for what, count in sorted(found.items()):
-                        print(f"{count:7,}  {kind}: {what}")
-                    print(f"{time.monotonic() - began:7.0f}  {kind}: seconds", flush=True)
-                    counts += found
-        finally:
-            os.chdir(here)
+        for every, most, work in ((SCENARIOS, given.kills, kills), (KINDS, given.inputs, give)):
+            chosen = [kind for kind in every if kind in wanted]
+            for number, kind in enumerate(chosen):
+                place = folder / kind
+                place.mkdir()
+                os.chdir(place)
+                share, began = most // len(chosen) + (number < most % len(chosen)), time.monotonic()
+                found = work(kind, share, given.seed, place) if share else Counter()
+                for what, count in sorted(found.items()):
+                    print(f"{count:7,}  {kind}: {what}")
+                print(f"{time.monotonic() - began:7.0f}  {kind}: seconds", flush=True)
+                counts += found
     return counts
 
 
@@ -61,8 +55,7 @@ if __name__ == "__main__":
         parser.add_argument(option, type=int, default=default)
     parser.add_argument("--kinds", default="", help=f"of {', '.join([*SCENARIOS, *KINDS])}")
     parser.add_argument("--within", help="an empty folder for what is written, which stays")
-    given = parser.parse_args()
-    found = run(given.kills, given.inputs, given.seed, given.kinds, given.first, given.within)
+    found = run(parser.parse_args())
     for what, count in sorted(found.items()):
         print(f"{count:7,}  {what}")
     sys.exit(any(what.startswith("broken") for what in found))

@@ -122,25 +122,19 @@ def kills(kind: str, most: int, seed: int, folder: Path) -> Counter[str]:
 
 def _killed(scenario: Scenario, kind: str, most: int, random: Random, folder: Path) -> Counter[str]:
     counts: Counter[str] = Counter()
-    place, cache, before = folder / "place", folder / "cache", folder / "before"
+    now, before = folder / "now", folder / "before"
+    place, cache = now / "place", now / "cache"
     os.environ["STAGE1_CACHE"] = str(cache)
 
     def work() -> None:
         scenario.work(place)
 
-    def begin() -> None:
-        for left in (place, cache):
-            shutil.rmtree(left, ignore_errors=True)
-        shutil.copytree(before, place)
-        shutil.copytree(folder / "before-cache", cache)
-
-    for made in (place, cache, before, folder / "before-cache"):
-        shutil.rmtree(made, ignore_errors=True)
-    place.mkdir()
-    cache.mkdir()
+    for left in (now, before):
+        shutil.rmtree(left, ignore_errors=True)
+    for made in (place, cache):
+        made.mkdir(parents=True)
     scenario.prepare(place)
-    shutil.copytree(place, before)
-    shutil.copytree(cache, folder / "before-cache")
+    shutil.copytree(now, before)
     undisturbed = watched(folder, work)
     if undisturbed.code:
         return Counter({f"broken: code {undisturbed.code} without a kill": 1})
@@ -149,14 +143,14 @@ def _killed(scenario: Scenario, kind: str, most: int, random: Random, folder: Pa
     for first in chain(every, (random.choice(every) for _ in repeat(None))):
         if counts["kills"] >= most:
             break
-        begin()
+        shutil.rmtree(now)
+        shutil.copytree(before, now)
         for nth in (first, random.randrange(1, undisturbed.changes + 1)):
             watch = watched(folder, work, nth)
             counts["kills"] += watch.killed
         finished = watch if watch.code == 0 else watched(folder, work)
         if finished.code:
-            what = "outside" if finished.code == OUTSIDE else f"ends with {finished.code}"
-            faults = [what]
+            faults = ["outside" if finished.code == OUTSIDE else f"ends with {finished.code}"]
         else:
             found = outcome(folder)
             faults = [
@@ -165,7 +159,7 @@ def _killed(scenario: Scenario, kind: str, most: int, random: Random, folder: Pa
                 if wanted.get(name, 0) != found.get(name, 0)
             ]
         counts["cases"] += 1
-        counts.update(f"broken: {fault.partition(' place')[0]}" for fault in faults)
+        counts.update(f"broken: {fault.partition(' now')[0]}" for fault in faults)
         for fault in faults:
             print(f"{kind}, killed at {first} and {nth}: {fault}", file=sys.stderr)
     return counts

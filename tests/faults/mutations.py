@@ -6,48 +6,14 @@ from random import Random
 from typing import Any
 
 EVIL = (
-    *(
-        "\x1b[2J",
-        "\x1b]0;title\x07",
-        "\u202eevil",
-        "\x9b31m",
-        "\0",
-        "\r",
-        "\t",
-        "\n",
-        "\x7f",
-        "\u2028",
-        "\ufeff",
-    ),
+    *("\x1b[2J", "\x1b]0;title\x07", "\u202eevil", "\x9b31m", "\0", "\r", "\t", "\n", "\x7f", "\u2028"),
+    "\ufeff",
     *("\ud800", "\udcff", "\U000e0001", "\N{COMBINING ACUTE ACCENT}" * 60, "\u200d\u200b", "\ufffe", "İı"),
     *("", " ", "..", "../../up", "/etc/passwd", "~", "~nosuch", ".", "-", "--help", "CON", "a" * 300),
-    *(
-        "[bold]",
-        "[/]",
-        "[link=x]",
-        "{context}",
-        "{{",
-        "%s%n",
-        "$(id)",
-        "`id`",
-        "<script>",
-        "' or 1",
-        "\\",
-        "\\x1b",
-    ),
-    *(
-        "null",
-        "true",
-        "nan",
-        "-1",
-        "0",
-        "1e999",
-        "9" * 400,
-        "0x10",
-        "2024-99-99",
-        "!!python/none x",
-        "&a [*a]",
-    ),
+    *("[bold]", "[/]", "[link=x]", "{context}", "{{", "%s%n", "$(id)", "`id`", "<script>", "' or 1", "\\"),
+    "\\x1b",
+    *("null", "true", "nan", "-1", "0", "1e999", "9" * 400, "0x10", "2024-99-99", "!!python/none x"),
+    "&a [*a]",
     *("\N{HANGUL SYLLABLE GAG}", "\N{PILE OF POO}", "שלום", "ﷺ" * 40, "a\u0300" * 50, "x" * 20_000),
 )
 """Texts that a terminal, a file system, a parser or a formatter would take for more than a text."""
@@ -59,19 +25,8 @@ STRANGE: tuple[Any, ...] = (
 """Values in place of others."""
 
 BYTES = (
-    *(
-        b"\0",
-        b"\xff\xfe",
-        b"\x1b[2J",
-        b"[" * 3000,
-        b"{" * 3000,
-        b"&a [*a]",
-        b"\n",
-        b"\r",
-        b": ",
-        b"- ",
-        b"nan",
-    ),
+    *(b"\0", b"\xff\xfe", b"\x1b[2J", b"[" * 3000, b"{" * 3000, b"&a [*a]", b"\n", b"\r", b": ", b"- "),
+    b"nan",
     *(b"-1", b"1e999", b"null", b"true", b"{}", b"[]", b"'", b'"', b"../..", b"!!python/none x", b"9" * 400),
     *(b"\xed\xa0\x80", b"\xef\xbb\xbf", "\u202e".encode(), b",,,,", b"\t\t", b"\\u0000", b"\\ud800"),
 )

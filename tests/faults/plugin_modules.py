@@ -83,5 +83,5 @@ def plugin(random: Random, place: Path, _: Path) -> Given:
     sys.path.insert(0, str(site))
     load_plugins.cache_clear()
     few = [f"--{kind}", name, "--output", OUT, *settings("train.steps=1", "data.train=8")]
-    commands = [["plugins", "list"], ["plugins", "info", name], ["plugins", "check", name], ["train", *few]]
+    commands = [["plugins", "list"], ["plugins", "show", name], ["plugins", "check", name], ["train", *few]]
     return random.choice((*commands, *commands[2:])), ()

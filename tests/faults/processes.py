@@ -98,8 +98,3 @@ def watched(inside: Path, work: Callable[[], object], kill_at: int = 0) -> Watch
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-def killed_at(nth: int, inside: Path, work: Callable[[], object]) -> bool:
-    """Do `work` in a process that is killed at its `nth` change below `inside`; whether it came so far."""
-    return watched(inside, work, nth).killed

@@ -10,23 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperGroup
 
-from stage1.cli import (
-    compare,
-    config,
-    diagnose,
-    evaluate,
-    frontier,
-    lm_eval,
-    plugins,
-    presets,
-    report,
-    runs,
-    score,
-    show,
-    sweep,
-    tasks,
-    train,
-)
+from stage1.cli import config, diagnose, evaluate, plugins, runs, score, sweep, tasks, train
 from stage1.errors import PluginError, Stage1Error, UsageError
 from stage1.text import one_line
 
@@ -120,25 +104,25 @@ app = typer.Typer(
 app.command("train")(train.train)
 app.command("eval")(evaluate.eval_)
 app.command("sweep")(sweep.sweep)
-app.command("show")(show.show)
-app.command("compare")(compare.compare)
+app.command("show")(runs.show)
+app.command("compare")(runs.compare)
 app.command("runs")(runs.runs)
 app.command("verify")(runs.verify)
-app.command("frontier")(frontier.frontier)
+app.command("frontier")(sweep.frontier)
 app.command("tasks")(tasks.tasks)
 app.command(
     "lm-eval",
     add_help_option=False,  # --help is lm-eval's, too
     context_settings={"allow_extra_args": True, "ignore_unknown_options": True},
-)(lm_eval.lm_eval)
+)(tasks.lm_eval)
 app.command("diagnose")(diagnose.diagnose)
-app.command("report")(report.report)
+app.command("report")(runs.report)
 app.command("score")(score.score)
-app.command("push")(evaluate.push)
+app.command("push")(runs.push)
 app.add_typer(plugins.app, name="plugins")
 app.add_typer(config.app, name="config")
-app.add_typer(presets.recipes, name="recipes")
-app.add_typer(presets.protocols, name="protocols")
+app.add_typer(config.recipes, name="recipes")
+app.add_typer(config.protocols, name="protocols")
 
 
 def _print_version(wanted: bool) -> None:

@@ -3,6 +3,9 @@
 import glob
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import typer
 
 
 def plugin(kind: str | None) -> Callable[[str], list[tuple[str, str]]]:
@@ -29,13 +32,13 @@ def preset(kind: str) -> Callable[[str], list[tuple[str, str]]]:
     return names
 
 
-def choice(*choices: str) -> Callable[[str], list[str]]:
-    """Shell completion with one of `choices`."""
+def one_of(choices: str, meaning: str) -> Any:
+    """An option for one of `choices`, written `a|b`, which its help shows and the shell completes."""
 
     def matching(incomplete: str) -> list[str]:
-        return [choice for choice in choices if choice.startswith(incomplete)]
+        return [choice for choice in choices.split("|") if choice.startswith(incomplete)]
 
-    return matching
+    return typer.Option(metavar=choices, autocompletion=matching, help=meaning)
 
 
 def run(incomplete: str) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from rich.console import Console, ConsoleOptions, RenderableType
+from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -36,6 +37,14 @@ def print_fitting(console: Console, tables: Iterable[Table]) -> None:
             break
     if table is not None:
         console.print(table)
+
+
+def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
+    """Print lines of plain cells under their heads, on standard output."""
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    make_console().print(table)
 
 
 def print_report(console: Console, tables: Iterable[Table], lines: Iterable[str]) -> None:

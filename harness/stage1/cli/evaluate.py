@@ -1,4 +1,4 @@
-"""`stage1 eval` and `stage1 push`: what came of it."""
+"""`stage1 eval`: a trained run asked again."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,10 +6,9 @@ from typing import Annotated, Any
 
 import typer
 
-from stage1.cli import groups, options
+from stage1.cli import completion, groups, options
 from stage1.errors import UsageError
 from stage1.processes import is_first
-from stage1.text import visible
 
 
 @dataclass(frozen=True)
@@ -19,9 +18,9 @@ class Asked(options.Protocol, options.ModelAndData):
     model: options.ModelHere = None
     scope: Annotated[
         str | None,
-        typer.Option(
-            metavar="prompt|context|all",
-            help="Which part of the prompt is compressed; all: with --tasks, the scored continuations too.",
+        completion.one_of(
+            "prompt|context|all",
+            "Which part of the prompt is compressed; all: with --tasks, the scored continuations too.",
         ),
         groups.Setting("scope"),
     ] = None
@@ -143,40 +142,3 @@ def _metadata(text: str | None) -> dict[str, Any]:
             f"--metadata {text!r} is not a JSON object.", """Write --metadata '{"data": "dev-v1.1.json"}'."""
         )
     return settings
-
-
-def push(
-    run: options.RunFolder,
-    repo_id: Annotated[
-        str, typer.Argument(metavar="REPO_ID", help="Hub repository, as in me/my-bottleneck.")
-    ],
-    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Upload nothing: print the model card and list the files.")
-    ] = False,
-    output: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="With --dry-run: write the model card to this file.")
-    ] = None,
-) -> None:
-    """Publish a trained run on the Hugging Face Hub, with a generated model card.
-
-    Local paths, predictions and whatever else quotes the data are not uploaded.
-    """
-    if output and not dry_run:
-        raise UsageError("--output does nothing without --dry-run.", "Add --dry-run, which uploads nothing.")
-    from stage1.files import write_atomic
-    from stage1.reports import publish
-    from stage1.runs.run import Run
-
-    opened = Run.open(run)
-    if not dry_run:
-        typer.echo(publish.push(opened, repo_id, private=private))
-        return
-    files = publish.published(opened, repo_id)
-    if output:
-        write_atomic(output, files["README.md"])
-    else:
-        typer.echo(files["README.md"].decode())
-    typer.echo(f"Nothing is uploaded. To {visible(repo_id)} would go:", err=True)
-    for name, content in files.items():
-        typer.echo(f"  {name}  {len(content):,} bytes", err=True)

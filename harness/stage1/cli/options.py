@@ -186,11 +186,7 @@ class Protocol(Options):
     ] = None
     scope: Annotated[
         str | None,
-        typer.Option(
-            metavar="prompt|context",
-            autocompletion=completion.choice("prompt", "context"),
-            help="Which part of the prompt is compressed.",
-        ),
+        completion.one_of("prompt|context", "Which part of the prompt is compressed."),
         Setting("scope"),
     ] = None
     raw_anchor: Annotated[
@@ -208,10 +204,9 @@ class Protocol(Options):
     ] = None
     magnitude: Annotated[
         str | None,
-        typer.Option(
-            metavar="free|vocab|sent",
-            autocompletion=completion.choice("free", "vocab", "sent"),
-            help="Norm of the reconstructed vectors: as the adapter says, the vocabulary's mean, or each "
+        completion.one_of(
+            "free|vocab|sent",
+            "Norm of the reconstructed vectors: as the adapter says, the vocabulary's mean, or each "
             "original's, sent along and counted.",
         ),
         Setting("magnitude"),
@@ -288,11 +283,7 @@ class RunOptions(Training, Protocol, BottleneckParts, ModelAndData):
     ] = None
     dtype: Annotated[
         str | None,
-        typer.Option(
-            metavar="auto|float32|bfloat16|float16",
-            autocompletion=completion.choice("auto", "float32", "bfloat16", "float16"),
-            help="Type the LLM runs in.",
-        ),
+        completion.one_of("auto|float32|bfloat16|float16", "Type the LLM runs in."),
         Setting("dtype"),
     ] = None
     settings: Settings = None

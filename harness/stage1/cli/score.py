@@ -1,6 +1,5 @@
 """`stage1 score`."""
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -10,7 +9,6 @@ from stage1.cli import options
 from stage1.text import one_line
 
 if TYPE_CHECKING:
-    from stage1.data.records import Question
     from stage1.evaluation.squad import Score
 
 
@@ -40,7 +38,7 @@ def score(
     """
     from stage1.config import granted
     from stage1.data.sources import find_source
-    from stage1.evaluation.squad import WORDS_MISLEAD, is_unspaced, read_predictions, score_v2
+    from stage1.evaluation.squad import WORDS_MISLEAD, character_f1, is_unspaced, read_predictions, score_v2
     from stage1.evaluation.squad import score as score_predictions
 
     flags = {"data.name": data, **({} if strict is None else {"data.strict": strict})}
@@ -54,7 +52,10 @@ def score(
     result = score_predictions(questions, found)
     v2 = score_v2([*questions, *records.unanswerable], found) if records.unanswerable else None
     answered = [q for q in questions if q.id in found]
-    characters = _by_characters(questions, found) if is_unspaced([q.question for q in questions]) else None
+    characters = None
+    if is_unspaced([q.question for q in questions]):
+        right = (character_f1(found.get(q.id, ""), q.answers) for q in questions)
+        characters = 100 * sum(right) / len(questions)
     if json:
         shown: dict[str, Any] = {**result._asdict(), "answered": len(answered)}
         if characters is not None:
@@ -77,13 +78,6 @@ def score(
         for what, some in (("with an answer", v2.has_answer), ("without", v2.no_answer)):
             if some:
                 typer.echo(f"  {_line(some)} {what}")
-
-
-def _by_characters(questions: "Sequence[Question]", found: Mapping[str, str]) -> float:
-    """Character-level F1, 0 to 100; a missing prediction counts 0."""
-    from stage1.evaluation.squad import character_f1
-
-    return 100 * sum(character_f1(found.get(q.id, ""), q.answers) for q in questions) / len(questions)
 
 
 def _line(score: "Score") -> str:

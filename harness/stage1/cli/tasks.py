@@ -1,5 +1,6 @@
-"""`stage1 tasks`: what `stage1 eval RUN --tasks` can ask."""
+"""`stage1 tasks` and `stage1 lm-eval`: what `stage1 eval RUN --tasks` can ask, and lm-eval itself."""
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -56,19 +57,49 @@ def tasks(
 
 
 def _print(found: "list[Task]", closing: str) -> None:
-    from rich.markup import escape
-    from rich.table import Table
-
-    from stage1.cli.console import make_console
+    from stage1.cli.console import make_console, print_table
     from stage1.evaluation.lm_eval.catalogue import hint
 
-    table = Table("name", "kind", "source", box=None, pad_edge=False)
-    for task in found:
-        if not task.hidden_by:
-            name = task.name if task.name.isprintable() else repr(task.name)
-            table.add_row(escape(name), task.kind, escape(task.source))
-    console = make_console()
-    console.print(table)
+    rows = [
+        (task.name if task.name.isprintable() else repr(task.name), task.kind, task.source)
+        for task in found
+        if not task.hidden_by
+    ]
+    print_table(("name", "kind", "source"), rows)
     for line in (*(hint(task) for task in found if task.hidden_by), closing):
         if line:
-            console.print(f"\n{line}", markup=False, soft_wrap=True)
+            make_console().print(f"\n{line}", markup=False, soft_wrap=True)
+
+
+ABOUT = """\
+stage1's part, the rest is lm-eval's own:
+  --model stage1 --model_args run=RUN[,NAME=VALUE,…]
+    run=RUN                  the folder of a trained run
+    row=bottleneck|text      ask through the bottleneck (default), or the bare model
+    scope=prompt|all         what crosses: a request's context (default), or the scored continuation too
+    model=FOLDER             where the run's model lies, if elsewhere
+    trust_remote_code=True   the model may run Python code of its own"""
+
+
+def lm_eval(context: typer.Context) -> None:
+    """Run lm-eval's own command line, which knows trained runs as models and stage1's tasks.
+
+    `stage1 lm-eval run --model stage1 --model_args run=RUN --tasks squad`; every other word is lm-eval's, see
+    `stage1 lm-eval run --help`. After RUN there may be `,row=text` (the bare model), `,scope=all`,
+    `,model=FOLDER` and `,trust_remote_code=True` (the model may run Python code of its own).
+    """
+    from lm_eval.__main__ import cli_evaluate
+
+    import stage1.evaluation.lm_eval.registered  # noqa: F401 - registers the model
+    from stage1.plugins import load_plugins
+
+    words = list(context.args)
+    if words[:1] in ([], ["-h"], ["--help"]):
+        typer.echo(f"{ABOUT}\n")
+    if words[:1] in (["run"], ["ls"], ["validate"]) and not any(
+        w.startswith("--include_path") for w in words
+    ):
+        (_, ours), *_ = load_plugins().task_folders()
+        words += ["--include_path", str(ours)]
+    sys.argv = ["lm-eval", *words]
+    cli_evaluate()

@@ -12,7 +12,6 @@ from stage1.config.settings import Phase as Phase
 from stage1.config.settings import PromptConfig as PromptConfig
 from stage1.config.settings import RunConfig as RunConfig
 from stage1.config.settings import TrainConfig as TrainConfig
-from stage1.config.tree import DEFAULT_LOSSES as DEFAULT_LOSSES
 from stage1.config.tree import DEFAULTS as DEFAULTS
 from stage1.config.tree import flat as flat
 from stage1.config.tree import format_setting as format_setting

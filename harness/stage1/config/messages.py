@@ -2,12 +2,26 @@
 
 from collections.abc import Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from stage1.errors import ConfigIssue, suggest
+from stage1.errors import ConfigError, ConfigIssue, suggest
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def validated(model: type[Model], given: Any, prefix: str = "") -> Model:
+    """`given` as a `model`.
+
+    Raises:
+        ConfigError: with every issue found, its path behind `prefix`.
+    """
+    try:
+        return model.model_validate(given)
+    except ValidationError as error:
+        raise ConfigError(issues_of(error, model, prefix)) from None
 
 
 def issues_of(error: ValidationError, model: type[BaseModel], prefix: str = "") -> list[ConfigIssue]:

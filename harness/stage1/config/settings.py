@@ -21,12 +21,8 @@ class _Section(BaseModel):
     )
 
 
-class ComponentChoice(BaseModel):
-    """A plugin's name; every other key is an option of that plugin, checked once plugins are loaded."""
-
+class _PluginChoice(BaseModel):
     model_config = ConfigDict(extra="allow")
-
-    name: str = Field(description="Name of the plugin, or `distribution:name`; see `stage1 plugins list`.")
 
     @property
     def options(self) -> dict[str, Any]:
@@ -34,21 +30,20 @@ class ComponentChoice(BaseModel):
         return dict(self.model_extra or {})
 
 
-class LossChoice(BaseModel):
-    """A loss in the objective, under its plugin's name; other keys are options of that plugin."""
+class ComponentChoice(_PluginChoice):
+    """A plugin's name; every other key is an option of that plugin, checked once plugins are loaded."""
 
-    model_config = ConfigDict(extra="allow")
+    name: str = Field(description="Name of the plugin, or `distribution:name`; see `stage1 plugins list`.")
+
+
+class LossChoice(_PluginChoice):
+    """A loss in the objective, under its plugin's name; other keys are options of that plugin."""
 
     weight: Annotated[float, Field(gt=0, allow_inf_nan=False)] | Literal["auto"] = Field(
         1.0,
         description="Factor of this term in the objective; auto: 1 / running mean of its values.",
     )
     ramp: int = Field(0, ge=0, description="Steps over which the weight rises from zero.")
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The plugin's own options."""
-        return dict(self.model_extra or {})
 
 
 def named(value: Any) -> Any:

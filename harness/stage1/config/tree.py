@@ -11,10 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import ValidationError
 
 from stage1.bounded import OutOfBoundsError, load_yaml
-from stage1.config.messages import issues_of
+from stage1.config.messages import validated
 from stage1.config.settings import RunConfig, named, weighted
 from stage1.errors import ConfigError, ConfigIssue, UsageError
 from stage1.files import read_bytes
@@ -94,9 +93,6 @@ DEFAULTS: dict[str, str] = {
     "adapter": RunConfig.model_fields["adapter"].default.name,
 }
 """The plugin a section means when it names none."""
-
-DEFAULT_LOSSES: tuple[str, ...] = tuple(RunConfig.model_fields["losses"].default)
-"""The terms of the objective when nothing names any."""
 
 
 def listed(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -265,7 +261,7 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
     for text in settings:
         path, value = parse_setting(text)
         if path[0] == "losses" and len(path) > 1:
-            tree.setdefault("losses", dict.fromkeys(DEFAULT_LOSSES))
+            tree.setdefault("losses", dict.fromkeys(RunConfig.model_fields["losses"].default))
         _assign(tree, path, value)
     if isinstance(tree.get("compressors"), list):
         _choices(tree)
@@ -275,10 +271,7 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
 
 
 PLACES = ("model.name", "model.revision", "data.name", "init", "output")
-"""Settings that name a file, a folder or a repository."""
-
-WITH_PLACES = ("model", "data", "init", "output")
-"""Sections with such settings, whose names may hold bytes that are no text."""
+"""Settings that name a file, a folder or a repository, and may hold bytes that are no text."""
 
 
 def validate(tree: Mapping[str, Any]) -> RunConfig:
@@ -288,13 +281,11 @@ def validate(tree: Mapping[str, Any]) -> RunConfig:
         ConfigError: with every issue found, each with its path and the choices.
         UsageError: it has both `compressor` and `compressors`.
     """
-    texts = {key: value for key, value in flat(tree).items() if key.partition(".")[0] not in WITH_PLACES}
+    places = {place.partition(".")[0] for place in PLACES}
+    texts = {key: value for key, value in flat(tree).items() if key.partition(".")[0] not in places}
     if lone := [key for key, value in texts.items() if not _is_text([key, value])]:
         raise ConfigError([ConfigIssue(key, "it is no text in UTF-8: half of a pair.") for key in lone])
-    try:
-        config = RunConfig.model_validate(listed(tree))
-    except ValidationError as error:
-        raise ConfigError(issues_of(error, RunConfig)) from None
+    config = validated(RunConfig, listed(tree))
     values = flat(config.model_dump(mode="json"))
     if nul := [key for key in PLACES if "\0" in (values[key] or "")]:
         raise ConfigError([ConfigIssue(key, "it holds a NUL character, which no name may.") for key in nul])

@@ -7,10 +7,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
-from stage1.config.messages import issues_of
-from stage1.errors import ConfigError, Stage1Error, UsageError
+from stage1.config.messages import validated
+from stage1.errors import Stage1Error, UsageError
 from stage1.experiment import train_run
 from stage1.plugins import load_plugins
 from stage1.plugins.executors import Executor, Job, JobOutcome
@@ -40,10 +38,7 @@ def executor(on: str | None, jobs: int | None, options: Mapping[str, Any]) -> Ex
     name, address, _ = on.partition("://")
     cls = load_plugins().get("executor", name)
     given = {**options, **({"address": on} if address else {}), **({} if jobs is None else {"jobs": jobs})}
-    try:
-        return cls(cls.Config.model_validate(given))
-    except ValidationError as error:
-        raise ConfigError(issues_of(error, cls.Config, f"--on {name}")) from None
+    return cls(validated(cls.Config, given, f"--on {name}"))
 
 
 class Worker:
