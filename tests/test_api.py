@@ -89,7 +89,7 @@ def test_a_model_is_loaded_once_for_calls_that_hand_it_on(
 
 
 def test_settings_that_cannot_be_are_refused_before_anything_is_written(tmp_path: Path) -> None:
-    with pytest.raises(stage1.UsageError, match="did you mean 'pca'"):
+    with pytest.raises(stage1.UsageError, match="Did you mean 'pca'"):
         stage1.train(compressor="pcaa", output=tmp_path / "run")
     with pytest.raises(stage1.UsageError, match="unknown option"):
         stage1.train(compresor="pca", output=tmp_path / "run")

@@ -162,7 +162,7 @@ def test_fewer_rows_leave_the_runs_results_alone(spoilt: Path, invoke: Invoke) -
     names = [row["row"] for row in json.loads(done.out)["rows"]]
     assert names == ["text", "raw", "bottleneck", "no_context", "truncated"]
     assert (spoilt / "results.json").read_bytes() == before
-    refused(invoke("eval", "run", "--rows", "shufled"), "Unknown row 'shufled'.\ndid you mean 'shuffled'?")
+    refused(invoke("eval", "run", "--rows", "shufled"), "Unknown row 'shufled'.\nDid you mean 'shuffled'?")
 
 
 def test_what_kills_left_is_gone_after_the_next_success(spoilt: Path, invoke: Invoke) -> None:

@@ -175,7 +175,7 @@ def test_a_bad_file_is_named_with_what_is_wrong_and_a_remedy(
 def test_names_that_lead_nowhere(tmp_path: Path) -> None:
     written(tmp_path, "dev-v1.1.json", nested(RECORDS))
     for name, told in [
-        ("tiny-sqad", "did you mean 'tiny-squad'? Choices: squad, tiny-squad."),
+        ("tiny-sqad", "Did you mean 'tiny-squad'? Choices: squad, tiny-squad."),
         (f"{tmp_path}/dev-v1.json", "Did you mean 'dev-v1.1.json'?"),
         (f"{tmp_path}/nothing.csv", "A file is SQuAD"),
         (f"{tmp_path}/absent/x.json", "A file is SQuAD"),

@@ -147,7 +147,7 @@ def test_it_is_listed_shown_and_suggested(installed: Any, invoke: Invoke) -> Non
     assert "Questions about numbered passages." in invoke("plugins", "show", "numbers").out
     with pytest.raises(UsageError, match="Unknown dataset 'nubmers'") as caught:
         load("nubmers", splits=True)
-    assert "did you mean 'numbers'" in caught.value.remedy
+    assert "Did you mean 'numbers'" in caught.value.remedy
     assert "Or pass a file" in caught.value.remedy
 
 

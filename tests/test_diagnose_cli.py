@@ -90,7 +90,7 @@ def test_a_run_with_parts_of_its_own(invoke: Invoke, more: tuple[str, ...]) -> N
 
 def test_no_run(tmp_path: Path, invoke: Invoke) -> None:
     refused(invoke("diagnose", "nowhere"), "nowhere")
-    refused(invoke("diagnose", "--compressor", "pac"), "did you mean 'pca'")
+    refused(invoke("diagnose", "--compressor", "pac"), "Did you mean 'pca'")
     assert list(tmp_path.iterdir()) == []
 
 

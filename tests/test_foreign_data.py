@@ -273,7 +273,7 @@ def test_columns_of_any_name(tmp_path: Path) -> None:
         load(path)
     assert "'nr', 'doc', 'q', 'gold'" in caught.value.problem
     assert "--set data.fields." in caught.value.remedy
-    with pytest.raises(ConfigError, match=r"data\.fields\.answers: unknown option\. did you mean 'answer'"):
+    with pytest.raises(ConfigError, match=r"data\.fields\.answers: unknown option\. Did you mean 'answer'"):
         validate({"data": {"fields": {"answers": "x"}}})
 
 

@@ -168,7 +168,7 @@ def test_runs_are_filtered_and_sorted(
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (("--sort", "f2"), "did you mean 'f1'"),
+        (("--sort", "f2"), "Did you mean 'f1'"),
         (("--where", "f1"), "is no condition"),
         (("--where", "f1>much"), "compares with no number"),
         (("none",), "There is no folder"),

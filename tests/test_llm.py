@@ -354,7 +354,7 @@ def test_a_relative_folder_is_no_hub_id(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_unknown_dtype_and_device(llama: Path) -> None:
-    with pytest.raises(UsageError, match="did you mean 'bfloat16'"):
+    with pytest.raises(UsageError, match="Did you mean 'bfloat16'"):
         load_llm(llama, dtype="bfloat", device=CPU)
     assert pick_device("cpu") == CPU
     assert pick_device("auto").type in ("cpu", "cuda", "mps")

@@ -190,7 +190,8 @@ def test_value_and_gradient_equal_the_obvious_loop(name: str, case: Case) -> Non
 @pytest.mark.parametrize("name", ZERO_WHEN_PERFECT)
 def test_zero_when_the_reconstruction_is_perfect(name: str, case: Case) -> None:
     loss = build_loss(name)
-    assert float(loss(case.inputs(case.reconstruction(0), frozen(case, loss)))) == pytest.approx(0, abs=1e-6)
+    value = loss(case.inputs(case.reconstruction(0), frozen(case, loss)))
+    assert value.item() == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -187,7 +187,7 @@ def test_where_little_is_left_to_gain_it_is_said(tmp_path: Path, ratio: int, sai
     losses = ("losses={kl: 1}", "train.steps=1", "train.check_prompts=2", "train.batch_prompts=2")
     config = small_config(*same, *losses, f"init={first}", f"output={second}")
     train_run(config, notes, with_evaluation=False)
-    assert any(note.startswith(f"{first} keeps 100% of the text F1") for note in notes.notes) == said
+    assert any(note.startswith(f"{first} keeps 100 % of the text F1") for note in notes.notes) == said
 
 
 @pytest.mark.parametrize("setting", ["compressor.dim=3", "init=nowhere"])

@@ -117,7 +117,7 @@ def test_an_unknown_command_gets_the_nearest_name(site: Site, invoke: Invoke) ->
         done = invoke(typed, "--anything")
         assert done.code == 2
         assert f"Unknown command {typed!r}" in done.err
-        assert f"did you mean {near!r}?" in done.err
+        assert f"Did you mean {near!r}?" in done.err
         assert "Plugins that failed to load: 1" in done.err
         assert done.out == ""
     assert "the name of a plugin of another kind: compressor" in invoke("pca").err

@@ -20,7 +20,7 @@ FAULTS = {
     "no hook": ("def stage1_compressors(): pass", "marks no function with @stage1.hookimpl"),
     "misspelt hook": (
         HOOK + "def stage1_compressor(): pass",
-        "'stage1_compressor', which is not a hook; did you mean 'stage1_compressors'? Choices:",
+        "'stage1_compressor', which is not a hook. Did you mean 'stage1_compressors'? Choices:",
     ),
     "wrong argument": (HOOK + "def stage1_step(run, stepp): pass", "stepp"),
     "misspelt argument with a default": (

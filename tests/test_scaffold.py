@@ -114,7 +114,7 @@ def test_json_says_the_same(invoke: Invoke, tmp_path: Path) -> None:
         ("lambada", "task", ["'lambada' is the task of lm-eval 0.4", "my_lambada"]),
         ("losses", "loss", ["stage1_losses is installed already", "my_losses"]),
         ("code", "compressor", ["would hide the Code", "my_code"]),
-        ("topk", "compresor", ["Unknown kind 'compresor'", "did you mean 'compressor'", "task"]),
+        ("topk", "compresor", ["Unknown kind 'compresor'", "Did you mean 'compressor'", "task"]),
     ],
 )
 def test_what_cannot_be_is_refused(

@@ -337,7 +337,7 @@ def test_every_bad_cell_is_named_before_anything_is_trained(invoke: Invoke) -> N
     assert "Traceback" not in done.err
     assert "ratio=0.5 adapter=linear scope=prompt seed=0 (and 1 more): compressor.ratio" in done.err
     assert "ratio=0.5 adapter=resdual scope=prompt seed=0 (and 1 more): adapter:" in done.err
-    assert "did you mean 'residual'" in done.err
+    assert "Did you mean 'residual'" in done.err
     assert "ratio=0.5 adapter=linear scope=all seed=0 (and 3 more): scope: 'all'" in done.err
     assert not Path("s").exists()
 
@@ -359,8 +359,8 @@ def test_every_bad_cell_is_named_before_anything_is_trained(invoke: Invoke) -> N
         ),
         (["--over", "eval.limit=5,6", "--compare", "eval.limit=5"], "is asked other questions"),
         (["--over", "nothing=1"], "unknown option"),
-        (["--over", "scope=prompt", "--on", "locl"], "did you mean 'local'"),
-        (["--over", "scope=prompt", "--rows", "truncate"], "did you mean 'truncated'"),
+        (["--over", "scope=prompt", "--on", "locl"], "Did you mean 'local'"),
+        (["--over", "scope=prompt", "--rows", "truncate"], "Did you mean 'truncated'"),
     ],
 )
 def test_bad_requests(arguments: list[str], problem: str, invoke: Invoke) -> None:

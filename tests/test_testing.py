@@ -234,8 +234,8 @@ def test_the_command_shows_where_a_check_failed(
 @pytest.mark.parametrize(
     ("args", "message"),
     [
-        (["pac"], "Unknown plugin 'pac'.\ndid you mean 'pca'?"),
-        (["pca", "--set", "dmi=3"], "dmi: unknown option. did you mean 'dim'?"),
+        (["pac"], "Unknown plugin 'pac'.\nDid you mean 'pca'?"),
+        (["pca", "--set", "dmi=3"], "dmi: unknown option. Did you mean 'dim'?"),
         (["pca", "--set", "compressor.dim=3"], "names no option of pca"),
         (["pca", "--set", "dim=0"], "dim: "),
         (["jsonl"], "is of kind events, which has no suite"),

@@ -292,7 +292,7 @@ def test_the_flag_reaches_every_run_of_a_sweep(tmp_path: Path, invoke: Invoke) -
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("tensorbord", "did you mean 'tensorboard'? Choices: tensorboard, wandb."),
+        ("tensorbord", "Did you mean 'tensorboard'? Choices: tensorboard, wandb."),
         ("wandb", 'Error: --log-with wandb: not installed.\nInstall it: pip install "stage1[wandb]"\n'),
     ],
 )

@@ -60,8 +60,8 @@ class TrainingError(Stage1Error):
 
 
 def suggest(name: str, choices: Iterable[str]) -> str:
-    """'did you mean …? Choices: …' for a name that is not among the choices."""
+    """'Did you mean …? Choices: …' for a name that is not among the choices."""
     choices = sorted(choices)
     near = get_close_matches(name, choices, n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    hint = f"Did you mean {near[0]!r}? " if near else ""
     return f"{hint}Choices: {', '.join(choices) or '(none)'}."

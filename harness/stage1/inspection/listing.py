@@ -71,7 +71,7 @@ def list_runs(
     known = {*KEYS, *(key for run in every for key in run.settings)}
     for key in (sort, *(condition.key for condition in conditions)):
         if every and key not in known:
-            raise UsageError(f"No run has {key!r}: {suggest(key, KEYS)}", "Or a setting: train.lr, seed, …")
+            raise UsageError(f"No run has {key!r}. {suggest(key, KEYS)}", "Or a setting: train.lr, seed, …")
     kept = [run for run in every if all(condition.holds(run) for condition in conditions)]
     there = [run for run in kept if _value(run, sort) is not None]
     numeric = sort == "date" or all(isinstance(_value(run, sort), int | float) for run in there)

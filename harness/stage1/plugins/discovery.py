@@ -120,7 +120,7 @@ def _implementations(hook: HookCaller, identifier: str) -> list[HookImpl]:
 def _check_hook(hook: HookCaller, implementations: list[HookImpl]) -> None:
     if not hook.has_spec() and not all(found.optionalhook for found in implementations):
         near = suggest(hook.name, HOOKS)
-        raise FaultError(f"it implements {hook.name!r}, which is not a hook; {near.rstrip('.')}")
+        raise FaultError(f"it implements {hook.name!r}, which is not a hook. {near.rstrip('.')}")
     if any(found.wrapper or found.hookwrapper for found in implementations):
         raise FaultError(f"its {hook.name!r} is a wrapper, but implementations are called one by one")
     if hook.has_spec():

@@ -46,8 +46,8 @@ def _note_little_to_gain(start: Run, progress: Progress) -> None:
     kept = results and results["verdict"]["ratio"]
     if kept and kept >= SUFFICES:
         progress.note(
-            f"{start.path} keeps {kept:.0%} of the text F1 already. From there losses that read the LLM "
-            "gained nothing on SmolLM2 (docs/log.md)."
+            f"{start.path} keeps {100 * kept:.0f} % of the text F1 already. From there losses that read the "
+            "LLM gained nothing on SmolLM2 (docs/log.md)."
         )
 
 
