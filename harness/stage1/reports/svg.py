@@ -16,7 +16,7 @@ STYLE = (Path(__file__).parent / "html" / "templates" / "figure.css").read_text(
 COLOURS = 8
 """Series after which colours repeat; every other one is dashed, too."""
 
-WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760.0, 56.0, 220.0, 16.0, 46.0
+WIDTH, LEFT, RIGHT, TOP, BOTTOM = 760.0, 56.0, 240.0, 16.0, 46.0
 ROW = 30.0
 """Pixels of a row of `intervals`."""
 
