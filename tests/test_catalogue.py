@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 import stage1
-import stage1.evaluation.lm_eval.tasks
 from conftest import Invoke, Notes
 from plugin_sites import Site
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import LM_EVAL, Task, everything, find, hint, select
 from stage1.plugins import Registry, load_plugins
 from stage1.progress import Progress
+from stage1_datasets.tasks import stage1_tasks
 
 OURS = f"stage1 {stage1.__version__}"
-FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
+FOLDER = stage1_tasks()
 PLUGIN = dedent("""
     from pathlib import Path
     import stage1
