@@ -285,6 +285,11 @@ class Session:
             )
         return wanted or length - new
 
+    @property
+    def special(self) -> Tensor:
+        """[S] ids of the special tokens."""
+        return torch.tensor(self.tokenizer.all_special_ids, device=self.device)
+
     def load_bottleneck(self, run: Run) -> Bottleneck:
         """The bottleneck of a trained run, its magnitude as this session's configuration says."""
         return Bottleneck.from_pretrained(run.path, table=self.table, magnitude=self.config.magnitude)

@@ -144,11 +144,6 @@ class Case:
         """The prompts, right-padded, some at a time and with their `answers`; every position weighs 1."""
         return in_order(self.prompts, self.session.table, PROMPTS_AT_ONCE, answers)
 
-    @cached_property
-    def special(self) -> Tensor:
-        """[S] ids of the special tokens."""
-        return torch.tensor(self.session.tokenizer.all_special_ids, device=self.session.device)
-
     @torch.no_grad()
     def next_tokens(self, name: str, embed: Embed) -> NextTokens:
         """How well the LLM predicts the original prompts from what it receives; the length must not change.
@@ -164,7 +159,7 @@ class Case:
         nll, guesses, final = [], [], []
         for batch in self.batches():
             states = llm(embed(batch.ids, batch.cross, batch.attention))
-            counted = batch.attention[:, :-1] & batch.ordinary(self.special)[:, 1:]
+            counted = batch.attention[:, :-1] & batch.ordinary(self.session.special)[:, 1:]
             chosen = torch.split(states.prompt[:, :-1][counted], POSITIONS)
             goals = torch.split(batch.ids[:, 1:][counted], POSITIONS)
             for part, goal in zip(chosen, goals, strict=True):

@@ -82,7 +82,7 @@ class Trainer:
             _note_little_to_gain(Run(self.config.init), self.progress)
         self.present = Presenter(
             self.stats.variance,
-            torch.tensor(session.tokenizer.all_special_ids, device=session.device),
+            session.special,
             self.bottleneck.compressor.changes_length,
             self.llm,
         )
