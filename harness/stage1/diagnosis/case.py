@@ -17,7 +17,7 @@ from stage1.bottleneck.splice import Reconstruct
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
-from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.answers import Answering, f1_scores
 from stage1.evaluation.conditions import Condition, raw, through
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.reconstruction import Positions, positions
@@ -121,7 +121,7 @@ class Case:
             # What no bottleneck changes may be known, from an evaluation or another diagnosis.
             key = ["text"] if embed is None else ["raw"] if name == "raw" else None
             answers = [a.text for a in self._answering.answers(Condition(name, shown, embed, key))]
-            self.asked[name] = Asked(answers, scores(self.questions, answers)["f1"])
+            self.asked[name] = Asked(answers, f1_scores(self.questions, answers))
         return self.asked[name]
 
     @cached_property
