@@ -68,7 +68,7 @@ def _print(found: "list[Task]", closing: str) -> None:
     print_table(("name", "kind", "source"), rows)
     for line in (*(hint(task) for task in found if task.hidden_by), closing):
         if line:
-            make_console().print(f"\n{line}", markup=False, soft_wrap=True)
+            make_console().print(f"\n{line}", soft_wrap=True)
 
 
 ABOUT = """\
