@@ -225,15 +225,13 @@ class BarProgress(Progress):
             SpinnerColumn(finished_text="✓"),
             TextColumn("{task.description}", markup=False),
             _Optional(BarColumn()),
-        )
-        rest = (
             _Optional(MofNCompleteColumn()),
             TextColumn("{task.fields[unit]}"),
             _Rate(),
             TimeElapsedColumn(),
             _Optional(TimeRemainingColumn(elapsed_when_finished=False)),
         )
-        with Bars(*columns, *rest, console=self.console) as self.bars:
+        with Bars(*columns, console=self.console) as self.bars:
             try:
                 yield self.bars
             finally:
