@@ -30,7 +30,7 @@ from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, raw
 from stage1.evaluation.gate import check
 from stage1.experiment import train_run
-from stage1.llm.attention import backends
+from stage1.llm.model import attention_backends
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.session import Session
@@ -157,7 +157,7 @@ def main() -> None:
     record: dict[str, Any] = {
         "device": torch.cuda.get_device_name() if CUDA else "CPU: a test of the script, not of a GPU",
         "versions": {"torch": torch.__version__, "transformers": transformers.__version__},
-        "attention_backends": backends(),
+        "attention_backends": attention_backends(),
         "model": args.model,
     }
     for name in args.parts.split(","):

@@ -5,8 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from stage1.llm.attention import cuda
-from stage1.llm.model import load_llm
+from stage1.llm.model import cuda, load_llm
 from stage1.llm.states import FrozenLLM
 from stage1.plugins.tensors import Embedded
 from stage1_models.tiny import MODEL_DIR

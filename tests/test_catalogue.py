@@ -11,16 +11,16 @@ from typing import Any
 import pytest
 
 import stage1
-import stage1.evaluation.lm_eval.tasks
 from conftest import Invoke, Notes
 from plugin_sites import Site
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.catalogue import LM_EVAL, Task, everything, find, hint, select
 from stage1.plugins import Registry, load_plugins
 from stage1.progress import Progress
+from stage1_datasets.tasks import stage1_tasks
 
 OURS = f"stage1 {stage1.__version__}"
-FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
+FOLDER = stage1_tasks()
 PLUGIN = dedent("""
     from pathlib import Path
     import stage1
@@ -336,13 +336,13 @@ def test_a_strangers_name_is_shown_escaped(
 ) -> None:
     folder = tmp_path / "odd"
     folder.mkdir()
-    for number, name in enumerate(("[red]odd", "\x1b[31modd", "squad")):
+    for number, name in enumerate(("[red]:cat:odd", "\x1b[31modd", "squad")):
         (folder / f"{number}.yaml").write_text(json.dumps({"task": name}), encoding="utf-8")
     site.install("odd", {"tasks": PLUGIN.format(folder=str(folder))})
     registry = site.load()
     monkeypatch.setattr("stage1.plugins.load_plugins", lambda: registry)
     out = invoke("tasks").out
-    assert "[red]odd" in out
+    assert "[red]:cat:odd" in out
     assert "\\x1b[31modd" in out
     assert "\x1b" not in out
     assert hint(find("squad", registry, Progress())[-1]) in out

@@ -89,8 +89,7 @@ def case(session: Session, model: Any) -> Case:
     batch = collate(chosen, session.table, torch.ones(len(session.table)))
     answers = session.answer_ids([questions[i] for i in picked], chosen)
     batch = batch._replace(answers=collate_answers(answers, session.table))
-    special = torch.tensor(session.tokenizer.all_special_ids)
-    ordinary = batch.attention & ~torch.isin(batch.ids, special)
+    ordinary = batch.attention & ~torch.isin(batch.ids, session.special)
     assert len({len(prompt.ids) for prompt in chosen}) == 3
     assert len({len(answer) for answer in answers}) > 1
     noise = torch.randn(batch.embeds.shape, generator=torch.Generator().manual_seed(1))

@@ -19,12 +19,11 @@ from stage1.training.sensitivity import fitting_stats, sensitivity
 
 def test_it_is_the_mean_outer_product_of_gradients_under_what_the_llm_says(session: Session) -> None:
     prompts = session.prompts(session.data.train[:3])
-    special = torch.tensor(session.tokenizer.all_special_ids)
     embeds, said = [], []
     for prompt in prompts:  # one at a time, by the model's own forward pass
         embeds.append(session.table[torch.tensor(prompt.ids)].float().requires_grad_())
         logits = session.model.llm(inputs_embeds=embeds[-1][None]).logits[0, :-1]
-        said.append(logits[~torch.isin(torch.tensor(prompt.ids[1:]), special)].log_softmax(-1))
+        said.append(logits[~torch.isin(torch.tensor(prompt.ids[1:]), session.special)].log_softmax(-1))
     everything = torch.cat(said)
     generator = torch.Generator().manual_seed(session.config.seed)
     chunks = torch.split(everything.detach().exp(), 128)

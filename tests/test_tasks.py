@@ -13,7 +13,6 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.models.huggingface import HFLM
 from lm_eval.tasks import TaskManager
 
-import stage1.evaluation.lm_eval.tasks
 from conftest import SQUAD, build_prompts
 from stage1.config import DataConfig
 from stage1.data.datasets import load_qa
@@ -22,8 +21,9 @@ from stage1.evaluation import squad
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition
 from stage1.session import Session
+from stage1_datasets.tasks import stage1_tasks
 
-FOLDER = stage1.evaluation.lm_eval.tasks.stage1_tasks()
+FOLDER = stage1_tasks()
 N = 24
 PART = SQUAD / "dev-v1.1-part.json"
 

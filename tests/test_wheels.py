@@ -85,8 +85,8 @@ def test_the_wheel_of_stage1_holds_its_packages_whole(installed: Environment) ->
         "stage1_models/tiny/model/model.safetensors",
         "stage1_models/tiny/model/tokenizer.json",
         "stage1/config/recipes/two_phase.yaml",
-        "stage1/evaluation/lm_eval/tasks/squad.yaml",
-        "stage1/evaluation/lm_eval/tasks/tiny-squad.yaml",
+        "stage1_datasets/tasks/squad.yaml",
+        "stage1_datasets/tasks/tiny-squad.yaml",
     }
 
 

@@ -138,7 +138,7 @@ def protocol() -> dict[str, float]:
 
     from stage1.data.datasets import spread
     from stage1.data.prompts import Prompt
-    from stage1.evaluation.answers import Answering, scores
+    from stage1.evaluation.answers import Answering
     from stage1.evaluation.conditions import Condition, raw
     from stage1.evaluation.generation import Embed
     from stage1.plugins.tensors import Embedded
@@ -150,8 +150,7 @@ def protocol() -> dict[str, float]:
     without_bos = [p._replace(ids=p.ids[1:], cross=p.cross[1:], text=f"{p.text} ") for p in prompts]
 
     def f1(shown: list[Prompt], embed: Embed | None) -> float:
-        answers = answering.answers(Condition("protocol", shown, embed, None))
-        return float(scores(questions, [answer.text for answer in answers])["f1"].mean())
+        return float(answering.f1(Condition("protocol", shown, embed, None), questions).mean())
 
     def scaled(factor: float) -> Embed:
         def embed(ids: Any, cross: Any, attention: Any) -> Embedded:

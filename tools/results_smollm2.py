@@ -18,6 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from results_page import shown
 
 DOCS = Path(__file__).resolve().parent.parent / "docs"
@@ -45,9 +46,10 @@ def measure_protocols(args: argparse.Namespace) -> Iterator[Entry]:
     """The bare model's F1 under each protocol: what a bottleneck could reach."""
     from stage1.config import validate
     from stage1.data.datasets import spread
-    from stage1.evaluation.answers import Answering, scores
+    from stage1.evaluation.answers import Answering
     from stage1.evaluation.conditions import Condition
     from stage1.evaluation.statistics import ClusterBootstrap
+    from stage1.evaluation.summary import graded
     from stage1.files import default_cache
     from stage1.progress import Progress
     from stage1.session import Session
@@ -59,15 +61,16 @@ def measure_protocols(args: argparse.Namespace) -> Iterator[Entry]:
         questions = spread(session.data.test, args.questions)
         prompts = session.prompts(questions)
         answers = Answering(session, default_cache()).answers(Condition("text", prompts, None, ["text"]))
-        f1 = scores(questions, [answer.text for answer in answers])
+        kept = [graded(q, answer.text, cut=answer.cut) for q, answer in zip(questions, answers, strict=True)]
+        f1 = np.array([answer.f1 for answer in kept])
         bootstrap = ClusterBootstrap([q.context for q in questions], session.config.eval.resamples, 0)
         yield {
             "protocol": protocol,
             "n": len(questions),
             "passages": len({q.context for q in questions}),
-            "f1": float(f1["f1"].mean()),
-            "f1_ci95": bootstrap.interval(f1["f1"]),
-            "exact_match": float(f1["exact_match"].mean()),
+            "f1": float(f1.mean()),
+            "f1_ci95": bootstrap.interval(f1),
+            "exact_match": float(np.mean([answer.exact_match for answer in kept])),
             "answers_cut": sum(answer.cut for answer in answers),
             "seconds": time.perf_counter() - begun,
         }

@@ -107,7 +107,7 @@ def train(
     """
     file = read_yaml(Path(config)) if isinstance(config, str | PathLike) else config or {}
     tree = from_presets(file, {}, recipe=recipe, protocol=protocol)
-    chosen = validate(merge(tree, _dotted(settings), []))
+    chosen = validate(merge(tree, settings, []))
     model = chosen.model.model_copy(update={"trust_remote_code": trust_remote_code})
     chosen = chosen.model_copy(update={"model": model})
     asked = None if rows is None else conditions.chosen(rows)
@@ -200,7 +200,7 @@ def sweep(
     """
     axes = [Axis(key, list(values)) for key, values in over.items()]
     folder = Path(output)
-    cells = plan(merge({}, _dotted(settings), []), [], axes, seeds, folder)
+    cells = plan(merge({}, settings, []), [], axes, seeds, folder)
     made = Sweep(folder, axes, cells)
     made.run(progress or Progress(), executor(on, jobs, on_options or {}))
     return made.record()
@@ -303,27 +303,16 @@ def frontier(
         UsageError: a method cannot be used, or nothing sets its rate; found before anything is trained.
     """
     axes = [Axis(key, list(values)) for key, values in (over or {}).items()]
-    tree, folder = merge({}, _dotted(settings), []), Path(output) if output else None
+    tree, folder = merge({}, settings, []), Path(output) if output else None
     request = Request(folder, tree, {}, [], axes, keep, axis, budget, seed)
     return Explorer(request, progress or Progress()).run()
-
-
-def _dotted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments as flags: dotted path → value; a name alone chooses model, data or plugin."""
-    flags: dict[str, Any] = {}
-    for key, value in settings.items():
-        if isinstance(value, PathLike):
-            value = str(value)
-        by_name = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
-        flags[f"{key}.name" if by_name else key] = value
-    return flags
 
 
 def _overrides(protocol: str | None, settings: Mapping[str, Any], trusted: bool) -> dict[str, Any]:
     """What differs from a run's own settings; sections are changed key by key."""
     named = PROTOCOLS.find(protocol).settings if protocol else {}
     trust = {"model.trust_remote_code": True} if trusted else {}
-    return {**flat(named), **flat(_dotted(settings)), **trust}
+    return {**flat(named), **flat(settings), **trust}
 
 
 def _path(run: RunLike) -> Path:

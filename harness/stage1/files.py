@@ -11,7 +11,7 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +147,23 @@ def append(path: Path, content: bytes) -> None:
     """
     with _open_regular(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | _NO_FOLLOW | _NO_WAIT) as file:
         file.write(content)
+
+
+@contextlib.contextmanager
+def new_folder(place: Path) -> Iterator[Path]:
+    """A folder beside `place`, to be filled and then renamed to it; where that is not done, it is removed.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    place.parent.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(place.parent)
+    made = Path(tempfile.mkdtemp(TEMPORARY, temporary_prefix(place), place.parent))
+    try:
+        made.chmod(0o755)  # temporary folders are private; what we publish is not
+        yield made
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
 
 
 def temporary_prefix(path: Path) -> str:

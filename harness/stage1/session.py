@@ -19,12 +19,11 @@ from stage1.data.sources import found_anywhere as data_found_anywhere
 from stage1.data.template import draw_examples
 from stage1.errors import ConfigError, UsageError
 from stage1.files import whole_path
-from stage1.llm.attention import backends
 from stage1.llm.configuration import config_file, context_length
 from stage1.llm.hashes import model_sha256
 from stage1.llm.location import found_anywhere as model_found_anywhere
 from stage1.llm.location import locate
-from stage1.llm.model import load_llm, pick_device
+from stage1.llm.model import attention_backends, load_llm, pick_device
 from stage1.llm.table import load_table, table_sha256
 from stage1.llm.tokenizer import load_tokenizer
 from stage1.plugins import load_plugins, magnitude_clash
@@ -93,7 +92,7 @@ class FrozenModel:
         """How the LLM attends: transformers' implementation, PyTorch's backends; None if it is not loaded."""
         if "llm" not in vars(self):
             return None
-        return {"implementation": self.llm.config._attn_implementation, "backends": backends()}
+        return {"implementation": self.llm.config._attn_implementation, "backends": attention_backends()}
 
     @cached_property
     def sha256(self) -> str:
@@ -284,6 +283,11 @@ class Session:
                 "Lower data.max_prompt_tokens or eval.max_new_tokens.",
             )
         return wanted or length - new
+
+    @property
+    def special(self) -> Tensor:
+        """[S] ids of the special tokens."""
+        return torch.tensor(self.tokenizer.all_special_ids, device=self.device)
 
     def load_bottleneck(self, run: Run) -> Bottleneck:
         """The bottleneck of a trained run, its magnitude as this session's configuration says."""

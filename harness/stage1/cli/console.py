@@ -1,9 +1,9 @@
 """Where results are printed."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
@@ -43,7 +43,7 @@ def print_table(columns: Iterable[str], rows: Iterable[Iterable[str]]) -> None:
     """Print lines of plain cells under their heads, on standard output."""
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(*map(escape, row))
+        table.add_row(*row)
     make_console().print(table)
 
 
@@ -57,10 +57,11 @@ def print_report(console: Console, tables: Iterable[Table], lines: Iterable[str]
 
 def say(console: Console, text: str | Text, style: str = "") -> None:
     """Print a line: broken between words where a terminal is too narrow for it, whole elsewhere."""
-    console.print(text, style=style, markup=False, soft_wrap=not console.is_terminal)
+    console.print(text, style=style, soft_wrap=not console.is_terminal)
 
 
 def make_console(*, stderr: bool = False) -> Console:
-    """Standard output or error: coloured on a terminal, plain text elsewhere."""
-    console = _Console(highlight=False, stderr=stderr)
-    return console if console.is_terminal or stderr else _Console(highlight=False, width=WIDE)
+    """Standard output or error: coloured on a terminal, plain text elsewhere; texts are no markup."""
+    make = partial(_Console, highlight=False, markup=False, emoji=False)
+    console = make(stderr=stderr)
+    return console if console.is_terminal or stderr else make(width=WIDE)

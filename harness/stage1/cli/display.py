@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -58,14 +57,14 @@ def show_outcome(outcome: "Outcome", *, json: bool, quiet: bool) -> None:
         best = run.best_selection()
         score = f"selection score {best['selection']['score']:.4f} at step {best['step']}" if best else ""
         console.print(f"Trained; {score or 'there is no log of how well'}.")
-    console.print(f"\nRun: {run.path}", markup=False, soft_wrap=True)
+    console.print(f"\nRun: {run.path}", soft_wrap=True)
     if outcome.kept not in (None, run.path):
-        console.print(f"Results: {outcome.kept}", markup=False, soft_wrap=True)
+        console.print(f"Results: {outcome.kept}", soft_wrap=True)
     if quiet:
         return
     console.print("Next:")
     for command in commands.next_commands(run, results):
-        console.print(f"  {command}", markup=False, soft_wrap=True)
+        console.print(f"  {command}", soft_wrap=True)
 
 
 def show_curves(curves: Mapping[str, Sequence[Series]]) -> None:
@@ -84,7 +83,7 @@ def show_curves(curves: Mapping[str, Sequence[Series]]) -> None:
         for one in series:
             xs, ys = [point.x for point in one.points], [point.y for point in one.points]
             drawing.plot(xs, ys, label=visible(one.name))
-        console.print(f"\n{title}", markup=False)
+        console.print(f"\n{title}")
         console.print(Text.from_ansi(drawing.show(legend=True)), soft_wrap=True)
 
 
@@ -117,9 +116,9 @@ def show_tasks(results: Mapping[str, Any], run: Path, *, json: bool, quiet: bool
         return
     console = make_console()
     print_report(console, report.tasks_tables(results), report.tasks_summary(results))
-    console.print(f"\nRun: {run}", markup=False, soft_wrap=True)
+    console.print(f"\nRun: {run}", soft_wrap=True)
     if not quiet:
-        console.print(f"Samples: {run / 'tasks'}", markup=False, soft_wrap=True)
+        console.print(f"Samples: {run / 'tasks'}", soft_wrap=True)
 
 
 def show_sweep(record: Mapping[str, Any], file: Path, *, json: bool) -> None:
@@ -131,10 +130,10 @@ def show_sweep(record: Mapping[str, Any], file: Path, *, json: bool) -> None:
     print_fitting(console, report.sweep_tables(record))
     failed = [cell for cell in record["cells"] if cell["error"]]
     if failed:
-        console.print(f"\n{len(failed)} of {len(record['cells'])} runs failed:", markup=False)
+        console.print(f"\n{len(failed)} of {len(record['cells'])} runs failed:")
     for cell in failed:
         say(console, f"  {cell['run']}: {cell['error'].splitlines()[0]}")
-    console.print(f"\nSweep: {file}", markup=False, soft_wrap=True)
+    console.print(f"\nSweep: {file}", soft_wrap=True)
 
 
 def show_diagnosis(diagnosis: Mapping[str, Any], *, json: bool) -> None:
@@ -191,11 +190,11 @@ class LineProgress(Progress):
         seconds = time.perf_counter() - begun
         if seconds > SLOW:
             rate = f", {count} {unit} ({count / seconds:.0f}/s)" if total and unit else ""
-            self.console.print(f"{label}: {seconds:.1f} s{rate}", markup=False, highlight=False)
+            self.console.print(f"{label}: {seconds:.1f} s{rate}")
 
     def note(self, message: str) -> None:
         """See `Progress.note`."""
-        self.console.print(message, markup=False, highlight=False, soft_wrap=True)
+        self.console.print(message, soft_wrap=True)
 
 
 class BarProgress(Progress):
@@ -210,7 +209,7 @@ class BarProgress(Progress):
     def shown(self, label: str, total: int | None, unit: str) -> Iterator[Advance]:
         """See `Progress.shown`."""
         with self._live() as bars:
-            number = bars.add_task(escape(label), total=total, unit=unit)
+            number = bars.add_task(label, total=total, unit=unit)
             yield lambda done: bars.advance(number, done)
             count = bars.tasks[bars.task_ids.index(number)].completed
             bars.update(number, total=total or 1, completed=count if total else 1)
@@ -222,15 +221,17 @@ class BarProgress(Progress):
         if self.bars is not None:
             yield self.bars
             return
-        columns = SpinnerColumn(finished_text="✓"), TextColumn("{task.description}"), _Optional(BarColumn())
-        rest = (
+        columns = (
+            SpinnerColumn(finished_text="✓"),
+            TextColumn("{task.description}", markup=False),
+            _Optional(BarColumn()),
             _Optional(MofNCompleteColumn()),
             TextColumn("{task.fields[unit]}"),
             _Rate(),
             TimeElapsedColumn(),
             _Optional(TimeRemainingColumn(elapsed_when_finished=False)),
         )
-        with Bars(*columns, *rest, console=self.console) as self.bars:
+        with Bars(*columns, console=self.console) as self.bars:
             try:
                 yield self.bars
             finally:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.padding import Padding
 from rich.table import Table
 
@@ -28,7 +27,7 @@ def show_questions(shown: Sequence[Asked], found: int, asked: int) -> None:
     """Questions with gold answers, answers by row, and prompts where there are any."""
     console = make_console()
     for number, question in enumerate(shown, 1):
-        console.print(f"{number}. {one_line(question.question)}", style="bold", markup=False)
+        console.print(f"{number}. {one_line(question.question)}", style="bold")
         lines = [("gold", "", " | ".join(dict.fromkeys(question.gold)))]
         for rows in _alike(question):
             score = f"{question.f1[rows[0]]:.0f}"
@@ -36,9 +35,7 @@ def show_questions(shown: Sequence[Asked], found: int, asked: int) -> None:
         console.print(_grid(lines))
         _print_prompt(console, question.prompt)
         console.print()
-    console.print(
-        f"{len(shown)} of {found} questions ({asked} were asked); the numbers are F1.", markup=False
-    )
+    console.print(f"{len(shown)} of {found} questions ({asked} were asked); the numbers are F1.")
 
 
 def _alike(question: Asked) -> Iterable[list[str]]:
@@ -53,7 +50,7 @@ def _grid(lines: Iterable[Sequence[str]]) -> Padding:
     """Lines of short heads and a text that is folded, not cut."""
     grid = Table.grid(padding=(0, 2))
     for *heads, text in lines:
-        grid.add_row(*(escape(one_line(cell)) for cell in (*heads, text or "—")))
+        grid.add_row(*(one_line(cell) for cell in (*heads, text or "—")))
     for column in grid.columns[:-1]:
         column.max_width = LONGEST_HEAD
     grid.columns[-1].overflow = "fold"
@@ -108,7 +105,7 @@ def show_runs(found: Sequence[Mapping[str, Any]], folder: Path) -> None:
     """A line for each run; in narrow terminals without model, protocol and date."""
     console = make_console()
     if not found:
-        console.print(f"No such run in {folder}.", markup=False, soft_wrap=True)
+        console.print(f"No such run in {folder}.", soft_wrap=True)
         return
     every = ("date", "run", "model", "protocol", "method", "bits/token", "F1", "share", "verdict")
     without: tuple[set[str], ...] = (
@@ -142,7 +139,7 @@ def _runs(found: Sequence[Mapping[str, Any]], folder: Path, heads: Sequence[str]
             "verdict": run["verdict"] or run["state"],
         }
         style = "red" if run["state"] == "damaged" else ""
-        table.add_row(*(escape(one_line(cells[head])) for head in heads), style=style)
+        table.add_row(*(one_line(cells[head]) for head in heads), style=style)
     return table
 
 
@@ -156,7 +153,7 @@ def show_verified(verified: Verified) -> None:
     say(console, "\nOnly asking the LLM again can tell:")
     for text in verified.to_ask:
         say(console, f"  {text}")
-    console.print(f"  {verified.command}  (on a copy: it replaces the results)", markup=False, soft_wrap=True)
+    console.print(f"  {verified.command}  (on a copy: it replaces the results)", soft_wrap=True)
     failed = [check.name for check in verified.checks if check.state == "fails"]
     unknown = [check.name for check in verified.checks if check.state == "unknown"]
     said = f"does not hold: {', '.join(failed)}" if failed else "nothing contradicts the results"

@@ -100,19 +100,19 @@ def _checkable(name: str, given: dict[str, Any]) -> list["PluginRecord"]:
 
 
 def _print_outcomes(record: "PluginRecord", outcomes: list["Outcome"]) -> None:
-    from rich.markup import escape
     from rich.table import Table
+    from rich.text import Text
 
     from stage1.cli.console import make_console
 
     console = make_console()
-    console.print(f"[bold]{escape(record.name)}[/bold]  {record.kind} of {escape(str(record.owner))}")
+    console.print(Text.assemble((record.name, "bold"), f"  {record.kind} of {record.owner}"))
     table = Table("check", "result", "", box=None, pad_edge=False)
     colours = {"ok": "green", "failed": "bold red", "skipped": "dim"}
     for outcome in outcomes:
-        status = f"[{colours[outcome.status]}]{outcome.status}[/]"
+        status = Text(outcome.status, colours[outcome.status])
         title = outcome.check.removeprefix("test_").replace("_", " ")
-        table.add_row(title, status, escape(outcome.detail or outcome.meaning))
+        table.add_row(title, status, outcome.detail or outcome.meaning)
     console.print(table)
     counts = {status: sum(outcome.status == status for outcome in outcomes) for status in colours}
     console.print(f"{counts['ok']} ok, {counts['failed']} failed, {counts['skipped']} not applicable.\n")
@@ -141,15 +141,14 @@ def new(
 
 
 def _tree(label: str, files: list[str]) -> "Tree":
-    from rich.markup import escape
     from rich.tree import Tree
 
     root = PurePosixPath()
-    branches = {root: Tree(escape(label))}
+    branches = {root: Tree(label)}
     for file in map(PurePosixPath, files):
         for path in (*reversed(file.parents), file):
             if path not in branches:
-                branches[path] = branches[path.parent].add(escape(path.name))
+                branches[path] = branches[path.parent].add(path.name)
     return branches[root]
 
 
@@ -232,13 +231,13 @@ def _doc(record: "PluginRecord") -> str:
 
 def _print_plugin(plugin: dict[str, Any]) -> None:
     from rich.markdown import Markdown
-    from rich.markup import escape
+    from rich.text import Text
 
     from stage1.cli.console import make_console, print_table
 
     console = make_console()
     origin = f"{plugin['kind']} of {plugin['distribution']} {plugin['version']}"
-    console.print(f"[bold]{escape(plugin['name'])}[/bold]  {escape(origin)}")
+    console.print(Text.assemble((plugin["name"], "bold"), f"  {origin}"))
     console.print(Markdown(plugin["doc"]))
     if plugin["options"]:
         columns = ("option", "type", "default", "constraints", "description")

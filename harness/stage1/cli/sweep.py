@@ -137,4 +137,4 @@ def frontier(
         return
     console = make_console()
     print_report(console, report.tables(found), report.summary(found))
-    console.print(f"\nFrontier: {request.place}", markup=False, soft_wrap=True)
+    console.print(f"\nFrontier: {request.place}", soft_wrap=True)

@@ -68,7 +68,7 @@ def _print(found: "list[Task]", closing: str) -> None:
     print_table(("name", "kind", "source"), rows)
     for line in (*(hint(task) for task in found if task.hidden_by), closing):
         if line:
-            make_console().print(f"\n{line}", markup=False, soft_wrap=True)
+            make_console().print(f"\n{line}", soft_wrap=True)
 
 
 ABOUT = """\
@@ -99,7 +99,7 @@ def lm_eval(context: typer.Context) -> None:
     if words[:1] in (["run"], ["ls"], ["validate"]) and not any(
         w.startswith("--include_path") for w in words
     ):
-        (_, ours), *_ = load_plugins().task_folders()
-        words += ["--include_path", str(ours)]
+        for _, folder in load_plugins().task_folders()[:1]:  # it takes one, and stage1's own come first
+            words += ["--include_path", str(folder)]
     sys.argv = ["lm-eval", *words]
     cli_evaluate()

@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -244,8 +245,12 @@ def merge(file: Mapping[str, Any], flags: Mapping[str, Any], settings: Iterable[
     A flag that names another plugin drops the options that the file gave to the one it replaces; losses in a
     file or a flag replace the default objective, and `--set losses.NAME…` adds to the objective there is.
     The flag `compressors` names all of them; one that the file has too keeps its options. `compressor`
-    stands for the first.
+    stands for the first. A flag such as `model` or `adapter` whose value is a name chooses it, as
+    `model.name` does; a path is its text.
     """
+    flags = {key: str(value) if isinstance(value, PathLike) else value for key, value in flags.items()}
+    by_name = ("model", "data", "compressor", "adapter")
+    flags = {f"{k}.name" if k in by_name and isinstance(v, str) else k: v for k, v in flags.items()}
     # An empty section, all of whose lines are commented out, reads as null: it leaves the defaults.
     tree: dict[str, Any] = listed({k: deepcopy(v) for k, v in file.items() if v is not None})
     choices = ("adapter.name", "compressors")  # before the options of what they choose, in whatever order

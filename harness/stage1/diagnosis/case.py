@@ -17,7 +17,7 @@ from stage1.bottleneck.splice import Reconstruct
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
-from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.answers import Answering, f1_scores
 from stage1.evaluation.conditions import Condition, raw, through
 from stage1.evaluation.generation import Embed
 from stage1.evaluation.reconstruction import Positions, positions
@@ -121,7 +121,7 @@ class Case:
             # What no bottleneck changes may be known, from an evaluation or another diagnosis.
             key = ["text"] if embed is None else ["raw"] if name == "raw" else None
             answers = [a.text for a in self._answering.answers(Condition(name, shown, embed, key))]
-            self.asked[name] = Asked(answers, scores(self.questions, answers)["f1"])
+            self.asked[name] = Asked(answers, f1_scores(self.questions, answers))
         return self.asked[name]
 
     @cached_property
@@ -144,11 +144,6 @@ class Case:
         """The prompts, right-padded, some at a time and with their `answers`; every position weighs 1."""
         return in_order(self.prompts, self.session.table, PROMPTS_AT_ONCE, answers)
 
-    @cached_property
-    def special(self) -> Tensor:
-        """[S] ids of the special tokens."""
-        return torch.tensor(self.session.tokenizer.all_special_ids, device=self.session.device)
-
     @torch.no_grad()
     def next_tokens(self, name: str, embed: Embed) -> NextTokens:
         """How well the LLM predicts the original prompts from what it receives; the length must not change.
@@ -164,7 +159,7 @@ class Case:
         nll, guesses, final = [], [], []
         for batch in self.batches():
             states = llm(embed(batch.ids, batch.cross, batch.attention))
-            counted = batch.attention[:, :-1] & batch.ordinary(self.special)[:, 1:]
+            counted = batch.attention[:, :-1] & batch.ordinary(self.session.special)[:, 1:]
             chosen = torch.split(states.prompt[:, :-1][counted], POSITIONS)
             goals = torch.split(batch.ids[:, 1:][counted], POSITIONS)
             for part, goal in zip(chosen, goals, strict=True):

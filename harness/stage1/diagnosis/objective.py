@@ -176,7 +176,7 @@ def blindness(case: Case, resolved: Resolved) -> dict[str, Any]:
     llm = None
     if objective.needs_llm:
         llm = FrozenLLM(case.session.model.llm, layers=objective.layers, last=objective.reads_last_states)
-    present = Presenter(case.fitted.variance, case.special, moved, llm)
+    present = Presenter(case.fitted.variance, case.session.special, moved, llm)
 
     def values(scale: float) -> dict[str, Tensor]:
         """The terms, if every reconstructed vector were `scale` times as long."""

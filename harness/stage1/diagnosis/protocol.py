@@ -7,7 +7,7 @@ from typing import Any
 
 from stage1.data.prompts import Prompt
 from stage1.diagnosis.case import Case
-from stage1.evaluation.answers import scores
+from stage1.evaluation.answers import f1_scores
 
 
 def measure(case: Case) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _stop(case: Case) -> dict[str, Any]:
 
     def first_line(rows: list[str]) -> float | None:
         lines = [answer.partition("\n")[0] for answer in rows]
-        return float(scores(case.questions, lines)["f1"].mean()) if run_on else None
+        return float(f1_scores(case.questions, lines).mean()) if run_on else None
 
     return {
         "unstopped": sum(

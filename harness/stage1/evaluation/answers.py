@@ -15,7 +15,7 @@ from stage1.data.records import Question
 from stage1.errors import Stage1Error
 from stage1.evaluation.conditions import Condition
 from stage1.evaluation.generation import Generation, GreedyDecoder
-from stage1.evaluation.squad import exact_match, f1
+from stage1.evaluation.squad import f1
 from stage1.llm.model import device_name
 from stage1.processes import from_all, from_first, share
 from stage1.progress import Progress
@@ -95,6 +95,10 @@ class Answering:
         if not condition.keep:
             journal.forget()
         return [found[number] for number in range(len(condition.prompts))]
+
+    def f1(self, condition: Condition, questions: Sequence[Question]) -> np.ndarray[Any, Any]:
+        """[N] F1 of each answer to the condition's prompts, which put the `questions`; 0 to 100."""
+        return f1_scores(questions, [answer.text for answer in self.answers(condition)])
 
     # -- batches, and what is known of them ------------------------------------------------------------
 
@@ -211,10 +215,6 @@ def decisive(session: Session) -> dict[str, Any]:
     }
 
 
-def scores(questions: Sequence[Question], answers: Sequence[str]) -> dict[str, np.ndarray[Any, Any]]:
-    """F1 and exact match of each answer, 0 to 100."""
-    pairs = list(zip(answers, questions, strict=True))
-    return {
-        "f1": np.array([100 * f1(text, question.answers) for text, question in pairs]),
-        "exact_match": np.array([100 * exact_match(text, question.answers) for text, question in pairs]),
-    }
+def f1_scores(questions: Sequence[Question], answers: Sequence[str]) -> np.ndarray[Any, Any]:
+    """[N] F1 of each answer, 0 to 100."""
+    return np.array([100 * f1(text, q.answers) for q, text in zip(questions, answers, strict=True)])

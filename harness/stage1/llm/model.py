@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from torch import nn
 from transformers import GenerationConfig, PreTrainedModel
 
 from stage1.bounded import read_json
 from stage1.errors import Stage1Error, UsageError, suggest
 from stage1.llm.architecture import align_embeddings, find_decoder
-from stage1.llm.attention import forbid_cudnn_attention
 from stage1.llm.configuration import origin, read_config, unusable
 from stage1.llm.gguf_file import forget, read_once
 from stage1.llm.quiet import quiet_transformers
@@ -18,6 +18,8 @@ from stage1.llm.table import CAUSAL_LM, without_weights
 from stage1.llm.weights import check_folder, is_gguf, opened, weight_map
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+cuda: Any = torch.backends.cuda  # its functions carry no types
 
 
 def pick_device(name: str) -> torch.device:
@@ -69,9 +71,43 @@ def load_llm(
     frozen: PreTrainedModel = model.eval().requires_grad_(False)
     # All are called on their own: to generate, and by what reads states.
     for part in {frozen, frozen.base_model, find_decoder(frozen).module}:
-        forbid_cudnn_attention(part)
+        _forbid_cudnn_attention(part)
     align_embeddings(frozen)
     return frozen
+
+
+def _forbid_cudnn_attention(model: nn.Module) -> None:
+    """Have every forward pass of `model` run without cuDNN's attention, which does not repeat.
+
+    In bfloat16 with a padding mask, one decoding step called twice on the same cache gave logits that differ
+    by 0.6 (torch 2.11, H200), and its backward pass returns NaN for left-padded batches. The flash,
+    memory-efficient and math backends repeat to the bit and are no slower.
+
+    The setting is PyTorch's own and holds for the whole process: it is changed for the time of a forward pass
+    alone (the backward pass belongs to the backend that the forward pass chose), so that a program which uses
+    stage1 as a library keeps what it had set.
+    """
+    before: list[bool] = []
+
+    def enter(*_: Any) -> None:
+        before.append(cuda.cudnn_sdp_enabled())
+        cuda.enable_cudnn_sdp(False)
+
+    def leave(*_: Any) -> None:
+        cuda.enable_cudnn_sdp(before.pop())
+
+    model.register_forward_pre_hook(enter)
+    model.register_forward_hook(leave, always_call=True)
+
+
+def attention_backends() -> dict[str, bool]:
+    """The attention backends that a forward pass of ours may choose from, for the manifest."""
+    return {
+        "flash": cuda.flash_sdp_enabled(),
+        "memory_efficient": cuda.mem_efficient_sdp_enabled(),
+        "math": cuda.math_sdp_enabled(),
+        "cudnn": False,
+    }
 
 
 def check_llm(source: Path, trust_remote_code: bool = False, *, whole: bool = True) -> None:

@@ -4,7 +4,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PureWindowsPath
 from typing import Any, Literal
 
-from rich.markup import escape
 from rich.table import Table
 
 from stage1.config import format_setting
@@ -54,9 +53,9 @@ def columns(
     table = Table(box=None, pad_edge=False, header_style="bold")
     for number in kept:
         justify: Literal["left", "right"] = "left" if number < left else "right"
-        table.add_column(escape(heads[number]), no_wrap=True, justify=justify)
+        table.add_column(heads[number], no_wrap=True, justify=justify)
     for line, stands_out in zip(lines, bold or [False] * len(lines), strict=True):
-        table.add_row(*(escape(line[number]) for number in kept), style="bold" if stands_out else "")
+        table.add_row(*(line[number] for number in kept), style="bold" if stands_out else "")
     return table
 
 

@@ -2,8 +2,6 @@
 
 import errno
 import os
-import shutil
-import tempfile
 from collections.abc import Callable
 from datetime import datetime
 from itertools import count
@@ -11,7 +9,7 @@ from pathlib import Path
 
 from stage1.config import RunConfig
 from stage1.errors import UsageError
-from stage1.files import TEMPORARY, remove_leftovers, safe_name, temporary_prefix
+from stage1.files import TEMPORARY, new_folder, remove_leftovers, safe_name
 
 FOLDERS = ("state", "predictions")
 """Folders of every run."""
@@ -34,15 +32,9 @@ def make_folder(config: RunConfig, prepare: Callable[[Path], None]) -> Path:
             refuse_taken(wanted)
             prepare(wanted)
             return wanted
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(wanted.parent)
-        made = Path(tempfile.mkdtemp(TEMPORARY, temporary_prefix(wanted), wanted.parent))
-        try:
-            made.chmod(0o755)  # temporary folders are private; a run is not
+        with new_folder(wanted) as made:
             prepare(made)
             return _put(made, wanted, numbered=config.output is None)
-        finally:
-            shutil.rmtree(made, ignore_errors=True)
     except (OSError, ValueError) as error:  # ValueError: a NUL byte in the path
         why = getattr(error, "strerror", None) or error
         raise UsageError(

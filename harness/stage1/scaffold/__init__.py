@@ -7,8 +7,6 @@ it is rendered before anything is written, and the package appears as a whole or
 import ast
 import re
 import shlex
-import shutil
-import tempfile
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -22,7 +20,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 from stage1 import __version__
 from stage1.errors import UsageError, suggest
 from stage1.evaluation.lm_eval.catalogue import everything
-from stage1.files import TEMPORARY, remove_leftovers, temporary_prefix
+from stage1.files import new_folder
 from stage1.plugins import load_plugins
 from stage1.progress import Progress
 
@@ -154,27 +152,20 @@ def write(folder: Path, files: dict[str, str]) -> None:
     Raises:
         UsageError: it exists and is not empty, or cannot be written.
     """
-    temporary = None
     try:
         if folder.is_symlink() or folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise UsageError(f"{folder} exists already.", "Remove it, or choose another name or --output.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        remove_leftovers(folder.parent)
-        temporary = Path(tempfile.mkdtemp(TEMPORARY, temporary_prefix(folder), folder.parent))
-        for path, text in files.items():
-            file = temporary / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8", newline="\n")
-        temporary.chmod(0o755)  # temporary folders are private; this one is not
-        with suppress(FileNotFoundError):
-            folder.rmdir()  # an empty one; Windows would not rename over it
-        temporary.rename(folder)
+        with new_folder(folder) as made:
+            for path, text in files.items():
+                file = made / path
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8", newline="\n")
+            with suppress(FileNotFoundError):
+                folder.rmdir()  # an empty one; Windows would not rename over it
+            made.rename(folder)
     except OSError as error:
         problem = f"Cannot write {folder}: {error.strerror or error}."
         raise UsageError(problem, "Choose another --output.") from None
-    finally:
-        if temporary is not None:
-            shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _next(names: Names, folder: Path) -> list[str]:

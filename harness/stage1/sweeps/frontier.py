@@ -18,7 +18,7 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.data.datasets import spread
 from stage1.data.records import Question
 from stage1.errors import Stage1Error, UsageError
-from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import NEEDED, conditions
 from stage1.evaluation.evaluate import task_name
 from stage1.evaluation.rate import marks, rate
@@ -232,8 +232,7 @@ class Explorer:
         rows = ("bottleneck", "truncated", *(["text"] if len(text) < wanted else []))
         for condition in conditions(bottleneck, session, stats, questions, prompts, rows):
             if condition.known is None:
-                answers = [answer.text for answer in answering.answers(condition)]
-                f1[condition.name] = scores(questions, answers)["f1"].tolist()
+                f1[condition.name] = answering.f1(condition, questions).tolist()
         text[known:wanted] = f1["text"]
         kept["f1"] += f1["bottleneck"]
         kept["truncated"] += f1.get("truncated", f1["text"])  # it is the text where all of it is paid for

@@ -169,8 +169,7 @@ def _configuration(
         elif "." in key.removesuffix(".name"):
             inner.append(f"{key}={json.dumps(value)}")
         else:
-            named = key in ("model", "data", "compressor", "adapter") and isinstance(value, str)
-            flags[f"{key}.name" if named else key] = value
+            flags[key] = value
     config = granted(file, flags, [*settings, *inner])
     return found_anywhere(fully_resolved(config, resolve(config, registry)))
 

@@ -43,9 +43,8 @@ def setting() -> Setting:
     weight = torch.rand(len(session.table), generator=torch.Generator().manual_seed(0)) + 0.5
     prompts = session.prompts(questions)
     batch = collate(prompts, session.table, weight, session.answer_ids(questions, prompts))
-    special = torch.tensor(session.tokenizer.all_special_ids)
     variance = float(batch.embeds[batch.cross].var(0, correction=0).mean())
-    return Setting(session.model.llm, batch, special, variance)
+    return Setting(session.model.llm, batch, session.special, variance)
 
 
 class LossSuite(ComponentSuite):

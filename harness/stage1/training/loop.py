@@ -17,6 +17,7 @@ from torch import Tensor
 
 from stage1.errors import TrainingError
 from stage1.plugins import load_plugins
+from stage1.processes import is_first
 from stage1.runs.run import Run
 from stage1.training.course import Course
 from stage1.training.schedule import Mean, is_check, is_trial
@@ -169,7 +170,7 @@ class Loop:
         trainer, step = self.trainer, self.course.step
         self.stepper.module.eval()
         measured = trainer.selection.measure(trainer, ask=ask)
-        if trainer.main:
+        if is_first():
             entry = {"step": step, **logged, "selection": measured}
             load_plugins().emit("stage1_step", run=self.run.path, step=step, metrics=entry)
         # Every process must come to the same decision.
@@ -184,7 +185,7 @@ class Loop:
 
     def _save(self) -> None:
         self._count_time()
-        if self.trainer.main:
+        if is_first():
             self.run.state.save(*self._state())
 
     def _state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

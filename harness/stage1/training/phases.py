@@ -12,7 +12,7 @@ from stage1.bottleneck.statistics import count_tokens
 from stage1.config import Phase, RunConfig
 from stage1.data.datasets import TrainedOn, spread
 from stage1.errors import TrainingError
-from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, through
 from stage1.files import read_record, write_atomic, write_record
 from stage1.plugins import Resolved, load_plugins
@@ -184,7 +184,7 @@ def kept_of_text(first: Run, session: Session, below: float) -> Decision:
     embed = through(bottleneck, bottleneck.reconstruct, session, count_tokens(prompts, session.table))
     answering = Answering(session, None)
     text, ours = (
-        float(scores(questions, [a.text for a in answering.answers(condition)])["f1"].mean())
+        float(answering.f1(condition, questions).mean())
         for condition in (
             Condition("text", prompts, None, None),
             Condition("bottleneck", prompts, embed, None),

@@ -16,7 +16,7 @@ from stage1.config import RunConfig
 from stage1.data.datasets import spread
 from stage1.data.prompts import Prompt
 from stage1.data.records import Question
-from stage1.evaluation.answers import Answering, scores
+from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, through
 from stage1.evaluation.reconstruction import reconstructed_rows
 from stage1.plugins.tensors import CHUNK
@@ -113,8 +113,8 @@ class Selection:
     def _f1(self, bottleneck: Bottleneck) -> float:
         """F1 of the questions through the bottleneck, 0 to 100."""
         embed = through(bottleneck, bottleneck.reconstruct, self.session, self.stats)
-        answers = self._answering.answers(Condition("bottleneck", self.asked, embed, None))
-        return float(scores(self.questions, [answer.text for answer in answers])["f1"].mean())
+        asked = Condition("bottleneck", self.asked, embed, None)
+        return float(self._answering.f1(asked, self.questions).mean())
 
     @cached_property
     def _answering(self) -> Answering:

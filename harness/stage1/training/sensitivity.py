@@ -73,7 +73,6 @@ def estimated(session: Session, prompts: Sequence[Prompt], *, drawn: bool = True
     """
     llm, table = FrozenLLM(session.model.llm), session.table
     generator = torch.Generator(table.device).manual_seed(session.config.seed)
-    special = torch.tensor(session.tokenizer.all_special_ids, device=table.device)
     total = torch.zeros(table.shape[1], table.shape[1], dtype=torch.float64, device=table.device)
     llm.share(in_front(prompts, table))  # examples: no gradient goes there
     positions, some = 0, [prompt.behind(llm.shared) for prompt in prompts]
@@ -82,7 +81,7 @@ def estimated(session: Session, prompts: Sequence[Prompt], *, drawn: bool = True
             with torch.enable_grad():
                 embeds = batch.embeds.requires_grad_()
                 states = llm(Embedded(embeds, batch.attention)).prompt[:, :-1]
-                counted = batch.attention[:, :-1] & batch.ordinary(special)[:, 1:]
+                counted = batch.attention[:, :-1] & batch.ordinary(session.special)[:, 1:]
                 states = states[counted]  # [N, D]
                 goal = _drawn(states, llm, generator) if drawn else batch.ids[:, 1:][counted]
                 loss = token_cross_entropy(states, goal, llm.head).sum()

@@ -20,7 +20,7 @@ from stage1.errors import PluginError
 from stage1.llm.states import FrozenLLM
 from stage1.plugins import Resolved, load_plugins, source_sha256
 from stage1.plugins.interfaces import Component
-from stage1.processes import several
+from stage1.processes import is_first, several
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
@@ -58,7 +58,6 @@ class Trainer:
         self.config: RunConfig = session.config
         self.resolved, self.session, self.progress = resolved, session, session.progress
         self.accelerator = make_accelerator(session.device)
-        self.main = self.accelerator.is_main_process
         self.objective = Objective(resolved).to(session.device)
         self.bottleneck = Bottleneck.build(
             resolved, self.config.magnitude, session.table.shape[1], self.config.seed
@@ -82,7 +81,7 @@ class Trainer:
             _note_little_to_gain(Run(self.config.init), self.progress)
         self.present = Presenter(
             self.stats.variance,
-            torch.tensor(session.tokenizer.all_special_ids, device=session.device),
+            session.special,
             self.bottleneck.compressor.changes_length,
             self.llm,
         )
@@ -140,7 +139,7 @@ class Trainer:
         (`Course.summary`).
         """
         facts = {**self._provenance(run), **facts}
-        if self.main:
+        if is_first():
             run.write_manifest(facts)
         state = run.state.load()
         began = time.perf_counter()
@@ -154,7 +153,7 @@ class Trainer:
         if message := unimproved(summary):
             self.progress.note(message)
         self.bottleneck.load_state_dict(loop.course.best)
-        if self.main:
+        if is_first():
             run.write_manifest({**facts, "training": summary})
             run.write_timings({"training_seconds": loop.course.seconds})
             self.bottleneck.save_pretrained(

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from pluggy import HookimplMarker
+import stage1
 
 
-@HookimplMarker("stage1")  # `stage1.hookimpl`, whose package names what lies in higher layers
+@stage1.hookimpl
 def stage1_tasks() -> Path:
-    """The folder of the task files."""
     return Path(__file__).parent
