@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from plugin_sites import RICH, Site, compressor
+from plugin_sites import RICH, TOYS, Site, compressor
 from random_llama import random_llama
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
@@ -61,6 +61,13 @@ SMALL = (
     "eval.limit=24",
 )
 """Settings that make a whole run on the embedded model a matter of seconds."""
+
+FEW = (
+    *("data.train=40", "data.selection=8", "adapter=linear"),
+    *("train.steps=2", "train.check_every=2", "train.check_questions=1", "train.batch_prompts=4"),
+    *("eval.limit=4", "eval.max_new_tokens=3"),
+)
+"""Beside those, settings that leave of a run little but its way."""
 
 NARROW = "adapter.expansion=1"
 """Makes training the default adapter a matter of half as many."""
@@ -178,6 +185,17 @@ class CtrlC(Progress):
         signal.raise_signal(signal.SIGINT)
 
 
+class Killed(Exception):
+    """Nothing is saved any more."""
+
+
+class Kill(CtrlC):
+    """The same, but as a kill is."""
+
+    def stop(self) -> None:
+        raise Killed
+
+
 @contextmanager
 def full_disk(size: int) -> Iterator[None]:
     """Files of this process may grow to `size` bytes, a real limit of the operating system."""
@@ -195,6 +213,12 @@ class Result(NamedTuple):
     code: int
     out: str
     err: str
+
+    @property
+    def printed(self) -> str:
+        """Its standard output, where it ended well."""
+        assert self.code == 0, self.err
+        return self.out
 
 
 Invoke = Callable[..., Result]
@@ -307,14 +331,21 @@ def gibberish(llama: Path) -> Session:
     return Session.open(small_config(f"model={llama}", "eval.max_new_tokens=6"), Progress())
 
 
+def built(stats: TokenStats, *options: str, fit: bool = True) -> Bottleneck:
+    """A bottleneck for vectors as wide as those of `stats`, fitted to them."""
+    config, width = small_config(*options), stats.embeds.shape[1]
+    bottleneck = Bottleneck.build(resolve(config, load_plugins()), config.magnitude, width, config.seed)
+    if fit:
+        bottleneck.fit(stats, stats.embeds)
+    return bottleneck.eval()
+
+
 def fitted(session: Session, *options: str) -> Bottleneck:
     """A bottleneck with everything that needs no gradient."""
-    config = small_config(*options)
-    bottleneck = Bottleneck.build(
-        resolve(config, load_plugins()), config.magnitude, session.table.shape[1], config.seed
-    )
-    bottleneck.fit(count_tokens(session.prompts(session.data.train), session.table), session.table)
-    return bottleneck.requires_grad_(False).eval()
+    stats = count_tokens(session.prompts(session.data.train), session.table)
+    bottleneck = built(stats, *options, fit=False)
+    bottleneck.fit(stats, session.table)
+    return bottleneck.requires_grad_(False)
 
 
 @pytest.fixture(scope="session")
@@ -356,6 +387,13 @@ def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
     load_plugins.cache_clear()
     for module in site.modules:
         sys.modules.pop(module, None)
+
+
+@pytest.fixture
+def toys(site: Site) -> Registry:
+    """The installed plugins and a package of compressors to chain, for this process's commands too."""
+    site.install("toys", {"point": TOYS})
+    return load_plugins()
 
 
 @pytest.fixture

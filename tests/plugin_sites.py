@@ -119,3 +119,46 @@ RICH = """
 
 HOOK = "import stage1\n@stage1.hookimpl\n"
 """What a module with one hook begins with."""
+
+
+TOYS = '''
+    from pairs import halved
+    from stage1 import Code, Compressor, hookimpl
+
+    class Pairs(Compressor):
+        """The mean of every two neighbours; two bits beside each."""
+        name = "pairs"
+        needs_fit = False
+        tokenwise = False
+        changes_length = True
+
+        def forward(self, embeds, mask):
+            return halved(embeds, mask)
+
+        def bits(self, code):
+            return super().bits(code) + 2
+
+    class Halve(Compressor):
+        """Sends the first half of the dimensions."""
+        name = "halve"
+        needs_fit = False
+
+        @property
+        def code_dim(self):
+            return self.embed_dim // 2
+
+        def forward(self, embeds, mask):
+            return Code(embeds[..., : self.code_dim], mask)
+
+    class Faulty(Compressor):
+        """Raises."""
+        name = "faulty"
+
+        def forward(self, embeds, mask):
+            raise ArithmeticError("too many bits")
+
+    @hookimpl
+    def stage1_compressors():
+        return [Pairs, Halve, Faulty]
+'''
+"""Compressors to chain: one that changes the length, one without an inverse, one that raises."""

@@ -1,5 +1,6 @@
 """Small random models as folders, with the embedded model's tokenizer."""
 
+import json
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,6 +45,13 @@ def written(config: Any, folder: Path, seed: int = 0, shard: str = "1GB") -> Pat
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copy(MODEL_DIR / name, folder / name)
     return folder
+
+
+def edit(folder: Path, name: str = "config.json", **changes: Any) -> Path:
+    """Change settings in a file of a model's folder."""
+    file = folder / name
+    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    return file
 
 
 @contextmanager

@@ -7,6 +7,8 @@ import pytest
 
 import stage1
 from conftest import small_config
+from qa_files import record, written
+from stage1.files import json_lines
 
 SMALL = small_config().model_dump(mode="json", include={"data", "train", "eval"})
 """Settings that make a run a matter of seconds, as keyword arguments."""
@@ -61,17 +63,7 @@ def test_a_diagnosis_of_other_rules_leaves_the_runs_own_alone(run: stage1.Evalua
 
 @pytest.mark.usefixtures("few_prompts_suffice")
 def test_a_diagnosis_asks_all_of_another_file(run: stage1.Evaluated, tmp_path: Path) -> None:
-    records = [
-        {
-            "id": str(n),
-            "context": f"The harbour of Ostrel has {n} cranes.",
-            "question": "How many cranes has the harbour of Ostrel?",
-            "answers": [str(n)],
-        }
-        for n in range(10, 40)
-    ]
-    path = tmp_path / "other.jsonl"
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    path = written(tmp_path, "other.jsonl", json_lines([record(number) for number in range(30)]))
     assert stage1.diagnose(run, data=str(path)).measured["protocol"]["n"] == 30
 
 

@@ -1,6 +1,5 @@
 """What users get wrong: one or two lines with the remedy, the right exit code, nothing half-written."""
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -10,15 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import Invoke, refused, settings_args
+from qa_files import record, written
+from stage1.files import json_lines
 from stage1_models.tiny import MODEL_DIR
-
-RECORD = {
-    "id": "q1",
-    "title": "Oslo",
-    "context": "Oslo is the capital of Norway.",
-    "question": "What is the capital of Norway?",
-    "answers": {"text": ["Oslo"], "answer_start": [0]},
-}
 
 
 def untouched(folder: Path) -> bool:
@@ -33,6 +26,10 @@ def untouched(folder: Path) -> bool:
         (["--loss", "cosin=0.1"], ["Did you mean 'cosine'"]),
         (["--set", "compressor.dimm=4"], ["compressor.dimm", "Did you mean 'dim'"]),
         (["--set", "compressor.dim=100000"], ["compressor.dim", "larger than the width", "1 to 256"]),
+        (
+            ["--compressor", "pca", "--compressor", "rvq", "--set", "rvq.groups=33"],
+            ["rvq.groups: 33 groups are more than a vector's 32 values"],
+        ),
         (["--set", "nonsense"], ["KEY=VALUE", "--set compressor.dim=64"]),
         (["--magnitude", "sant"], ["magnitude", "Did you mean 'sent'"]),
         (["--adapter", "identity"], ["adapter", "--compressor identity"]),
@@ -59,10 +56,8 @@ def test_everything_wrong_is_said_at_once(invoke: Invoke) -> None:
 
 
 def test_a_question_longer_than_the_context(invoke: Invoke, tmp_path: Path) -> None:
-    records = [{**RECORD, "id": f"q{i}", "context": f"Oslo is city {i}."} for i in range(12)]
-    for record in records:
-        record["question"] = "why " * 2000
-    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, records)))
+    records = [record(number, question="why " * 2000) for number in range(12)]
+    written(tmp_path, "long.jsonl", json_lines(records))
     refused(invoke("train", "--data", "long.jsonl"), "q", "long")
     assert untouched(tmp_path)
 
@@ -97,15 +92,21 @@ def test_output_that_may_not_be_written(invoke: Invoke, tmp_path: Path) -> None:
 
 
 def test_nothing_to_evaluate_or_resume(invoke: Invoke, tmp_path: Path) -> None:
-    refused(invoke("eval", "nowhere"), "nowhere", "does not exist")
+    for command in ("eval", "diagnose"):
+        refused(invoke(command, "nowhere"), "nowhere", "does not exist")
+    refused(invoke("diagnose", "--compressor", "pac"), "Did you mean 'pca'")
     refused(invoke("train", "--resume"), "no unfinished run")
     refused(invoke("eval", "nowhere", "--batch-size", "many"), "'many'", "auto")
-    assert untouched(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_an_untrained_run_is_not_evaluated(invoke: Invoke, spoilt: Path) -> None:
+@pytest.mark.parametrize("command", ["eval", "diagnose"])
+def test_an_untrained_run_is_neither_evaluated_nor_diagnosed(
+    command: str, invoke: Invoke, spoilt: Path
+) -> None:
     (spoilt / "bottleneck.json").unlink()
-    refused(invoke("eval", "run"), "--resume")
+    refused(invoke(command, "run"), "run is not trained yet", "stage1 train --resume --output run")
+    assert not (spoilt / "diagnosis.json").exists()
 
 
 def test_a_run_of_another_model_is_refused(invoke: Invoke, spoilt: Path, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from conftest import Notes, small_config
+from conftest import Notes, built, small_config
 from plugin_sites import HOOK, Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.splice import rms, splice
@@ -21,13 +21,6 @@ from stage1.plugins import load_plugins, resolve
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, Embedded, TokenStats, straight_through
 from stage1.progress import SILENT, Progress
-
-
-def build(stats: TokenStats, *options: str) -> Bottleneck:
-    config = small_config(*options)
-    bottleneck = Bottleneck.build(resolve(config, load_plugins()), config.magnitude, 24, config.seed)
-    bottleneck.fit(stats, stats.embeds)
-    return bottleneck.eval()
 
 
 def saved(bottleneck: Bottleneck, stats: TokenStats, folder: Path) -> Path:
@@ -43,7 +36,7 @@ def saved(bottleneck: Bottleneck, stats: TokenStats, folder: Path) -> Path:
 def test_magnitude_of_what_the_llm_receives(adapter: str, stats: TokenStats) -> None:
     mask = torch.ones(1, 200, dtype=torch.bool)
     options = ("compressor.dim=4", f"adapter={adapter}")
-    free, vocab, sent = (build(stats, *options, f"magnitude={m}") for m in ("free", "vocab", "sent"))
+    free, vocab, sent = (built(stats, *options, f"magnitude={m}") for m in ("free", "vocab", "sent"))
     embeds = stats.embeds[None]
     plain = free(embeds, mask)
     norms = rms(vocab(embeds, mask)).squeeze()
@@ -58,7 +51,7 @@ def test_transmitted_magnitude_is_paid_for(stats: TokenStats) -> None:
     mask = torch.tensor([[True, True, False, True]])
     bits = {}
     for magnitude in ("free", "vocab", "sent"):
-        bottleneck = build(stats, "compressor.dim=4", f"magnitude={magnitude}")
+        bottleneck = built(stats, "compressor.dim=4", f"magnitude={magnitude}")
         bits[magnitude] = float(bottleneck.code_bits(bottleneck.encode(stats.embeds[None, :4], mask)))
     assert bits == {"free": 3 * 4 * 16, "vocab": 3 * 4 * 16, "sent": 3 * (4 * 16 + 16)}
 
@@ -125,7 +118,7 @@ def test_packed_splice_puts_a_shorter_code_in_the_place_of_the_run(
 def test_a_loaded_bottleneck_reconstructs_the_same_bits(
     adapter: str, magnitude: str, stats: TokenStats, tmp_path: Path
 ) -> None:
-    bottleneck = build(stats, f"adapter={adapter}", f"magnitude={magnitude}", "compressor.dim=5")
+    bottleneck = built(stats, f"adapter={adapter}", f"magnitude={magnitude}", "compressor.dim=5")
     loaded = Bottleneck.from_pretrained(saved(bottleneck, stats, tmp_path), table=stats.embeds)
     mask = torch.ones(1, 200, dtype=torch.bool)
     assert torch.equal(loaded(stats.embeds[None], mask), bottleneck(stats.embeds[None], mask))
@@ -192,7 +185,7 @@ def test_fit_may_train_and_freeze(
 
 
 def test_a_loaded_bottleneck_may_have_another_magnitude(stats: TokenStats, tmp_path: Path) -> None:
-    folder = saved(build(stats, "magnitude=vocab"), stats, tmp_path)
+    folder = saved(built(stats, "magnitude=vocab"), stats, tmp_path)
     assert Bottleneck.from_pretrained(folder, table=stats.embeds).magnitude == "vocab"
     assert Bottleneck.from_pretrained(folder, table=stats.embeds, magnitude="sent").magnitude == "sent"
 
@@ -213,7 +206,7 @@ def refused(folder: Path, stats: TokenStats, *words: str) -> None:
 
 
 def test_an_edited_or_missing_record_is_refused(stats: TokenStats, tmp_path: Path) -> None:
-    record = saved(build(stats), stats, tmp_path) / "bottleneck.json"
+    record = saved(built(stats), stats, tmp_path) / "bottleneck.json"
     record.write_text(record.read_text().replace('"magnitude": "free"', '"magnitude": "vocab"'))
     refused(tmp_path, stats, "truncated or was edited")
     record.unlink()
@@ -221,14 +214,14 @@ def test_an_edited_or_missing_record_is_refused(stats: TokenStats, tmp_path: Pat
 
 
 def test_a_checkpoint_of_another_table_is_refused(stats: TokenStats, tmp_path: Path) -> None:
-    folder = saved(build(stats), stats, tmp_path)
+    folder = saved(built(stats), stats, tmp_path)
     other = TokenStats(stats.ids, stats.weights, stats.embeds + 1e-3)
     refused(folder, other, "another embedding table", "somewhere/else")
 
 
 def test_a_hub_id_is_downloaded(stats: TokenStats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """There is no Hub here: what the client would be asked for is looked at, and a folder returned."""
-    folder = saved(build(stats), stats, tmp_path)
+    folder = saved(built(stats), stats, tmp_path)
     asked: dict[str, object] = {}
 
     def snapshot(repo: str, **options: object) -> str:

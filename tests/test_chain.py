@@ -9,39 +9,27 @@ from typing import Any
 import pytest
 import torch
 
-from chain_toys import installed
-from conftest import SMALL, Invoke, settings_args, small_config
-from plugin_sites import Site
+from conftest import SMALL, Invoke, built, refused, settings_args, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.chain import Chain
 from stage1.bottleneck.checkpoint import digest
-from stage1.config import ModelConfig, validate
+from stage1.config import validate
 from stage1.data.prompts import Prompt
 from stage1.errors import ConfigError, PluginError, UsageError
 from stage1.evaluation.rate import rate
 from stage1.experiment import evaluate_run, resume_run, train_run
-from stage1.llm.table import table_sha256
-from stage1.plugins import Registry, load_plugins, resolve
+from stage1.plugins import Registry, load_plugins
 from stage1.plugins.interfaces import ComponentConfig, Compressor
 from stage1.plugins.tensors import Code, TokenStats
 from stage1.progress import Progress
 from stage1.reports import publish
 from stage1.reports.commands import train_command
 from stage1.runs.run import Run
+from test_bottleneck import saved
 
 
-@pytest.fixture
-def toys(site: Site) -> Registry:
-    return installed(site)
-
-
-def built(stats: TokenStats, *options: str, fit: bool = True) -> Bottleneck:
-    config = small_config("adapter=linear", *options)
-    resolved = resolve(config, load_plugins())
-    bottleneck = Bottleneck.build(resolved, config.magnitude, stats.embeds.shape[1], config.seed)
-    if fit:
-        bottleneck.fit(stats, stats.embeds)
-    return bottleneck.eval()
+def linear(stats: TokenStats, *options: str, fit: bool = True) -> Bottleneck:
+    return built(stats, "adapter=linear", *options, fit=fit)
 
 
 def whole(stats: TokenStats) -> tuple[torch.Tensor, torch.Tensor]:
@@ -61,7 +49,7 @@ PCA6 = after_pca()
 
 
 def test_a_chain_does_what_its_stages_do_by_hand(stats: TokenStats) -> None:
-    chained, alone = built(stats, after_pca("{name: quantize, bits: 5}")), built(stats, PCA6)
+    chained, alone = linear(stats, after_pca("{name: quantize, bits: 5}")), linear(stats, PCA6)
     pca, quantize = alone.compressor, load_plugins().get("compressor", "quantize")
     codes = pca(*whole(stats)).vectors
     by_hand: Any = quantize(quantize.Config(bits=5), 6)
@@ -78,7 +66,7 @@ def test_a_chain_does_what_its_stages_do_by_hand(stats: TokenStats) -> None:
 
 
 def test_three_stages_in_order(toys: Registry, stats: TokenStats) -> None:
-    chained = built(stats, after_pca("{name: quantize, bits: 3}", "halve"))
+    chained = linear(stats, after_pca("{name: quantize, bits: 3}", "halve"))
     pca, quantize, halve = chained.stages
     assert [stage.embed_dim for stage in chained.stages] == [24, 6, 6]
     assert chained.compressor.code_dim == 3
@@ -90,11 +78,11 @@ def test_three_stages_in_order(toys: Registry, stats: TokenStats) -> None:
 
 def test_a_stage_without_an_inverse_leaves_the_chain_without(toys: Registry, stats: TokenStats) -> None:
     with pytest.raises(NotImplementedError):
-        built(stats, after_pca("halve")).reconstruct_linear(*whole(stats))
+        linear(stats, after_pca("halve")).reconstruct_linear(*whole(stats))
 
 
 def test_gradients_reach_the_first_stage(stats: TokenStats) -> None:
-    chained = built(stats, "compressors=[{name: learned_linear, dim: 6}, {name: quantize, bits: 3}]")
+    chained = linear(stats, "compressors=[{name: learned_linear, dim: 6}, {name: quantize, bits: 3}]")
     loss = (chained(*whole(stats)) - stats.embeds).square().sum()
     loss.backward()
     gradient = chained.stages[0].get_parameter("weight").grad
@@ -104,7 +92,7 @@ def test_gradients_reach_the_first_stage(stats: TokenStats) -> None:
 
 def test_a_stage_that_is_not_fitted_goes_behind_any_other(toys: Registry, stats: TokenStats) -> None:
     options = ("adapter=mlp", "losses={answer_ce: 1}")
-    chained = built(stats, after_pca("pairs", "halve"), *options)
+    chained = linear(stats, after_pca("pairs", "halve"), *options)
     chain = chained.compressor
     assert (chain.tokenwise, chain.changes_length, chain.code_dim) == (False, True, 3)
     reconstructed, mask = chained.reconstruct(stats.embeds[None, :7], torch.ones(1, 7, dtype=torch.bool))
@@ -132,18 +120,18 @@ def bits(bottleneck: Bottleneck, stats: TokenStats) -> list[float]:
 
 def test_bits_are_those_of_the_last_code(toys: Registry, stats: TokenStats) -> None:
     vector = 6 * 4
-    alone = built(stats, after_pca("{name: quantize, bits: 4}"))
+    alone = linear(stats, after_pca("{name: quantize, bits: 4}"))
     assert bits(alone, stats) == [5 * vector, 2 * vector, 3 * vector, 0]
     sent = vector + 16
-    with_rms = built(stats, after_pca("{name: quantize, bits: 4}"), "magnitude=sent")
+    with_rms = linear(stats, after_pca("{name: quantize, bits: 4}"), "magnitude=sent")
     assert bits(with_rms, stats) == [5 * sent, 2 * sent, 3 * sent, 0]
-    then_halved = built(stats, after_pca("{name: quantize, bits: 4}", "halve"))
+    then_halved = linear(stats, after_pca("{name: quantize, bits: 4}", "halve"))
     vector = 3 * 16  # in bfloat16 again; nothing is left of the rounding before it
     assert bits(then_halved, stats) == [5 * vector, 2 * vector, 3 * vector, 0]
 
 
 def test_bits_behind_a_stage_that_changes_the_length(toys: Registry, stats: TokenStats) -> None:
-    bottleneck = built(stats, after_pca("quantize", "pairs"), "adapter=mlp", "losses={answer_ce: 1}")
+    bottleneck = linear(stats, after_pca("quantize", "pairs"), "adapter=mlp", "losses={answer_ce: 1}")
     vector = 6 * 16 + 2
     # Five positions are three pairs; two are one; of three that start in the second pair there are two.
     assert bits(bottleneck, stats) == [3 * vector, vector, 2 * vector, 0]
@@ -163,7 +151,7 @@ def test_bits_may_depend_on_the_vectors(stats: TokenStats) -> None:
             return torch.where(code.vectors[..., 0] > 0, 0.5, 1.8)
 
     decoder = load_plugins().get("adapter", "linear")(ComponentConfig(), 1, 24)
-    compressor = Chain([built(stats, PCA6).compressor, Signs(ComponentConfig(), 6)])
+    compressor = Chain([linear(stats, PCA6).compressor, Signs(ComponentConfig(), 6)])
     bottleneck = Bottleneck(compressor, decoder)
     code = bottleneck.encode(stats.embeds[:20].view(4, 5, 24), LENGTHS)
     wanted = (torch.where(code.vectors[..., 0] > 0, 0.5, 1.8) * LENGTHS).sum(1)
@@ -183,7 +171,8 @@ def test_the_first_stage_and_the_adapter_draw_what_they_draw_alone(stats: TokenS
     options = ("adapter=mlp", "seed=3")
     first = "{name: random_projection, dim: 6}"
     alone, chained = (
-        built(stats, f"compressors=[{names}]", *options, fit=False) for names in (first, f"{first}, identity")
+        linear(stats, f"compressors=[{names}]", *options, fit=False)
+        for names in (first, f"{first}, identity")
     )
     torch.manual_seed(3)
     projection = load_plugins().get("compressor", "random_projection")
@@ -197,7 +186,7 @@ def test_the_first_stage_and_the_adapter_draw_what_they_draw_alone(stats: TokenS
 def test_every_stage_draws_from_a_seed_of_its_own(stats: TokenStats) -> None:
     def drawn(*names: str) -> list[torch.Tensor]:
         listed = ", ".join(f"{{name: {name}, dim: 24}}" if name != "identity" else name for name in names)
-        bottleneck = built(stats, f"compressors=[{listed}]", fit=False)
+        bottleneck = linear(stats, f"compressors=[{listed}]", fit=False)
         return [b for stage in bottleneck.stages for name, b in stage.named_buffers() if name == "projection"]
 
     first, second, third = drawn(*["random_projection"] * 3)
@@ -209,12 +198,6 @@ def test_every_stage_draws_from_a_seed_of_its_own(stats: TokenStats) -> None:
     assert torch.equal(last, third)
 
 
-def save(bottleneck: Bottleneck, stats: TokenStats, folder: Path) -> Path:
-    model = ModelConfig(name="somewhere/else")
-    bottleneck.save_pretrained(folder, model=model, table_hash=table_sha256(stats.embeds))
-    return folder
-
-
 def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
     """Change bottleneck.json so that its hash is right again."""
     record = json.loads((folder / "bottleneck.json").read_text())
@@ -224,8 +207,8 @@ def rewrite(folder: Path, change: Callable[[dict[str, Any]], object]) -> None:
 
 
 def test_a_saved_chain_is_loaded_as_it_was(toys: Registry, stats: TokenStats, tmp_path: Path) -> None:
-    bottleneck = built(stats, after_pca("{name: quantize, bits: 3}", "halve", "halve"))
-    folder = save(bottleneck, stats, tmp_path)
+    bottleneck = linear(stats, after_pca("{name: quantize, bits: 3}", "halve", "halve"))
+    folder = saved(bottleneck, stats, tmp_path)
     record = json.loads((folder / "bottleneck.json").read_text())
     made = [(part["name"], part["distribution"], part["config"]) for part in record["compressors"]]
     assert made[0][:2] == ("pca", "stage1")
@@ -237,7 +220,7 @@ def test_a_saved_chain_is_loaded_as_it_was(toys: Registry, stats: TokenStats, tm
 
 
 def test_a_missing_package_of_a_link_is_named(stats: TokenStats, tmp_path: Path) -> None:
-    folder = save(built(stats, after_pca("{name: quantize, bits: 3}")), stats, tmp_path)
+    folder = saved(linear(stats, after_pca("{name: quantize, bits: 3}")), stats, tmp_path)
     rewrite(folder, lambda record: record["compressors"][1].update(distribution="stage1-gone", version="3"))
     with pytest.raises(
         UsageError, match=r"'quantize' of package 'stage1-gone'.*\npip install stage1-gone==3"
@@ -248,9 +231,9 @@ def test_a_missing_package_of_a_link_is_named(stats: TokenStats, tmp_path: Path)
 def test_weights_are_taken_over_from_the_same_chain_alone(
     toys: Registry, stats: TokenStats, tmp_path: Path
 ) -> None:
-    trained = built(stats, after_pca("{name: quantize, bits: 3}"))
-    folder = save(trained, stats, tmp_path)
-    same = built(stats, after_pca("{name: quantize, bits: 3}"), fit=False)
+    trained = linear(stats, after_pca("{name: quantize, bits: 3}"))
+    folder = saved(trained, stats, tmp_path)
+    same = linear(stats, after_pca("{name: quantize, bits: 3}"), fit=False)
     same.start_from(folder, stats.embeds)
     assert torch.equal(same(*whole(stats)), trained(*whole(stats)))
     for other in (
@@ -260,13 +243,13 @@ def test_weights_are_taken_over_from_the_same_chain_alone(
         after_pca("quantize", "quantize"),
     ):
         with pytest.raises(ConfigError, match=r"^compressors: .*'quantize'.* you ask for") as caught:
-            built(stats, other, fit=False).start_from(folder, stats.embeds)
+            linear(stats, other, fit=False).start_from(folder, stats.embeds)
         assert {issue.path for issue in caught.value.issues} <= {"compressors", "adapter"}
 
 
 def test_a_link_that_does_not_fit_the_code_says_which_it_is(stats: TokenStats) -> None:
     with pytest.raises(ConfigError, match=r"^random_projection\.dim: 7 is larger .* 1 to 6"):
-        built(stats, after_pca("{name: random_projection, dim: 7}"))
+        linear(stats, after_pca("{name: random_projection, dim: 7}"))
 
 
 # -- whole runs ----------------------------------------------------------------------------------------
@@ -277,9 +260,7 @@ FEW = (*SMALL, "data.train=100", "train.steps=6", "train.check_every=3", "train.
 def test_a_whole_run_with_a_chain(invoke: Invoke) -> None:
     flags = ("--compressor", "learned_linear", "--compressor", "quantize", "--adapter", "linear")
     few = settings_args([*FEW, "compressor.ratio=4", "quantize.bits=6"])
-    trained = invoke("train", *flags, "--no-keep-special", *few, "--json")
-    assert trained.code == 0, trained.err
-    results = json.loads(trained.out)
+    results = json.loads(invoke("train", *flags, "--no-keep-special", *few, "--json").printed)
     (path,) = Path("runs").iterdir()
     run = Run(path)
     assert path.name.endswith("-learned_linear+quantize-linear-1")
@@ -293,18 +274,16 @@ def test_a_whole_run_with_a_chain(invoke: Invoke) -> None:
         "adapter": "linear",
         "losses.recon": "recon",
     }
-    again = invoke("eval", str(path), "--json")
-    assert json.loads(again.out)["rows"] == results["rows"]
+    assert json.loads(invoke("eval", str(path), "--json").printed)["rows"] == results["rows"]
     command = train_command(run.config, load_plugins())
     assert "--compressor learned_linear --compressor quantize" in command
     card = publish.published(run, "me/it")["README.md"].decode()
     assert "# learned_linear+quantize → linear" in card
-    inherits = invoke("train", "--init", str(path), "--no-eval", "--output", "two", "--set", "train.steps=1")
-    assert inherits.code == 0, inherits.err
+    begun = ("train", "--init", str(path), "--output")
+    assert invoke(*begun, "two", "--no-eval", "--set", "train.steps=1").printed
     assert Run(Path("two")).config.compressors == run.config.compressors
-    other = invoke("train", "--init", str(path), "--compressor", "learned_linear", "--output", "three")
-    assert other.code == 2
-    assert "compressors: " in other.err
+    other = invoke(*begun, "three", "--compressor", "learned_linear")
+    refused(other, "compressors: ")
     assert not Path("three").exists()
 
 

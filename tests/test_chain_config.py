@@ -6,19 +6,13 @@ from typing import Any
 
 import pytest
 
-from chain_toys import installed
-from conftest import Invoke
-from plugin_sites import Site, configured, issues
+from conftest import Invoke, settings_args
+from plugin_sites import configured, issues
 from stage1.cli.options import BottleneckParts
 from stage1.config import RunConfig, merge, overlay, validate
 from stage1.errors import ConfigError, UsageError
 from stage1.plugins import Registry, fully_resolved, resolve
 from stage1.sweeps.grid import Axis, plan
-
-
-@pytest.fixture
-def toys(site: Site) -> Registry:
-    return installed(site)
 
 
 def choices(config: RunConfig) -> list[dict[str, Any]]:
@@ -185,11 +179,9 @@ def test_compressors_in_a_file_replace_those_beneath_it() -> None:
 
 def test_the_command_line_shows_them(toys: Registry, invoke: Invoke) -> None:
     flags = ("--compressor", "pca", "--compressor", "quantize", "--compressor", "halve")
-    shown = invoke(
-        "config", "show", *flags, "--set", "quantize.bits=6", "--set", "compressor.ratio=2", "--json"
-    )
-    assert shown.code == 0, shown.err
-    assert json.loads(shown.out)["compressors"] == [
+    options = settings_args(["quantize.bits=6", "compressor.ratio=2"])
+    shown = invoke("config", "show", *flags, *options, "--json")
+    assert json.loads(shown.printed)["compressors"] == [
         {"name": "pca", "ratio": 2, "dim": None},
         {"name": "quantize", "bits": 6, "group": None},
         {"name": "halve"},

@@ -6,15 +6,15 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
 
-from conftest import NARROW, SMALL, Cli, CtrlC, Invoke, refused, settings_args
+from conftest import FEW, SMALL, Cli, CtrlC, Invoke, refused, settings_args
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.cli import completion
 from stage1.runs.run import Run
+from trainings import results_of
 
 ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated", "shuffled"]
 
@@ -23,17 +23,11 @@ ROWS = ["text", "raw", "linear", "bottleneck", "mean", "no_context", "truncated"
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
     """A small run made by the command, with what it printed."""
     folder = tmp_path_factory.mktemp("work")
-    command = [sys.executable, "-m", "stage1", "train", "--output", "run", *settings_args([*SMALL, NARROW])]
+    command = [sys.executable, "-m", "stage1", "train", "--output", "run", *settings_args([*SMALL, *FEW])]
     env = {**os.environ, "STAGE1_CACHE": str(folder / "cache")}
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return folder / "run", done.stdout, done.stderr
-
-
-def results_of(run: Path) -> dict[str, Any]:
-    found = Run(run).read_results()
-    assert found is not None
-    return found
 
 
 # -- train --------------------------------------------------------------------------------------------
@@ -54,22 +48,6 @@ def test_the_run_folder_is_complete(trained: tuple[Path, str, str]) -> None:
     assert manifest["batches"] == "distinct tokens"
     assert manifest["attention"]["implementation"] == "sdpa"
     assert manifest["attention"]["backends"]["cudnn"] is False
-
-
-def test_results_have_the_published_schema(trained: tuple[Path, str, str]) -> None:
-    results = results_of(trained[0])
-    assert results["schema"] == 1
-    assert [row["row"] for row in results["rows"]] == ROWS
-    for row in results["rows"]:
-        assert row["task"] == "tiny-squad"
-        assert row["n"] == 24
-        for metric in ("f1", "exact_match"):
-            low, high = row[f"{metric}_ci95"]
-            assert 0 <= low <= row[metric] <= high <= 100
-    assert results["rate"].keys() == {"bits_per_token", "vs_bf16", "vs_token_ids", "vs_text"}
-    assert results["reconstruction"].keys() >= {"recon", "mse", "cosine", "relative_error", "norm_ratio"}
-    assert results["gate"]["difference"] == 0
-    assert results["gate"]["broken"] is False
 
 
 def test_the_closing_words(trained: tuple[Path, str, str]) -> None:
@@ -116,16 +94,16 @@ def test_eval_gives_the_same_numbers_from_the_folder_alone(
     assert (spoilt / "results.json").read_bytes() == before
     shown = json.loads(done.out)
     assert (shown.pop("run"), shown.pop("timings") != {}) == ("run", True)
-    assert shown == Run(spoilt).read_results()
+    assert shown == results_of(spoilt)
 
 
 def test_other_questions_leave_the_runs_results_alone(spoilt: Path, invoke: Invoke, tmp_path: Path) -> None:
     before = (spoilt / "results.json").read_bytes()
-    done = invoke("eval", "run", "--limit", "7", "--batch-size", "3", "--json", "--output", "seven.json")
-    assert done.code == 0, done.err
-    assert {row["n"] for row in json.loads(done.out)["rows"]} == {7}
+    few = ("--limit", "7", "--batch-size", "3")
+    shown = json.loads(invoke("eval", "run", *few, "--json", "--output", "seven.json").printed)
+    assert {row["n"] for row in shown["rows"]} == {7}
     seven = json.loads((tmp_path / "seven.json").read_text())
-    assert seven.items() <= json.loads(done.out).items()
+    assert seven.items() <= shown.items()
     assert (spoilt / "results.json").read_bytes() == before
     assert invoke("eval", "run", "--limit", "5", "--quiet").out.endswith(
         "Run: run\nResults: run/evaluations/tiny-squad-2\n"
@@ -157,9 +135,8 @@ def test_how_long_things_took_is_kept_apart(trained: tuple[Path, str, str]) -> N
 
 def test_fewer_rows_leave_the_runs_results_alone(spoilt: Path, invoke: Invoke) -> None:
     before = (spoilt / "results.json").read_bytes()
-    done = invoke("eval", "run", "--rows", "truncated", "--json")
-    assert done.code == 0, done.err
-    names = [row["row"] for row in json.loads(done.out)["rows"]]
+    shown = json.loads(invoke("eval", "run", "--rows", "truncated", "--json").printed)
+    names = [row["row"] for row in shown["rows"]]
     assert names == ["text", "raw", "bottleneck", "no_context", "truncated"]
     assert (spoilt / "results.json").read_bytes() == before
     refused(invoke("eval", "run", "--rows", "shufled"), "Unknown row 'shufled'.\nDid you mean 'shuffled'?")
@@ -217,10 +194,9 @@ def test_what_the_shell_completes(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_the_help_of_lm_eval_says_what_a_run_is(invoke: Invoke) -> None:
-    done = invoke("lm-eval", "--help")
-    assert done.code == 0
+    shown = invoke("lm-eval", "--help").printed
     for word in ("run=RUN", "row=bottleneck|text", "scope=prompt|all", "usage: lm-eval"):
-        assert word in done.out
+        assert word in shown
 
 
 # -- the rest -----------------------------------------------------------------------------------------

@@ -12,17 +12,18 @@ from false_alarms import alarms, equals
 from scipy import stats
 
 import stage1
-from conftest import Invoke
+from conftest import Invoke, refused
 from edited_runs import answers_of, copied, said, write
 from stage1.config import merge, validate
 from stage1.errors import UsageError
-from stage1.evaluation.statistics import LEVEL, Comparison, Floats, holm
+from stage1.evaluation.statistics import LEVEL, ClusterBootstrap, Comparison, Floats, holm
 from stage1.experiment import train_run
 from stage1.files import read_record, write_record
 from stage1.inspection.compare import compare_runs
 from stage1.progress import Progress
 from stage1.runs.answers import Answer
 from stage1.runs.run import Run
+from trainings import results_of
 
 # -- statistics -------------------------------------------------------------------------------------------
 
@@ -45,6 +46,7 @@ def test_with_unequal_passages_it_is_the_jackknife_over_them() -> None:
     error = math.sqrt(14 / 15 * sum((mean - values.mean()) ** 2 for mean in without))
     assert found.standard_error == pytest.approx(error, rel=1e-9)
     assert found.p == pytest.approx(2 * stats.t.sf(abs(values.mean()) / error, 14), rel=1e-9)
+    assert found.bootstrap_ci95 == ClusterBootstrap(passages, 50, 0).interval(values[0])
 
 
 def test_seeds_add_their_variance_and_their_quantile() -> None:
@@ -61,17 +63,6 @@ def test_seeds_add_their_variance_and_their_quantile() -> None:
     low, high = found.ci95
     assert (high - low) / 2 == pytest.approx(quantile(LEVEL) * found.standard_error, rel=1e-9)
     assert (found.p < LEVEL) == (low > 0 or high < 0)
-
-
-def test_the_bootstrap_is_a_written_out_one() -> None:
-    passages, values = equals(np.random.default_rng(6), 9, 1)
-    found = Comparison(passages, 40, 8).difference(values)
-    by_passage = [values[0][np.array(passages) == passage] for passage in range(9)]
-    rng, means = np.random.default_rng(8), []
-    for _ in range(40):
-        drawn = rng.multinomial(9, [1 / 9] * 9)
-        means.append(np.concatenate([np.tile(by_passage[i], k) for i, k in enumerate(drawn) if k]).mean())
-    assert found.bootstrap_ci95 == pytest.approx(list(np.percentile(means, [2.5, 97.5])), rel=1e-9)
 
 
 def test_answers_that_are_the_same_show_nothing() -> None:
@@ -135,7 +126,7 @@ def test_a_pair_is_told_apart_as_scipy_does_it(trio: list[Path]) -> None:
     assert pair.f1.p_holm == pair.f1.p
     assert pair.f1.found
     assert [side.settings for side in found.sides] == [{"compressor.ratio": 16}, {"compressor.ratio": 32}]
-    results = Run(first).read_results() or {}
+    results = results_of(first)
     [row] = [row for row in results["rows"] if row["row"] == "bottleneck"]
     assert list(found.sides[0].f1.ci95) == row["f1_ci95"]
     right = {a.id: a for a in Run(first).read_answers("bottleneck") if a.exact_match == 100}
@@ -178,7 +169,7 @@ def test_what_does_not_pair_is_refused_and_named_where_forced(
     trio: list[Path], finished: Path, tmp_path: Path, invoke: Invoke
 ) -> None:
     shots, model, data = (copied(finished, tmp_path / name) for name in ("shots", "model", "data"))
-    results, answers = Run(shots).read_results() or {}, answers_of(Run(shots))
+    results, answers = results_of(shots), answers_of(Run(shots))
     rules = {**results["protocol"], "prompt": {**results["protocol"]["prompt"], "shots": 3}}
     write(Run(shots), answers, protocol=rules)
     write(Run(model), answers, model={**results["model"], "sha256": "0" * 64})
@@ -186,16 +177,11 @@ def test_what_does_not_pair_is_refused_and_named_where_forced(
     write_record(data / "data.json", {**record, "content": "0" * 64})
     reasons = {shots: "another prompt (shots 0 and 3)", model: "another model", data: "other data"}
     for path, why in reasons.items():
-        done = invoke("compare", str(trio[0]), str(path))
-        assert done.code == 2
-        assert why in done.err
-        assert "--force" in done.err
-        forced = invoke("compare", str(trio[0]), str(path), "--force")
-        assert forced.code == 0, forced.err
-        assert f"Not the same: {path} has {why}" in forced.out
+        refused(invoke("compare", str(trio[0]), str(path)), why, "--force")
+        forced = invoke("compare", str(trio[0]), str(path), "--force").printed
+        assert f"Not the same: {path} has {why}" in forced
     for arguments, why in (((trio[0],), "at least two"), ((trio[0], tmp_path / "none"), "does not exist")):
-        done = invoke("compare", *map(str, arguments))
-        assert (done.code, why in done.err) == (2, True)
+        refused(invoke("compare", *map(str, arguments)), why)
 
 
 def test_only_common_questions_count(trio: list[Path], finished: Path, tmp_path: Path) -> None:
@@ -216,16 +202,15 @@ def test_the_tables_fit_and_foreign_text_is_shown_as_text(
 ) -> None:
     monkeypatch.setenv("COLUMNS", columns)
     monkeypatch.setattr("stage1.cli.console.WIDE", int(columns))
-    done = invoke("compare", *map(str, trio), "-n", "30", "--prompts")
-    assert done.code == 0, done.err
-    assert "\x1b" not in done.out
-    assert "\\u001b[31mred" in done.out
-    table = [line for line in done.out.splitlines() if "[" in line and line[:1] in "ABC"]
+    shown = invoke("compare", *map(str, trio), "-n", "30", "--prompts").printed
+    assert "\x1b" not in shown
+    assert "\\u001b[31mred" in shown
+    table = [line for line in shown.splitlines() if "[" in line and line[:1] in "ABC"]
     assert len(table) >= 6
     assert all(len(line) <= int(columns) and "…" not in line for line in table if "runs/" not in line)
-    assert "No difference between A and B is shown" in done.out
-    assert "A answers better than C" in done.out
-    assert "The prompt through C:" in done.out
+    assert "No difference between A and B is shown" in shown
+    assert "A answers better than C" in shown
+    assert "The prompt through C:" in shown
 
 
 def test_other_outputs_say_the_same(trio: list[Path], invoke: Invoke) -> None:

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from conftest import small_config
+from conftest import built, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import ConfigError
 from stage1.plugins import load_plugins, resolve
@@ -19,10 +19,7 @@ EVERY = torch.ones(1, 200, dtype=torch.bool)
 
 
 def build(compressor: str, adapter: str, stats: TokenStats, *options: str) -> Bottleneck:
-    config = small_config(f"compressor={compressor}", f"adapter={adapter}", *options)
-    bottleneck = Bottleneck.build(resolve(config, load_plugins()), config.magnitude, 24, config.seed)
-    bottleneck.fit(stats, stats.embeds)
-    return bottleneck.eval()
+    return built(stats, f"compressor={compressor}", f"adapter={adapter}", *options)
 
 
 def recon(bottleneck: Bottleneck, stats: TokenStats) -> float:

@@ -1,7 +1,6 @@
 """`stage1 diagnose`: on a run, without one, on hostile texts, and on what cannot be diagnosed."""
 
 import json
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +9,7 @@ import pytest
 
 from conftest import Invoke, refused, settings_args
 from pairs import pairs
+from qa_files import Record, nested, record, written
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.diagnosis import show
 from stage1.diagnosis.diagnose import diagnose, diagnose_run
@@ -23,39 +23,32 @@ LIMIT = 6
 pytestmark = pytest.mark.usefixtures("few_prompts_suffice")
 
 
-@pytest.fixture
-def run(finished: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(finished, tmp_path / "run"))
-
-
 # -- on a run -----------------------------------------------------------------------------------------------
 
 
-def test_on_a_run(run: Path, invoke: Invoke) -> None:
-    result = invoke("diagnose", "run", "--limit", str(LIMIT))
-    assert result.code == 0, result.err
-    written = json.loads((run / "diagnosis.json").read_text(encoding="utf-8"))
-    assert written["run"] == "run"
-    assert written["questions"] == LIMIT
+def test_on_a_run(spoilt: Path, invoke: Invoke) -> None:
+    shown = invoke("diagnose", "run", "--limit", str(LIMIT)).printed
+    stored = json.loads((spoilt / "diagnosis.json").read_text(encoding="utf-8"))
+    assert stored["run"] == "run"
+    assert stored["questions"] == LIMIT
     for meaning in ("raw", "inverse", "bottleneck", "true_norms", "closed_form"):
-        assert show.MEANINGS[meaning] in result.out
-    assert "Context" in result.out
-    assert "Answer" in result.out
-    assert result.out.rstrip().splitlines()[-1].startswith("Diagnosis: ")
-    for number, finding in enumerate(written["findings"], 1):
-        assert f"{number}. {finding['title']}" in result.out
-    assert set(written["measured"]) == {
+        assert show.MEANINGS[meaning] in shown
+    assert "Context" in shown
+    assert "Answer" in shown
+    assert shown.rstrip().splitlines()[-1].startswith("Diagnosis: ")
+    for number, finding in enumerate(stored["findings"], 1):
+        assert f"{number}. {finding['title']}" in shown
+    assert set(stored["measured"]) == {
         *("protocol", "ablation", "tokens", "statistics", "compressor"),
         *("generation", "objective", "divergence"),
     }
 
 
-def test_json_is_what_is_written(run: Path, invoke: Invoke) -> None:
+def test_json_is_what_is_written(spoilt: Path, invoke: Invoke) -> None:
     result = invoke("diagnose", "run", "--limit", str(LIMIT), "--json", "-q", "--output", "copy.json")
-    assert result.code == 0, result.err
-    stored = json.loads((run / "diagnosis.json").read_text(encoding="utf-8"))
+    stored = json.loads((spoilt / "diagnosis.json").read_text(encoding="utf-8"))
     assert stored.pop("sha256")
-    assert json.loads(result.out) == stored
+    assert json.loads(result.printed) == stored
     assert result.out == Path("copy.json").read_text(encoding="utf-8")
     assert result.err == ""
 
@@ -66,14 +59,13 @@ def test_json_is_what_is_written(run: Path, invoke: Invoke) -> None:
 def test_without_training(tmp_path: Path, invoke: Invoke) -> None:
     options = ("--model", "tiny", "--compressor", "pca", "--set", "compressor.ratio=32")
     settings = settings_args(("data.train=300", "eval.max_new_tokens=8"))
-    result = invoke("diagnose", *options, *settings, "--limit", str(LIMIT), "--output", "found.json")
-    assert result.code == 0, result.err
+    shown = invoke("diagnose", *options, *settings, "--limit", str(LIMIT), "--output", "found.json").printed
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert not found["clean"]
     assert [finding["cause"] for finding in found["findings"]] == ["too_lossy"]
-    assert "1. The code is too small for this adapter and objective" in result.out
-    assert "critical, explains" in result.out
-    assert "Try: stage1 train --recipe phase2" in result.out
+    assert "1. The code is too small for this adapter and objective" in shown
+    assert "critical, explains" in shown
+    assert "Try: stage1 train --recipe phase2" in shown
     assert sorted(path.name for path in tmp_path.iterdir()) == ["found.json"]
 
 
@@ -83,21 +75,9 @@ def test_without_training(tmp_path: Path, invoke: Invoke) -> None:
 @pytest.mark.parametrize(
     "more", [("--compressor", "pca"), ("--adapter", "linear"), ("--set", "compressor.ratio=4")]
 )
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("spoilt")
 def test_a_run_with_parts_of_its_own(invoke: Invoke, more: tuple[str, ...]) -> None:
     refused(invoke("diagnose", "run", *more), "run has its own compressor", "leave out RUN")
-
-
-def test_no_run(tmp_path: Path, invoke: Invoke) -> None:
-    refused(invoke("diagnose", "nowhere"), "nowhere")
-    refused(invoke("diagnose", "--compressor", "pac"), "Did you mean 'pca'")
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_untrained_run(run: Path, invoke: Invoke) -> None:
-    (run / "bottleneck.json").unlink()
-    refused(invoke("diagnose", "run"), "run is not trained yet", "stage1 train --resume --output run")
-    assert not (run / "diagnosis.json").exists()
 
 
 # -- texts from elsewhere -----------------------------------------------------------------------------------
@@ -106,24 +86,19 @@ HOSTILE = "\x1b[2J\x1b[31m\x07\x00\u202egpj.exe\u2066\u200b\x9b31m [bold]loud[/b
 HIDDEN = "\x1b\x07\x00\x9b\u202e\u2066\u200b\u2028"
 
 
-def squad(path: Path, passages: int) -> None:
-    """A file in SQuAD's format whose every text is hostile."""
-    paragraphs = []
-    for number in range(passages):
-        context = f"Person {number} lives here. {HOSTILE}"
-        answer = {"text": f"Person {number} lives here. {HOSTILE}", "answer_start": 0}
-        asked = {"id": f"q{number}\x1b[31m", "question": f"Who {HOSTILE}?", "answers": [answer]}
-        paragraphs.append({"context": context, "qas": [asked]})
-    data = {"version": "1.1", "data": [{"title": HOSTILE, "paragraphs": paragraphs}]}
-    path.write_text(json.dumps(data), encoding="utf-8")
+def hostile(number: int) -> Record:
+    """A record whose every text is hostile."""
+    context = f"Person {number} lives here. {HOSTILE}"
+    answers = {"text": [context], "answer_start": [0]}
+    texts: Record = {"id": f"q{number}\x1b[31m", "title": HOSTILE, "question": f"Who {HOSTILE}?"}
+    return record(number, context=context, answers=answers, **texts)
 
 
-@pytest.mark.usefixtures("run")
+@pytest.mark.usefixtures("spoilt")
 def test_hostile_texts(tmp_path: Path, invoke: Invoke) -> None:
-    squad(tmp_path / "hostile.json", 30)
+    written(tmp_path, "hostile.json", nested([hostile(number) for number in range(30)]))
     result = invoke("diagnose", "run", "--data", "hostile.json", "--limit", "3")
-    assert result.code == 0, result.err
-    shown = result.out + result.err
+    shown = result.printed + result.err
     assert not set(shown) & set(HIDDEN)
     assert "\\u001b" in result.out
     assert "\\u0007" in result.out
@@ -169,5 +144,5 @@ def test_no_training_split(
     assert "Nothing wrong was found" in printed(found, capsys)
 
 
-def test_one_question(run: Path) -> None:
-    assert diagnose_run(Run.open(run), Run.open(run).config, 1, Progress())["questions"] == 1
+def test_one_question(spoilt: Path) -> None:
+    assert diagnose_run(Run.open(spoilt), Run.open(spoilt).config, 1, Progress())["questions"] == 1

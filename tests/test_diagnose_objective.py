@@ -12,6 +12,7 @@ from torch import Tensor
 
 import stage1.diagnosis.divergence as divergence
 import stage1.diagnosis.objective as objective
+import trainings
 from conftest import small_config
 from pairs import pairs
 from plugin_sites import Site
@@ -20,7 +21,6 @@ from stage1.diagnosis.case import Case
 from stage1.plugins import ResolvedLoss, load_plugins, resolve
 from stage1.plugins.interfaces import Loss
 from stage1.plugins.tensors import LossInputs
-from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.inputs import RoundTrip
@@ -48,12 +48,8 @@ def under(case: Case, *settings: str) -> Case:
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A short run under two losses."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    config = small_config(f"output={path}", "losses.recon=1", "losses.cosine=0.1", "train.steps=20")
-    session = Session.open(config, Progress(), weights="table")
-    run = Run.create(config)
-    Trainer(resolve(config, load_plugins()), session).train(run)
-    return run
+    settings = ("losses.recon=1", "losses.cosine=0.1", "train.steps=20")
+    return trainings.trained(tmp_path_factory.mktemp("runs") / "run", *settings)
 
 
 def test_terms_of_a_real_run(case: Case, trained: Run) -> None:

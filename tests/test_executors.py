@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SMALL, Invoke, Notes, settings_args
+from conftest import FEW, SMALL, Invoke, Notes, settings_args
 from stage1 import Executor, Job, JobOutcome, JobWork, UsageError
 from stage1.errors import ConfigError, Stage1Error
 from stage1.files import read_record
@@ -20,19 +20,12 @@ from stage1.sweeps.grid import Axis, plan
 from stage1.sweeps.sweep import Sweep
 from stage1.sweeps.worker import executor, unpack
 
-FEW = (
-    *SMALL,
-    "data.train=60",
-    "train.steps=2",
-    "train.check_every=2",
-    "train.check_questions=1",
-    "eval.limit=8",
-)
+SETTINGS = (*SMALL, *FEW)
 AXES = [Axis("compressor.ratio", [4, 16])]
 
 
 def sweep(folder: Path, *, seeds: Sequence[int] = (0,)) -> Sweep:
-    return Sweep(folder, AXES, plan({}, FEW, AXES, seeds, folder))
+    return Sweep(folder, AXES, plan({}, SETTINGS, AXES, seeds, folder))
 
 
 def numbers(folder: Path) -> object:
@@ -123,14 +116,14 @@ def test_what_is_wrong_with_a_place_is_said_before_anything_is_made(tmp_path: Pa
 
 def test_the_command_takes_a_place(here: Path, invoke: Invoke, tmp_path: Path) -> None:
     shutil.copytree(here, "s")
-    command = ["sweep", "--over", "compressor.ratio=4,16", "--output", "s", *settings_args(FEW)]
+    command = ["sweep", "--over", "compressor.ratio=4,16", "--output", "s", *settings_args(SETTINGS)]
     assert "finished already" in invoke(*command, "--jobs", "2").err
 
 
 @pytest.mark.slow
 def test_an_interrupt_stops_the_processes_and_the_same_command_resumes(here: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "stage1", "sweep", "--over", "compressor.ratio=4,16", "--output", "s"]
-    command += [*settings_args(FEW), "--jobs", "2"]
+    command += [*settings_args(SETTINGS), "--jobs", "2"]
     begun = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     while not list((tmp_path / "s").glob("*/config.yaml")):
         time.sleep(0.05)

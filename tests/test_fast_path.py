@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from conftest import ROOT, small_config
+from conftest import ROOT, built, small_config
 from stage1.bottleneck.batches import collate
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens, least_squares, occurrence_weights, training_rows
@@ -46,7 +46,7 @@ def test_moments_equal_those_over_all_positions(session: Session, prompts: list[
 
 def test_pca_equals_a_decomposition_of_all_prompts(session: Session, prompts: list[Prompt]) -> None:
     stats = count_tokens(prompts, session.table)
-    bottleneck = build("compressor.dim=16")
+    bottleneck = built(stats, "compressor.dim=16", fit=False)
     bottleneck.double().fit(stats, session.table)
     rows = crossing_rows(prompts, session.table)
     _, singular, directions = torch.linalg.svd(rows - rows.mean(0), full_matrices=False)
@@ -68,11 +68,6 @@ def test_least_squares_equals_lstsq_over_all_positions(session: Session, prompts
     torch.testing.assert_close(torch.cat([weight, bias[None]]), reference, rtol=1e-4, atol=1e-6)
 
 
-def build(*settings: str) -> Bottleneck:
-    config = small_config(*settings)
-    return Bottleneck.build(resolve(config, load_plugins()), config.magnitude, 256, config.seed)
-
-
 def gradient(bottleneck: Bottleneck, objective: Objective, inputs: LossInputs) -> torch.Tensor:
     bottleneck.zero_grad()
     total: Any = objective.total(objective(inputs), objective.weights(0))
@@ -86,9 +81,9 @@ def test_expected_gradient_equals_that_of_all_prompts(
 ) -> None:
     config = small_config("losses.recon=1", "losses.cosine=0.3")
     resolved = resolve(config, load_plugins())
-    bottleneck = build("compressor.dim=8", "adapter=mlp")
     objective = Objective(resolved)
     stats = count_tokens(prompts, session.table)
+    bottleneck = built(stats, "compressor.dim=8", "adapter=mlp", fit=False)
     bottleneck.fit(stats, session.table)
     rows = training_rows(stats, uniform, session.table, "seen")
 

@@ -14,7 +14,7 @@ from xml.etree import ElementTree
 import pytest
 
 import stage1
-from conftest import CtrlC, Invoke, settings_args, small_config
+from conftest import CtrlC, Invoke, refused, settings_args, small_config
 from plugin_sites import Site, compressor
 from stage1.errors import TrainingError, UsageError
 from stage1.evaluation.rate import marks
@@ -25,6 +25,7 @@ from stage1.reports import frontier as report
 from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.sweeps import rates
+from trainings import results_of
 
 QUICK: dict[str, Any] = {
     "data": {"train": 100, "selection": 60},
@@ -92,7 +93,7 @@ def test_the_points_are_the_runs(searched: tuple[Path, stage1.Frontier]) -> None
         assert run.config.compressors[0].name == point.settings["compressor"]
         assert point.rate == 16 * run.config.compressors[0].options["dim"]
     for point in tested:
-        results = Run(folder / point.run).read_results() or {}
+        results = results_of(folder / point.run)
         rows = {row["row"]: row for row in results["rows"]}
         assert point.test
         assert (point.test.f1, point.test.text_f1) == (rows["bottleneck"]["f1"], rows["text"]["f1"])
@@ -228,9 +229,7 @@ def test_a_setting_that_fails_keeps_nothing(tmp_path: Path, monkeypatch: pytest.
 )
 def test_bad_requests(arguments: list[str], problem: str, invoke: Invoke) -> None:
     done = invoke("frontier", *arguments, "--output", "f")
-    assert done.code == 2
-    assert problem in done.err
-    assert "Traceback" not in done.err
+    refused(done, problem, lines=6 if problem == "--keep" else 2)  # Typer's own check draws a box
     assert not Path("f").exists()
 
 
@@ -239,9 +238,7 @@ def test_the_command(found: stage1.Frontier, invoke: Invoke) -> None:
     settings = ("data.train=100", "data.selection=60", "train.steps=0", "eval.resamples=200")
     command = ["frontier", "--keep", "0.5", "--over", "compressor=pca,random_projection", "--limit", "48"]
     command += ["--adapter", "linear", *settings_args(settings), "--output", "f"]
-    done = invoke(*command, "--json")
-    assert done.code == 0, done.err
-    assert stage1.Frontier.model_validate(json.loads(done.out)) == found
+    assert stage1.Frontier.model_validate(json.loads(invoke(*command, "--json").printed)) == found
     shown = invoke(*command).out
     assert "Border  " in shown
     assert all(str(round(point.bits_per_token, 1)) in shown for point in found.points)

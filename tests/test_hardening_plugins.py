@@ -8,7 +8,7 @@ from textwrap import dedent
 import pytest
 import yaml
 
-from conftest import Invoke, Notes, small_config
+from conftest import SMALL, Invoke, Notes, settings_args, small_config
 from plugin_sites import Site, compressor
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.checkpoint import digest
@@ -77,6 +77,61 @@ def test_a_faulty_compressor_is_named_and_nothing_is_called_done(
     assert said in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 2
     assert not (tmp_path / "run" / "results.json").exists()
+
+
+MOODY = '''
+import os
+
+from torch import nn
+
+from stage1 import Adapter, hookimpl
+
+
+class Moody(Adapter):
+    """Works for a while."""
+
+    name = "moody"
+
+    def __init__(self, config, code_dim, embed_dim):
+        super().__init__(config, code_dim, embed_dim)
+        self.layer = nn.Linear(code_dim, embed_dim)
+        self.steps = 0
+
+    def forward(self, code):
+        self.steps += self.training
+        if self.steps > 12 and "CALM" not in os.environ:
+            raise ValueError("not today")
+        return self.layer(code.vectors)
+
+
+@hookimpl
+def stage1_adapters():
+    return Moody
+'''
+
+
+def test_a_plugin_that_raises_while_training_is_named_and_the_run_goes_on_later(
+    site: Site, invoke: Invoke, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.install("stage1-moody", {"moody": MOODY}, release="2.0")
+    small = ("--adapter", "moody", "--no-eval", *settings_args([*SMALL, "train.save_every=5"]))
+    failed = invoke("train", *small, "--output", "run")
+    assert failed.code == 1
+    assert "'moody' of stage1-moody 2.0 raised ValueError: not today" in failed.err
+    assert "stage1_moody__moody.py, line" in failed.err
+    assert "stage1 train --resume --output run" in failed.err
+    assert "Traceback" not in failed.err
+
+    with monkeypatch.context() as patch:
+        patch.setenv("CALM", "1")
+        again = invoke("train", "--resume", "--output", "run", "--no-eval", "--json")
+    assert again.code == 0, again.err
+    assert "Resumed after step 10" in again.err
+
+    monkeypatch.setenv("STAGE1_TRACEBACK", "1")
+    with pytest.raises(PluginError) as raised:  # for Python to print
+        invoke("train", *small)
+    assert isinstance(raised.value.__cause__, ValueError)
 
 
 def test_a_listener_gets_copies(site: Site) -> None:

@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from conftest import SMALL, Invoke, refused
 from stage1 import Bottleneck
-from stage1.cli import app
 from stage1.config import ModelConfig, granted
 from stage1.errors import UsageError
 from stage1.evaluation.lm_eval.registered import RunLM
@@ -103,33 +101,28 @@ def test_nothing_in_python_runs_a_strangers_code(stranger: tuple[Path, Path], co
 
 
 @pytest.mark.usefixtures("few_prompts_suffice")
-def test_what_is_typed_is_run(stranger: tuple[Path, Path], copy: Path) -> None:
+def test_what_is_typed_is_run(stranger: tuple[Path, Path], copy: Path, invoke: Invoke) -> None:
     run, marker = stranger
-    entries: list[Callable[[], Any]] = [
-        lambda: Bottleneck.from_pretrained(run, trust_remote_code=True),
-        lambda: evaluate_run(Run.open(run), {"model.trust_remote_code": True}, Progress()),
-        lambda: RunLM(run=str(run), trust_remote_code=True),
-        lambda: typed("eval", str(run), "--quiet", "--trust-remote-code"),
-        lambda: typed("eval", str(run), "--tasks", "tiny-squad", "--limit", "2", "--trust-remote-code"),
-        lambda: typed("diagnose", str(run), "--limit", "2", "--trust-remote-code"),
-        lambda: typed("train", "--resume", "--output", str(copy), "--no-eval", "--trust-remote-code"),
-    ]
-    for entry in entries:
-        entry()  # is not refused; what was read once in this process need not run again
+    commands = (
+        ("eval", str(run), "--quiet"),
+        ("eval", str(run), "--tasks", "tiny-squad", "--limit", "2"),
+        ("diagnose", str(run), "--limit", "2"),
+        ("train", "--resume", "--output", str(copy), "--no-eval"),
+    )  # none is refused; what was read once in this process need not run again
+    Bottleneck.from_pretrained(run, trust_remote_code=True)
+    evaluate_run(Run.open(run), {"model.trust_remote_code": True}, Progress())
+    RunLM(run=str(run), trust_remote_code=True)
+    for command in commands:
+        assert invoke(*command, "--trust-remote-code").printed
     assert marker.exists()
     marker.unlink()
     assert Run.open(copy).settings["model"]["trust_remote_code"] is True
 
 
-def test_it_can_be_declined(stranger: tuple[Path, Path]) -> None:
+def test_it_can_be_declined(stranger: tuple[Path, Path], invoke: Invoke) -> None:
     run, marker = stranger
-    typed("eval", str(run), "--quiet", "--no-trust-remote-code")
+    assert invoke("eval", str(run), "--quiet", "--no-trust-remote-code").printed
     assert not marker.exists()
-
-
-def typed(*command: str) -> None:
-    result = CliRunner().invoke(app, command)
-    assert result.exit_code == 0, result.output
 
 
 @pytest.mark.parametrize("model", ["m", {"name": "m", "trust_remote_code": "on"}, {"name": "m"}, None])

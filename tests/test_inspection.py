@@ -3,7 +3,7 @@
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,21 +12,20 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import stage1
-from conftest import Invoke, small_config
+from conftest import Invoke, refused, small_config
 from edited_runs import answers_of, copied, reseal, said, write
 from plugin_sites import Site, compressor
-from stage1.config import ModelConfig
 from stage1.errors import UsageError
 from stage1.evaluation.summary import marked
 from stage1.experiment import train_run
 from stage1.files import read_record, write_record
 from stage1.inspection.verify import Verified
-from stage1.llm.location import locate
-from stage1.plugins import load_plugins
 from stage1.progress import Progress
 from stage1.runs.answers import Answer, read, written
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
+from stage1_models.tiny import MODEL_DIR
+from trainings import results_of
 
 
 @pytest.fixture
@@ -88,27 +87,24 @@ def test_show_prints_gold_and_every_rows_answer_as_text(
     mixed: Path, invoke: Invoke, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     monkeypatch.setattr("stage1.cli.console.WIDE", columns)
-    done = invoke("show", str(mixed), "-n", "3", "--prompts")
-    assert done.code == 0, done.err
+    shown = invoke("show", str(mixed), "-n", "3", "--prompts").printed
     rows = answers_of(Run(mixed))
     for number, answer in enumerate(rows["text"][:3], 1):
-        assert f"{number}. {answer.question}" in " ".join(done.out.split())
-        assert answer.gold[0] in done.out
-    assert all(name in done.out for name in rows)
-    assert "\\u001b[2J\\u202eleft right" in done.out
-    assert "\x1b" not in done.out
-    assert "‮" not in done.out
-    assert "3 of 24 questions (24 were asked)" in done.out
-    assert "⏎ Answer :" in done.out
-    printed = [line for line in done.out.splitlines() if not line.startswith("<")]
+        assert f"{number}. {answer.question}" in " ".join(shown.split())
+        assert answer.gold[0] in shown
+    assert all(name in shown for name in rows)
+    assert "\\u001b[2J\\u202eleft right" in shown
+    assert "\x1b" not in shown
+    assert "‮" not in shown
+    assert "3 of 24 questions (24 were asked)" in shown
+    assert "⏎ Answer :" in shown
+    printed = [line for line in shown.splitlines() if not line.startswith("<")]
     assert max(map(len, printed)) <= columns
 
 
 def test_show_says_what_is_missing(run: Run, invoke: Invoke) -> None:
     (run.path / "results.json").unlink()
-    done = invoke("show", str(run.path))
-    assert done.code == 2
-    assert f"stage1 eval {run.path}" in done.err
+    refused(invoke("show", str(run.path)), f"stage1 eval {run.path}")
 
 
 # -- runs -------------------------------------------------------------------------------------------------
@@ -129,13 +125,11 @@ def shelf(finished: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_runs_are_listed_damaged_ones_too(shelf: Path, finished: Path, invoke: Invoke) -> None:
-    done = invoke("runs", str(shelf), "--json")
-    assert done.code == 0, done.err
-    listed = {Path(run["run"]).name: run for run in json.loads(done.out)}
+    listed = {Path(run["run"]).name: run for run in json.loads(invoke("runs", str(shelf), "--json").printed)}
     assert {name: run["state"] for name, run in listed.items()} == {
         **{"first": "evaluated", "cell": "evaluated", "torn": "damaged", "young": "trained"}
     }
-    results = Run(finished).read_results() or {}
+    results = results_of(finished)
     [row] = [row for row in results["rows"] if row["row"] == "bottleneck"]
     first = listed["first"]
     assert (first["model"], first["protocol"], first["method"]) == ("tiny", "plain", "pca → residual")
@@ -177,9 +171,7 @@ def test_runs_are_filtered_and_sorted(
 def test_what_cannot_be_listed_is_said(
     shelf: Path, invoke: Invoke, arguments: tuple[str, ...], why: str
 ) -> None:
-    done = invoke("runs", *(arguments if arguments == ("none",) else (str(shelf), *arguments)))
-    assert done.code == 2
-    assert why in done.err
+    refused(invoke("runs", *(arguments if arguments == ("none",) else (str(shelf), *arguments))), why)
 
 
 @pytest.mark.parametrize("columns", [60, 80, 100])
@@ -199,9 +191,7 @@ def failing(verified: Verified) -> dict[str, str]:
 
 
 def test_what_was_left_alone_holds(finished: Path, invoke: Invoke) -> None:
-    done = invoke("verify", str(finished), "--json")
-    assert done.code == 0, done.out
-    record = json.loads(done.out)
+    record = json.loads(invoke("verify", str(finished), "--json").printed)
     assert record["holds"]
     assert {check["state"] for check in record["checks"]} == {"holds"}, record
     text = invoke("verify", str(finished)).out
@@ -281,8 +271,7 @@ def test_other_weights_and_settings_are_found(run: Run, invoke: Invoke) -> None:
 
 def test_another_model_is_found(finished: Path, tmp_path: Path, invoke: Invoke) -> None:
     """One that differs in a single layer, and has the same embeddings."""
-    own = locate(ModelConfig(), weights="all", progress=Progress())
-    other = Path(shutil.copytree(own, tmp_path / "other"))
+    other = Path(shutil.copytree(MODEL_DIR, tmp_path / "other"))
     file = next(other.glob("*.safetensors"))
     weights = load_file(file)
     layer = next(name for name in weights if "layers.0" in name)
@@ -330,21 +319,13 @@ def test_easier_gold_answers_and_left_out_questions_are_found(run: Run) -> None:
     assert "asks 24 questions that are not those answered" in found["rate"]
 
 
-@pytest.fixture
-def plugged(site: Site) -> Iterator[Site]:
-    """A site whose plugins this process finds."""
+def test_a_changed_plugin_is_found(site: Site, tmp_path: Path) -> None:
     site.install("keeper", {"point": compressor("keep")})
-    load_plugins.cache_clear()
-    yield site
-    load_plugins.cache_clear()
-
-
-def test_a_changed_plugin_is_found(plugged: Site, tmp_path: Path) -> None:
     few = ("train.steps=0", "data.train=40", "data.selection=8", "eval.limit=4")
     config = small_config(*few, "compressor=keep", "adapter=linear", f"output={tmp_path / 'run'}")
     run = train_run(config, Progress()).run
     assert failing(stage1.verify(run.path)) == {}
-    [module] = plugged.folder.glob("keeper__*.py")
+    [module] = site.folder.glob("keeper__*.py")
     module.write_text(module.read_text().replace("Keeps something", "Keeps something else"))
     found = failing(stage1.verify(run.path))
     assert set(found) == {"plugins"}
@@ -360,7 +341,6 @@ def test_what_cannot_be_verified_is_refused(run: Run, invoke: Invoke) -> None:
     (run.path / "results.json").write_text("{")
     assert invoke("verify", str(run.path)).code == 1
     (run.path / "results.json").unlink()
-    done = invoke("verify", str(run.path))
-    assert (done.code, "has no results" in done.err) == (2, True)
+    refused(invoke("verify", str(run.path)), "has no results")
     with pytest.raises(UsageError, match="does not exist"):
         stage1.verify(run.path / "none")

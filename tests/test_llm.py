@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaModel
 
 from conftest import located, refusal
-from random_llama import VOCABULARY, WIDTH, random_llama
+from random_llama import VOCABULARY, WIDTH, edit, random_llama
 from stage1.config import ModelConfig
 from stage1.errors import UsageError
 from stage1.llm import hashes
@@ -34,11 +34,6 @@ from stage1.progress import Progress
 from stage1_models.tiny import MODEL_DIR
 
 CPU = torch.device("cpu")
-
-
-def edit(folder: Path, name: str = "config.json", **changes: Any) -> None:
-    before = json.loads((folder / name).read_text())
-    (folder / name).write_text(json.dumps({**before, **changes}))
 
 
 # -- the table --------------------------------------------------------------------------------------------

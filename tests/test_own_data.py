@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from conftest import CtrlC, Invoke, Notes, small_config
+from conftest import CtrlC, Invoke, Notes, refused, small_config
 from qa_files import csv_plain, written
 from stage1.errors import UsageError
 from stage1.experiment import evaluate_run, train_run
@@ -15,15 +15,11 @@ from stage1.files import write_record
 from stage1.progress import Progress
 from stage1.runs.run import Run
 from stage1_datasets.tiny_squad import tiny_squad
+from trainings import results_of
 
 PASSAGES = 30
 OWN = 18
 """Test questions of the run: a tenth of the passages, six questions each."""
-
-
-def write(path: Path, records: list[Any]) -> Path:
-    path.write_text(json.dumps(records), encoding="utf-8")
-    return path
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +35,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, records: list[Any]) -> Run
     odd += [
         {**record, "id": f"long-{n}", "question": "why " * 2_000} for n, record in enumerate(records[::6])
     ]
-    file = write(folder / "own.json", [*records, *odd])
+    file = written(folder, "own.json", json.dumps([*records, *odd]))
     notes = Notes()
     config = small_config(
         f"data={file}", "train.steps=20", "eval.limit=40", f"output={folder / 'run'}", "seed=3"
@@ -64,7 +60,7 @@ def numbers(results: dict[str, Any]) -> list[tuple[str, int, float, float]]:
 def test_the_runs_own_file_is_its_own_whatever_it_is_called(
     trained: Run, run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    own = numbers(trained.read_results() or {})
+    own = numbers(results_of(trained))
     assert own[0][1] == OWN
     assert own[0][2] > 50
     file = Path(trained.config.data.name)
@@ -81,7 +77,8 @@ def test_of_other_data_what_was_seen_is_left_out_and_counted(
 ) -> None:
     before = (run.path / "results.json").read_bytes()
     fresh = list(tiny_squad("test", 3, seed=7))
-    other = write(tmp_path / "other.json", [*({**r, "id": f"x{r['id']}"} for r in records), *fresh])
+    seen_again = [{**r, "id": f"x{r['id']}"} for r in records]
+    other = written(tmp_path, "other.json", json.dumps([*seen_again, *fresh]))
     notes = Notes()
     evaluation = evaluate_run(run, {"data.name": str(other), "eval.limit": None}, notes).evaluation
     assert evaluation is not None
@@ -95,7 +92,7 @@ def test_a_file_that_has_changed_is_other_data_by_its_old_name(
     run: Run, records: list[Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = (run.path / "results.json").read_bytes()
-    write(tmp_path / "own.json", [*records, *tiny_squad("test", 4, seed=7)])
+    written(tmp_path, "own.json", json.dumps([*records, *tiny_squad("test", 4, seed=7)]))
     settings = run.config.model_copy(update={"data": run.config.data.model_copy(update={"name": "own.json"})})
     run.write_config(settings)
     monkeypatch.chdir(tmp_path)
@@ -108,14 +105,14 @@ def test_a_file_that_has_changed_is_other_data_by_its_old_name(
 
 
 def test_without_its_record_a_run_is_not_asked_about_other_data(run: Run, tmp_path: Path) -> None:
-    other = write(tmp_path / "other.json", list(tiny_squad("test", 3, seed=7)))
+    other = written(tmp_path, "other.json", json.dumps(list(tiny_squad("test", 3, seed=7))))
     (run.path / "data.json").write_text("{")
     with pytest.raises(UsageError, match=r"data\.json cannot be used"):
         evaluate_run(run, {"data.name": str(other)}, Progress())
 
 
 def test_a_run_has_seen_what_the_run_that_it_starts_from_has_seen(run: Run, tmp_path: Path) -> None:
-    other = write(tmp_path / "other.json", list(tiny_squad("train", 30, seed=7)))
+    other = written(tmp_path, "other.json", json.dumps(list(tiny_squad("train", 30, seed=7))))
     settings = (f"data={other}", "train.steps=0", f"init={run.path}", f"output={tmp_path / 'second'}")
     second = train_run(small_config(*settings), Progress(), with_evaluation=False).run
     first, both = run.read_trained_on(), second.read_trained_on()
@@ -134,7 +131,7 @@ def test_a_start_whose_record_is_damaged_is_refused_before_there_is_a_folder(
 
 
 def test_what_the_start_had_seen_is_known_when_it_is_gone(run: Run, tmp_path: Path) -> None:
-    other = write(tmp_path / "other.json", list(tiny_squad("train", 30, seed=7)))
+    other = written(tmp_path, "other.json", json.dumps(list(tiny_squad("train", 30, seed=7))))
     settings = (f"data={other}", "train.steps=4", "train.save_every=2", f"init={run.path}")
     config = small_config(*settings, f"output={tmp_path / 'second'}")
     with pytest.raises(KeyboardInterrupt):
@@ -165,26 +162,20 @@ def test_a_runs_predictions_are_scored_as_they_were(run: Run, invoke: Invoke) ->
     file = run.config.data.name
     for row in ("text", "bottleneck"):
         predictions = str(run.path / "predictions" / f"{row}.jsonl")
-        done = invoke("score", file, predictions)
-        assert done.code == 0, done.err
-        [found] = [r for r in (run.read_results() or {})["rows"] if r["row"] == row]
+        shown = invoke("score", file, predictions).printed
+        [found] = [r for r in results_of(run)["rows"] if r["row"] == row]
         expected = f"exact match {found['exact_match']:.6f}   F1 {found['f1']:.6f}   over {OWN} answered"
-        assert expected in done.out
+        assert expected in shown
         questions = PASSAGES * 7
-        assert f"without a prediction, which counts 0: {questions - OWN}" in done.out
+        assert f"without a prediction, which counts 0: {questions - OWN}" in shown
 
 
 def test_strict_refuses_before_anything_is_written(trained: Run, invoke: Invoke, tmp_path: Path) -> None:
     file = Path(trained.config.data.name)
-    done = invoke("train", "--data", str(file), "--strict", "--output", "strict")
-    assert done.code == 2
-    assert "1 with a blank question (question 'blank')" in done.err
+    train = ("train", "--strict", "--output", "strict", "--data")
+    refused(invoke(*train, str(file)), "1 with a blank question (question 'blank')")
     lines = json.loads(file.read_text(encoding="utf-8"))
-    write(tmp_path / "long.json", [line for line in lines if line["id"] != "blank"])
-    done = invoke("train", "--data", "long.json", "--strict", "--output", "strict")
-    assert done.code == 2
-    assert "too long for a prompt" in done.err
+    written(tmp_path, "long.json", json.dumps([line for line in lines if line["id"] != "blank"]))
+    refused(invoke(*train, "long.json"), "too long for a prompt")
     assert not (tmp_path / "strict").exists()
-    done = invoke("score", str(file), "none.json", "--strict")
-    assert done.code == 2
-    assert "blank question" in done.err
+    refused(invoke("score", str(file), "none.json", "--strict"), "blank question")

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from conftest import NARROW, CtrlC, Notes, small_config
+from conftest import NARROW, CtrlC, Kill, Killed, Notes, small_config
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.config import RunConfig, validate
 from stage1.errors import ConfigError, TrainingError, UsageError
@@ -18,7 +18,7 @@ from stage1.progress import Progress
 from stage1.reports import publish, report
 from stage1.runs.run import Run
 from stage1.training.phases import FIRST, Decision
-from trainings import same, weights
+from trainings import results_of, same, weights
 
 PHASES = (
     NARROW,
@@ -107,8 +107,7 @@ def test_a_run_that_goes_on_starts_from_the_first_phase(both: Path) -> None:
 
 
 def test_results_say_which_phase_they_are_of_and_why(both: Path) -> None:
-    results = Run(both).read_results()
-    assert results is not None
+    results = results_of(both)
     one, two = results["phases"]
     assert (one["losses"], two["losses"]) == (["recon"], ["recon", "cosine"])
     assert (one["trained"], two["trained"]) == (True, True)
@@ -140,9 +139,7 @@ def test_a_run_whose_first_phase_suffices_takes_it_over(
     assert any("not under 0.1 %: training ends here" in note for note in notes)
     alone = train_run(small_config(f"output={tmp_path / 'alone'}", *PHASES[:5]), Progress())
     assert same(weights(run.path), weights(alone.run.path))
-    results, expected = run.read_results(), alone.run.read_results()
-    assert results is not None
-    assert expected is not None
+    results, expected = results_of(run), results_of(alone.run)
     assert results["rows"] == expected["rows"]
     assert [phase["trained"] for phase in results["phases"]] == [True, False]
     assert "phases" not in expected
@@ -212,17 +209,6 @@ def test_a_first_phase_is_no_run_to_resume_by_default(
 
 
 # -- killed, interrupted, resumed ---------------------------------------------------------------------
-
-
-class Killed(Exception):
-    """Nothing is saved any more."""
-
-
-class Kill(CtrlC):
-    """The same, but as a kill is."""
-
-    def stop(self) -> None:
-        raise Killed
 
 
 @pytest.mark.parametrize(
@@ -312,8 +298,7 @@ def test_the_mark_of_teacher_forcing_is_shown_and_inherited(tmp_path: Path) -> N
     config = small_config(*few, "losses.answer_ce=1", f"output={tmp_path / 'one'}")
     first = train_run(config, Progress(), with_evaluation=False).run
     second = train_run(small_config(*few, f"init={first.path}", f"output={tmp_path / 'two'}"), Progress()).run
-    results = second.read_results()
-    assert results is not None
+    results = results_of(second)
     assert results["teacher_forced"] is True
     assert any("Verdict" in line and "Teacher-forced:" in line for line in report.summary(results))
     card = publish.published(second, "me/it")["README.md"].decode()

@@ -10,8 +10,8 @@ from textwrap import dedent
 import pytest
 import typer
 
-from conftest import Invoke
-from plugin_sites import HOOK, Site, of
+from conftest import Invoke, refused
+from plugin_sites import HOOK, Site, compressor, of
 from stage1.cli import app
 from stage1.plugins import load_plugins
 from stage1.plugins.registry import COMMANDS
@@ -76,10 +76,9 @@ def test_they_run_and_have_help(site: Site, invoke: Invoke) -> None:
     assert invoke("say", "bye") == (0, "Bye, all.\n", "")
     assert invoke("stage1-say:say-hello", "you").out == "Hello, you.\n"
     assert invoke("Stage1_Say:say", "bye", "me").out == "Bye, me.\n"
-    shown = invoke("say-hello", "--help")
-    assert shown.code == 0
-    assert "stage1 say-hello" in shown.out
-    assert "Not shown in a list." in shown.out
+    shown = invoke("say-hello", "--help").printed
+    assert "stage1 say-hello" in shown
+    assert "Not shown in a list." in shown
     assert "Take leave." in invoke("say", "-h").out
     wrong = invoke("say-hello", "you", "--laud")
     assert wrong.code == 2
@@ -114,16 +113,11 @@ def test_an_unknown_command_gets_the_nearest_name(site: Site, invoke: Invoke) ->
     site.install("stage1-say", {"point": COMMANDS_OF_ITS_OWN})
     site.install("broken", {"lost": "import no_such_module_xyz"})
     for typed, near in (("trian", "train"), ("say-helo", "say-hello")):
-        done = invoke(typed, "--anything")
-        assert done.code == 2
-        assert f"Unknown command {typed!r}" in done.err
-        assert f"Did you mean {near!r}?" in done.err
-        assert "Plugins that failed to load: 1" in done.err
-        assert done.out == ""
+        words = (f"Unknown command {typed!r}", f"Did you mean {near!r}?", "Plugins that failed to load: 1")
+        refused(invoke(typed, "--anything"), *words)
     assert "the name of a plugin of another kind: compressor" in invoke("pca").err
-    lost = invoke("lost")
-    assert lost.code == 2
-    assert "'lost' of broken 1.2 failed to load: the import failed: ModuleNotFoundError" in lost.err
+    said = "'lost' of broken 1.2 failed to load: the import failed: ModuleNotFoundError"
+    refused(invoke("lost"), said)
 
 
 RAISED = "Error: The command 'fail' of stage1-sad 1.2 raised "
@@ -210,16 +204,14 @@ def several(site: Site) -> None:
 
 
 def test_hooks_are_listed_with_who_implements_them(several: None, invoke: Invoke) -> None:
-    done = invoke("plugins", "list", "--hooks", "--json")
-    assert done.code == 0
-    listed = json.loads(done.out)
-    [commands] = [hook for hook in listed if hook["hook"] == "stage1_commands"]
+    listed = invoke("plugins", "list", "--hooks", "--json").printed
+    [commands] = [hook for hook in json.loads(listed) if hook["hook"] == "stage1_commands"]
     assert commands == {
         "hook": "stage1_commands",
         "summary": "Add sub-commands to `app`: `stage1 NAME` runs them.",
         "implementers": [{"plugin": "talk", "distribution": "Stage1-Say", "version": "0.3"}],
     }
-    assert "broken" not in done.out
+    assert "broken" not in listed
     table = invoke("plugins", "list", "--hooks", "--strict")
     assert table.code == 1  # there is a failed plugin
     assert "talk (Stage1-Say 0.3)" in table.out
@@ -240,10 +232,30 @@ def test_hooks_are_listed_with_who_implements_them(several: None, invoke: Invoke
 def test_whatever_is_listed_can_be_shown(
     several: None, invoke: Invoke, name: str, words: tuple[str, ...]
 ) -> None:
-    done = invoke("plugins", "show", name)
-    assert done.code == 0
-    said = " ".join(done.out.split())
+    said = " ".join(invoke("plugins", "show", name).printed.split())
     assert [word for word in words if word not in said] == []
     assert "no options" not in said
     [shown] = json.loads(invoke("plugins", "show", name, "--json").out)
     assert shown["options"] == []
+
+
+def test_a_components_options_are_documented(site: Site, invoke: Invoke) -> None:
+    site.install("stage1-keep", {"point": compressor("keep")}, release="0.3.1")
+    words = " ".join(invoke("plugins", "show", "keep").printed.split())
+    for text in ("Keeps something. Not shown in a list.", "stage1-keep", "ratio", "8.0", "overrides `ratio`"):
+        assert text in words, text
+
+
+def test_a_broken_plugin_is_shown_and_fails_only_a_strict_list(site: Site, invoke: Invoke) -> None:
+    source = """
+        print("noise on standard output")
+        raise SystemExit("no licence found")
+    """
+    site.install("stage1-broken", {"broken": source}, release="0.1")
+    listed = json.loads(invoke("plugins", "list", "--json").printed)
+    [record] = [record for record in listed if record["status"] == "failed"]
+    assert (record["name"], record["distribution"], record["version"]) == ("broken", "stage1-broken", "0.1")
+    assert "no licence found" in record["reason"]
+    strict = invoke("plugins", "list", "--strict")
+    assert strict.code == 1
+    assert "no licence found" in " ".join(strict.out.split())

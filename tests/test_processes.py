@@ -11,6 +11,7 @@ from stage1.config.presets import RECIPES
 from stage1.experiment import train_run
 from stage1.progress import Progress
 from stage1.runs.run import Run
+from trainings import results_of
 
 FEW = (*SMALL, "data.train=60", "train.steps=2", "train.check_every=2", "eval.limit=12")
 
@@ -27,7 +28,7 @@ def test_two_processes_share_an_evaluation(tmp_path: Path, monkeypatch: pytest.M
         file.unlink()
     shown = json.loads(launched("eval", str(path), "--json"))
     assert [file.read_bytes() for file in written] == alone
-    assert shown["rows"] == Run(path).read_results()["rows"]  # type: ignore[index]
+    assert shown["rows"] == results_of(path)["rows"]
     assert launched("eval", str(path), "--json")  # answers that are known
 
 
@@ -39,11 +40,9 @@ def test_two_processes_train_two_phases(tmp_path: Path) -> None:
     run = Run(path)
     assert Run(path / "phase1").trained
     assert run.read_manifest()["processes"] == 2
-    results = run.read_results()
-    assert results is not None
+    results = results_of(run)
     assert results["phases"]
     again = validate(merge(RECIPES.find("two_phase").settings, {"output": str(tmp_path / "alone")}, settings))
-    alone = train_run(again, Progress()).run.read_results()
-    assert alone is not None
+    alone = results_of(train_run(again, Progress()).run)
     ours, theirs = results["reconstruction"], alone["reconstruction"]
     assert ours["recon"] == pytest.approx(theirs["recon"], rel=1e-3)

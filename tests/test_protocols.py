@@ -6,7 +6,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from conftest import Notes, build_prompts, small_config
+from conftest import Notes, build_prompts, embedded, opened, small_config
+from random_llama import calls_of
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.bottleneck.statistics import count_tokens
 from stage1.config import PromptConfig, RunConfig, merge, overlay, validate
@@ -18,7 +19,6 @@ from stage1.errors import ConfigError, UsageError
 from stage1.evaluation.answers import Answering
 from stage1.evaluation.conditions import Condition, lookup
 from stage1.evaluation.rate import rate
-from stage1.plugins import load_plugins, resolve
 from stage1.plugins.tensors import TokenStats
 from stage1.session import Session
 from stage1_models.tiny import MODEL_DIR
@@ -139,7 +139,7 @@ def test_examples_are_drawn_by_seed_from_different_passages() -> None:
 
 
 def test_no_example_is_about_a_passage_that_is_asked() -> None:
-    session = Session.open(small_config("prompt.shots=3"), Notes())
+    session = opened("prompt.shots=3")
     shown = {q.context for q in session.examples}
     assert len(shown) == 3
     assert shown <= {q.context for q in session.data.train}
@@ -148,7 +148,7 @@ def test_no_example_is_about_a_passage_that_is_asked() -> None:
 
 def test_examples_that_leave_no_room_for_a_context_are_left_out_whole() -> None:
     notes = Notes()
-    session = Session.open(small_config("prompt.shots=9", "data.max_prompt_tokens=400"), notes)
+    session = opened("prompt.shots=9", "data.max_prompt_tokens=400", progress=notes)
     prompts = session.prompts(session.data.test[:8])
     assert 0 < len(session.examples) < 9
     assert any("of 9 examples are shown" in note for note in notes.notes)
@@ -252,7 +252,7 @@ def test_a_protocol_that_was_changed_is_called_so() -> None:
 
 def test_the_studys_protocol_has_its_faults() -> None:
     config = under("study")
-    session = Session.open(config.model_copy(update={"eval": small_config().eval}), Notes())
+    session = Session.open(config, Notes(), before=embedded())
     [prompt, *_] = session.prompts(session.data.test[:4])
     assert prompt.text.endswith("Answer: ")
     assert len(prompt.ids) <= 256
@@ -268,43 +268,29 @@ def test_the_studys_protocol_has_its_faults() -> None:
 @pytest.mark.parametrize("shots_cross", [False, True])
 def test_the_llm_receives_examples_raw_unless_they_cross(shots_cross: bool) -> None:
     settings = ("prompt.shots=2", f"prompt.shots_cross={str(shots_cross).lower()}", "eval.max_new_tokens=2")
-    session = Session.open(small_config(*settings), Notes())
+    session = opened(*settings)
     prompts = session.prompts(session.data.test[:3])
-    llm: Any = session.model.llm
     table = session.table.float()
     ids = torch.arange(len(table))
     every = TokenStats(ids, torch.ones(len(ids), dtype=torch.float64), table)
     embed = lookup(session, every, torch.full_like(table, 7.0))  # what crosses arrives as sevens
-    arrived: list[torch.Tensor] = []
-    handle = (
-        llm.get_decoder()
-        .layers[0]
-        .register_forward_pre_hook(
-            lambda _module, args, kwargs: arrived.append(args[0] if args else kwargs["hidden_states"]),
-            with_kwargs=True,
-        )
-    )
-    try:
+    with calls_of(session.model.llm) as calls:
         Answering(session, None).answers(Condition("sevens", prompts, embed, None))
-    finally:
-        handle.remove()
+    arrived = [call["inputs_embeds"] for call in calls if call.get("inputs_embeds") is not None]
     sevens = sum(int((part == 7.0).all(-1).sum()) for part in arrived)
     assert sevens == sum(sum(prompt.cross) for prompt in prompts)
     crossing = [crossing_text(prompt, session.tokenizer) for prompt in prompts]
     assert all((text.count("Context:") == 3) == shots_cross for text in crossing)
 
 
-def test_what_stands_around_every_question_is_not_charged() -> None:
+def test_what_stands_around_every_question_is_not_charged(session: Session, bottleneck: Bottleneck) -> None:
     """The rate under few_shot is that of the question itself, token for token and bit for bit."""
-    plain = Session.open(small_config(), Notes())
-    shots = plain.under(small_config("prompt.shots=2"))
-    config = small_config("compressor.dim=20", "adapter=linear")
-    bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", plain.table.shape[1], 0)
-    questions = plain.data.test[:6]
-    alone, behind = plain.prompts(questions), shots.prompts(questions)
+    questions = session.data.test[:6]
+    alone = session.prompts(questions)
+    behind = session.under(small_config("prompt.shots=2")).prompts(questions)
     assert all(len(b.ids) - b.fixed == len(a.ids) for a, b in zip(alone, behind, strict=True))
-    rates = [
-        rate(bottleneck, prompts, count_tokens(prompts, plain.table), plain.table)
+    one, two = (
+        rate(bottleneck, prompts, count_tokens(prompts, session.table), session.table)
         for prompts in (alone, behind)
-    ]
-    assert rates[0] == rates[1]
+    )
+    assert one == two

@@ -13,7 +13,7 @@ from selenium.webdriver import ActionChains, Chrome, Keys
 
 import stage1
 from browser import chromium, console, script, show
-from conftest import SMALL, Invoke, fitted, once, settings_args, with_settings
+from conftest import SMALL, Invoke, fitted, once, refused, settings_args, with_settings
 from large_report import QUESTIONS, large_page
 from pairs import pairs
 from stage1.evaluation.conditions import NAMES
@@ -25,6 +25,7 @@ from stage1.runs.run import Run
 from stage1.session import Session
 from stage1.sweeps.grid import Axis, Cell, plan
 from stage1.sweeps.sweep import Sweep
+from trainings import results_of
 
 SMALLEST = 1_500_000
 """Bytes of a report without its questions."""
@@ -82,8 +83,7 @@ def lines(browser: Chrome) -> list[str]:
 
 
 def test_the_report_of_a_run_says_what_its_files_say(runs: tuple[Run, Run], one: Path) -> None:
-    text, results = one.read_text(encoding="utf-8"), runs[0].read_results()
-    assert results is not None
+    text, results = one.read_text(encoding="utf-8"), results_of(runs[0])
     assert results["verdict"]["text"].replace("'", "&#39;") in text
     for row in results["rows"]:
         assert f"{row['f1']:5.1f}  [{row['f1_ci95'][0]:.1f}, {row['f1_ci95'][1]:.1f}]" in text
@@ -100,12 +100,11 @@ def test_the_report_of_a_run_says_what_its_files_say(runs: tuple[Run, Run], one:
 def test_prompts_stand_over_their_reconstruction(runs: tuple[Run, Run]) -> None:
     asked = collect(runs[0], ["text", "bottleneck"], Progress())
     assert asked.reading is not None
-    pairs, results = asked.reading.pairs, runs[0].read_results()
+    pairs, results = asked.reading.pairs, results_of(runs[0])
     whole = [[pairs[number] for number in prompt] for prompt in asked.reading.prompts]
     for prompt, answer in zip(whole, asked.questions, strict=True):
         assert answer.question in "".join(own for own, _ in prompt)
     crossing = [read is None for prompt in whole for _, read in prompt[1:]]  # all but BOS
-    assert results is not None
     assert np.mean(crossing) == pytest.approx(results["reconstruction"]["token_recovery"], abs=1e-9)
     passages = [0] * len(whole)  # as if all were about one: each shares what it can with the first
     data = asked.reading.data(passages)
@@ -138,17 +137,15 @@ def test_examples_in_front_cost_no_bits_of_the_gzipped_text_either(session: Sess
 
 def test_the_curves_of_a_training_in_the_terminal(invoke: Invoke) -> None:
     losses = ("--loss", "recon=1", "--loss", "cosine=1")
-    done = invoke("train", "--no-eval", "--plot", "--quiet", *losses, *settings_args())
-    assert done.code == 0, done.err
-    drawn = done.out.partition("Loss and its terms in training")[2].partition("On the selection split")[0]
+    shown = invoke("train", "--no-eval", "--plot", "--quiet", *losses, *settings_args()).printed
+    drawn = shown.partition("Loss and its terms in training")[2].partition("On the selection split")[0]
     assert {"recon", "cosine", "loss"} <= set(drawn.split())
     assert re.search("[\u2801-\u28ff]{10}", drawn)
 
 
 def test_the_curves_of_several_trainings_in_the_terminal(runs: tuple[Run, Run], invoke: Invoke) -> None:
-    done = invoke("compare", *(str(run.path) for run in runs), "--force", "--plot")
-    assert done.code == 0, done.err
-    drawn = done.out.partition("Selection score")[2]
+    shown = invoke("compare", *(str(run.path) for run in runs), "--force", "--plot").printed
+    drawn = shown.partition("Selection score")[2]
     assert all(run.path.name in drawn for run in runs)
     assert re.search("[\u2801-\u28ff]{10}", drawn)
 
@@ -234,10 +231,8 @@ def test_places_that_are_no_runs(runs: tuple[Run, Run], tmp_path: Path, invoke: 
         (tmp_path,): "holds neither a run nor a sweep",
         (runs[0].path, tmp_path / "no"): "does not exist",
     }.items():
-        done = invoke("report", *map(str, places))
-        assert (done.code, said in done.err) == (2, True), done
-    done = invoke("report", str(runs[0].path), "--output", "no/report.html")
-    assert (done.code, "no/report.html" in done.err) == (2, True)
+        refused(invoke("report", *map(str, places)), said)
+    refused(invoke("report", str(runs[0].path), "--output", "no/report.html"), "no/report.html")
     assert not list(tmp_path.glob("*.html"))
 
 
@@ -350,8 +345,7 @@ def hostile(place: str) -> str:
 def test_nothing_that_others_wrote_is_live(runs: tuple[Run, Run], tmp_path: Path, browser: Chrome) -> None:
     name = "<img src=x onerror=window.owned=1>\"'\u202e\x1b[31m"
     run = Run(Path(shutil.copytree(runs[0].path, tmp_path / name)))
-    config, results = run.config, run.read_results()
-    assert results is not None
+    config, results = run.config, results_of(run)
     plain = hostile("text").replace("\ud800", "")  # files hold no lone surrogates
     model = config.model.model_copy(update={"name": plain.replace("\0", "")})
     run.write_config(config.model_copy(update={"model": model}))

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from conftest import small_config
+from conftest import built, small_config
 from random_llama import calls_of
 from stage1.bottleneck.bottleneck import Bottleneck
 from stage1.errors import ConfigError
@@ -84,9 +84,7 @@ def test_a_damaged_cache_is_estimated_again(
 def decoded(stats: TokenStats, *compressors: str) -> tuple[Tensor, Bottleneck]:
     """What the closed form behind these compressors makes of the tokens, [U, D]."""
     names = ", ".join(compressors)
-    config = small_config(f"compressors=[{names}]", "adapter=linear", "compressors.0.floor=1e-6")
-    bottleneck = Bottleneck.build(resolve(config, load_plugins()), "free", 24, 0)
-    bottleneck.fit(stats, stats.embeds)
+    bottleneck = built(stats, f"compressors=[{names}]", "adapter=linear", "compressors.0.floor=1e-6")
     mask = torch.ones(1, len(stats.ids), dtype=torch.bool)
     return bottleneck(stats.embeds[None], mask)[0].detach(), bottleneck
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 import stage1.session as module
-from conftest import SMALL, opened, small_config
+from conftest import FEW, SMALL, opened, small_config
 from stage1.data.datasets import TrainedOn
 from stage1.diagnosis.diagnose import diagnose_run
 from stage1.experiment import train_run
@@ -14,18 +14,6 @@ from stage1.progress import Progress
 from stage1.session import Session
 from stage1.sweeps.grid import Axis, plan
 from stage1.sweeps.sweep import Sweep
-
-FEW = (
-    "data.train=40",
-    "data.selection=8",
-    "train.steps=2",
-    "train.check_every=2",
-    "train.check_questions=2",
-    "train.batch_prompts=4",
-    "eval.limit=3",
-    "eval.max_new_tokens=3",
-    "adapter=linear",
-)
 
 
 @pytest.fixture

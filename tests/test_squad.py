@@ -271,9 +271,7 @@ def scored(invoke: Invoke, language: str, questions: Questions, version: str, pr
     data = {"version": version, "data": [{"title": language, "paragraphs": [paragraph]}]}
     Path("data.json").write_text(json.dumps(data), encoding="utf-8")
     Path("predictions.json").write_text(json.dumps(predictions), encoding="utf-8")
-    done = invoke("score", "data.json", "predictions.json", "--json")
-    assert done.code == 0, done.err
-    return json.loads(done.out)
+    return json.loads(invoke("score", "data.json", "predictions.json", "--json").printed)
 
 
 def numbers(found: dict[str, Any]) -> Any:

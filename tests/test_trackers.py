@@ -7,15 +7,14 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from tensorboard.backend.event_processing import event_accumulator
 from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
-from conftest import NARROW, SMALL, CtrlC, Invoke, settings_args, small_config
+from conftest import FEW, NARROW, SMALL, CtrlC, Invoke, Kill, Killed, refused, settings_args, small_config
 from plugin_sites import Site
 from stage1.cli import main
 from stage1.config import RunConfig, flat
@@ -170,18 +169,9 @@ def test_a_resumed_run_is_one_run_to_the_trackers(tmp_path: Path) -> None:
 
 def test_tensorboard_drops_what_a_killed_run_had_logged_beyond_its_state(tmp_path: Path) -> None:
     config = tracked(tmp_path / "run", log_with="tensorboard")
-
-    class Killed(Progress):
-        @contextmanager
-        def task(
-            self, label: str, total: int | None = None, unit: str = ""
-        ) -> Iterator[Callable[[int], None]]:
-            if label == "Solving the last layer":  # after step 40; the last state is that after step 30
-                raise OSError
-            yield lambda done: None
-
-    with pytest.raises(OSError):  # noqa: PT011
-        train_run(config, Killed(), with_evaluation=False)
+    killed = Kill("Solving the last layer", 0)  # after step 40; the last state is that after step 30
+    with pytest.raises(Killed):
+        train_run(config, killed, with_evaluation=False)
     run = Run(tmp_path / "run")
     assert tensorboard(run.path)["selection/recon"].keys() == {0, 10, 20, 30, 40}
     resumed = tracked(tmp_path / "run", "train.steps=32", log_with="tensorboard")
@@ -280,10 +270,9 @@ def test_the_flag_keeps_standard_output_for_the_result(
 
 
 def test_the_flag_reaches_every_run_of_a_sweep(tmp_path: Path, invoke: Invoke) -> None:
-    settings = settings_args([*SMALL, "train.steps=4", "eval.limit=6"])
+    settings = settings_args([*SMALL, *FEW])
     over = ("--over", "compressor.ratio=4,8", "--output", "grid", "-q")
-    result = invoke("sweep", *over, *settings, "--log-with", "tensorboard")
-    assert result.code == 0, result.err
+    assert invoke("sweep", *over, *settings, "--log-with", "tensorboard").printed
     runs = [path.parent for path in (tmp_path / "grid").glob("*/config.yaml")]
     assert len(runs) == 2
     assert all("eval/bottleneck/f1" in tensorboard(run) for run in runs)
@@ -307,9 +296,7 @@ def test_a_tracker_that_cannot_be_used_is_refused_before_anything_is_written(
 ) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda n, p=None: None if n == "wandb" else find(n, p))
-    result = invoke(*command, "--log-with", name, "--log-with", "tensorboard", "--output", "out")
-    assert result.code == 2
-    assert said in result.err
+    refused(invoke(*command, "--log-with", name, "--log-with", "tensorboard", "--output", "out"), said)
     assert not (tmp_path / "out").exists()
 
 

@@ -1,6 +1,7 @@
 """Small trainings on the embedded model: a trainer, a trained run, its weights."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
@@ -39,6 +40,13 @@ def trained(
     run = Run.create(config)
     trainer.train(run)
     return run
+
+
+def results_of(run: Run | Path) -> dict[str, Any]:
+    """What an evaluated run's results.json says."""
+    found = (run if isinstance(run, Run) else Run(run)).read_results()
+    assert found is not None
+    return found
 
 
 def weights(run: Run | Path) -> dict[str, torch.Tensor]:
