@@ -228,6 +228,7 @@ def test_a_loss_that_leaks_the_originals_norm(
     start = tmp_path / "start"
     start.mkdir()
     long.save_pretrained(start, model=sound.session.config.model, table_hash=sound.session.model.table_hash)
+    Run(start).write_manifest({})
     settings = (*QUARTER, f"init={start}", "losses={leaking: 1}", "train.steps=20", "train.lr=0.01")
     top = first(like(sound, **train(tmp_path, *settings, registry=registry)))
     assert top["cause"] == "norm_leak"
