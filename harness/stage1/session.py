@@ -284,7 +284,7 @@ class Session:
             )
         return wanted or length - new
 
-    @property
+    @cached_property
     def special(self) -> Tensor:
         """[S] ids of the special tokens."""
         return torch.tensor(self.tokenizer.all_special_ids, device=self.device)

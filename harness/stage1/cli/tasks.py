@@ -96,10 +96,10 @@ def lm_eval(context: typer.Context) -> None:
     words = list(context.args)
     if words[:1] in ([], ["-h"], ["--help"]):
         typer.echo(f"{ABOUT}\n")
-    if words[:1] in (["run"], ["ls"], ["validate"]) and not any(
-        w.startswith("--include_path") for w in words
-    ):
-        for _, folder in load_plugins().task_folders()[:1]:  # it takes one, and stage1's own come first
-            words += ["--include_path", str(folder)]
+    takes_tasks = words[:1] in (["run"], ["ls"], ["validate"])
+    named = any(word.startswith("--include_path") for word in words)
+    if takes_tasks and not named and (folders := load_plugins().task_folders()):
+        _, ours = folders[0]  # it takes one, and stage1's own come first
+        words += ["--include_path", str(ours)]
     sys.argv = ["lm-eval", *words]
     cli_evaluate()

@@ -82,9 +82,9 @@ def _explained_variance(
 
 def _directions(case: Case) -> dict[str, Any]:
     """The principal directions of the tokens that cross, widest first, and what is lost along them."""
-    variance, vectors = torch.linalg.eigh(case.stats.covariance())  # [K] ascending, [D, K]
+    variance, directions = case.stats.principal_components()  # [D], [D, D] one a row
     wide = variance > 1e-12 * variance.sum()
-    variance, vectors = variance[wide].flip(0), vectors[:, wide].flip(1)
+    variance, vectors = variance[wide], directions[wide].T  # [K], [D, K]
     minded = estimated(case.session, case.prompts[:PROMPTS], drawn=False)  # [D, D]
     sensitivity = (vectors * (minded @ vectors)).sum(0)  # [K]
     shares = {

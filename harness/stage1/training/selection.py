@@ -40,11 +40,11 @@ class Selection:
 
     def __init__(self, session: Session, prompts: list[Prompt], questions: int) -> None:
         self.session, self.prompts = session, prompts
-        self.size = self.session.config.train.batch_prompts
-        self.stats = count_tokens(self.prompts, self.session.table)
-        self.questions = spread(self.session.data.selection, questions) if questions else []
+        self.size = session.config.train.batch_prompts
+        self.stats = count_tokens(self.prompts, session.table)
+        self.questions = spread(session.data.selection, questions) if questions else []
         self.asked = self._prompts_of(self.questions)
-        self.judged = spread(self.session.data.selection, self.session.config.train.check_prompts)
+        self.judged = spread(session.data.selection, session.config.train.check_prompts)
         self.typical: dict[str, float] = {}  # term → its value at the first check
 
     def _prompts_of(self, questions: Sequence[Question]) -> list[Prompt]:
